@@ -1,0 +1,89 @@
+"""The command line: `python -m chaos [--seconds 120] [--seed N] [--store URL]`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import random
+import shutil
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+# The private services are at home among the scripts.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+
+from sqlalchemy import make_url
+
+from chaos.cluster import running_cluster
+from chaos.report import report
+from chaos.run import run
+from chaos.schedule import schedule
+from chaos.settings import Settings
+
+__all__ = ["main"]
+
+BALANCED, UNBALANCED, IMPOSSIBLE = 0, 1, 2
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run. Exit codes: 0 the books balance, 1 they do not, 2 it cannot run here."""
+    parser = argparse.ArgumentParser("python -m chaos", description="Break everything for a while, then balance the books.")
+    parser.add_argument("--seconds", type=float, default=120.0, help="how long faults are injected (default %(default).0f)")
+    parser.add_argument("--seed", type=int, default=None, help="repeat the faults of another run")
+    parser.add_argument(
+        "--store", default="postgresql", metavar="URL",
+        help="postgresql (default): a cluster of our own, restarts included; sqlite: a file; or the URL of an empty PostgreSQL database",
+    )  # fmt: skip
+    parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--publishers", type=int, default=3)
+    parser.add_argument("--rate", type=float, default=None, help="transactions per second of each publisher")
+    parser.add_argument("--keep", action="store_true", help="keep the directory with logs and journals when the books balance")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    logging.getLogger("tidings").setLevel(logging.ERROR)
+    directory = Path(tempfile.mkdtemp(prefix="tidings-chaos-run-"))
+    with ExitStack() as stack:
+        code = _run(options, directory, stack)
+    if code == UNBALANCED or options.keep:
+        print(f"Logs and journals: {directory}", flush=True)
+    else:
+        shutil.rmtree(directory, ignore_errors=True)
+    return code
+
+
+def _run(options: argparse.Namespace, directory: Path, stack: ExitStack) -> int:
+    seed = random.SystemRandom().randrange(1 << 31) if options.seed is None else options.seed
+    cluster = None
+    if options.store == "sqlite":
+        url, kind = f"sqlite:///{directory / 'chaos.sqlite'}", "sqlite"
+    elif options.store == "postgresql":
+        cluster = stack.enter_context(running_cluster(directory / "postgresql.log"))
+        if cluster is None:
+            print("No PostgreSQL server is installed here: --store URL takes another one, --store sqlite needs none.", file=sys.stderr)
+            return IMPOSSIBLE
+        url, kind = cluster.url, "postgresql"
+    else:
+        url, kind = options.store, make_url(options.store).get_backend_name()
+    asynchronous, synchronous = ("sqlite+aiosqlite", "sqlite") if kind == "sqlite" else ("postgresql+asyncpg", "postgresql+psycopg")
+    rest = url.partition("://")[2]
+    settings = Settings(
+        options.seconds, seed, kind, f"{asynchronous}://{rest}", f"{synchronous}://{rest}", cluster is not None,
+        publishers=options.publishers, workers=options.workers, rate=options.rate or (4.0 if kind == "sqlite" else 15.0),
+        started=time.time(),
+    )  # fmt: skip
+    print(f"Seed {seed}, {settings.seconds:.0f} s on {kind}. The schedule:", flush=True)
+    for fault in schedule(settings):
+        print(f"  {fault}")
+    print(f"Repeat it: python -m chaos --seconds {settings.seconds:g} --seed {seed} --store {options.store}\n", flush=True)
+    result = asyncio.run(run(settings, directory, cluster))
+    for line in report(result):
+        print(line, flush=True)
+    return UNBALANCED if result.differences else BALANCED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""Tidings: integration events for Python.
+
+A fact that one module or service has committed becomes known to every other one that cares: atomically with the database transaction, at
+least once, in order per key, versioned, its effects applied once. The names here are the public API; everything else is importable from
+its package. Importing this package loads neither SQLAlchemy nor any driver, broker client or web framework.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tidings.consume.retry import Retry
+    from tidings.consume.subscriptions import Subscription, Subscriptions
+    from tidings.contracts import Contract, PartitionKey
+    from tidings.envelope import Envelope
+    from tidings.errors import TidingsError
+    from tidings.publish.publish import Publish
+    from tidings.service import Service
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Contract",
+    "Envelope",
+    "PartitionKey",
+    "Publish",
+    "Retry",
+    "Service",
+    "Subscription",
+    "Subscriptions",
+    "TidingsError",
+]
+
+_HOMES = {
+    "Contract": "tidings.contracts",
+    "Envelope": "tidings.envelope",
+    "PartitionKey": "tidings.contracts",
+    "Publish": "tidings.publish.publish",
+    "Retry": "tidings.consume.retry",
+    "Service": "tidings.service",
+    "Subscription": "tidings.consume.subscriptions",
+    "Subscriptions": "tidings.consume.subscriptions",
+    "TidingsError": "tidings.errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'tidings' has no attribute {name!r}")
+    from importlib import import_module
+
+    try:
+        value = getattr(import_module(home), name)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in ("sqlalchemy", "greenlet"):
+            raise
+        from tidings.errors import MissingExtra
+
+        raise MissingExtra(f"tidings.{name}", "sqlalchemy") from error
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -1,0 +1,118 @@
+"""Whether all is well: what `tidings status` gathers, and what it finds wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from tidings.cli.text import duration
+
+if TYPE_CHECKING:
+    from tidings.stores import SQLStore
+    from tidings.stores.sql.queries import Activity, Backlog, Reader, Scheduled, Subscription, Worker
+
+__all__ = ["Status", "gather", "problems_of"]
+
+#: How long a reader may stand still with a backlog, a scheduled event may be overdue.
+_STALE = timedelta(seconds=60)
+_LATE = timedelta(seconds=30)
+
+#: The time over which activity is counted.
+RECENT = timedelta(minutes=15)
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """One look at a store.
+
+    Attributes:
+        now: the database's time.
+        replica: whether the server is in recovery, where nothing may be judged.
+        backlogs: of the readers of the log, by their names.
+    """
+
+    now: datetime
+    replica: bool
+    schema_version: int
+    readers: Sequence[Reader]
+    backlogs: dict[str, Backlog]
+    subscriptions: Sequence[Subscription]
+    activity: Sequence[Activity]
+    scheduled: Scheduled
+    workers: Sequence[Worker]
+    problems: list[str] = field(default_factory=list)
+
+
+async def gather(store: SQLStore) -> Status:
+    """Look at a store, and find what is wrong."""
+    from tidings.stores.sql.migrate import current_version
+    from tidings.stores.sql.queries import Queries
+
+    queries = Queries(store.names, store.dialect)
+    readers = await store.call(queries.readers)
+    now, replica = await store.call(queries.clock)
+    backlogs = {
+        reader.reader: await store.call(queries.backlog, reader) for reader in readers if reader.kind == "log" and reader.state != "retired"
+    }
+    status = Status(
+        now,
+        replica,
+        await store.call(current_version, store.names),
+        readers,
+        backlogs,
+        await store.call(queries.subscriptions),
+        await store.call(queries.activity, RECENT),
+        await store.call(queries.scheduled),
+        await store.call(queries.workers),
+    )
+    status.problems.extend(problems_of(status))
+    return status
+
+
+def problems_of(status: Status) -> list[str]:
+    """Return what is wrong, in sentences that say what to do. Pure."""
+    problems = []
+    if status.replica:
+        problems.append("the server is in recovery (a replica): ask the primary")
+    for reader in status.readers:
+        if reader.kind == "log" and reader.state == "active":
+            problems += _of_reader(reader, status.backlogs[reader.reader], status.now)
+    for subscription in status.subscriptions:
+        if subscription.state == "retired":
+            continue
+        label = f"{subscription.group}/{subscription.name}"
+        if subscription.dead:
+            problems.append(
+                f"subscription {label}: {_many(subscription.dead, 'dead event', 'dead events')}, {subscription.waiting:,} waiting behind: "
+                f"'tidings dead list --subscription {label}' says why"
+            )
+        if subscription.overdue:
+            problems.append(
+                f"subscription {label}: nobody tries {_many(subscription.overdue, 'key', 'keys')} again although the time has come: "
+                f"run a worker of service {subscription.service!r} that has it"
+            )
+    due = status.scheduled.next_due
+    if due is not None and status.now - due > _LATE:
+        problems.append(
+            f"a scheduled event has been due for {duration(status.now - due)} and was not published: run a worker with role 'schedule'"
+        )
+    return problems
+
+
+def _of_reader(reader: Reader, backlog: Backlog, now: datetime) -> list[str]:
+    if not backlog.events:
+        return []
+    age = timedelta(0) if backlog.oldest is None else now - backlog.oldest
+    if reader.owner is None or reader.lease_until is None or reader.lease_until < now:
+        instead = f"or 'tidings groups retire {reader.group}' if it is gone for good"
+        return [f"group {reader.group!r} has a backlog and no worker reads for it: run service {reader.service!r}, {instead}"]
+    still = timedelta(0) if reader.moved_at is None else now - reader.moved_at
+    if age > _STALE and still > _STALE:
+        return [f"group {reader.group!r} has not moved for {duration(still)} although events wait: look at the worker's log"]
+    return []
+
+
+def _many(count: int, one: str, several: str) -> str:
+    return f"{count:,} {one if count == 1 else several}"

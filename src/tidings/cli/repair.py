@@ -1,0 +1,231 @@
+"""Putting things right: `tidings dead redrive|discard`, `tidings keys`, `tidings subscriptions pause|resume`, `tidings replay`."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tidings.cli.command import Command, Failed
+from tidings.cli.confirm import confirmed
+from tidings.cli.loading import load_service
+from tidings.cli.store import Target, failed, on_store, store_options
+from tidings.cli.table import Cell, show_table
+from tidings.cli.text import as_json, when
+from tidings.cli.urls import masked
+
+if TYPE_CHECKING:
+    from tidings.consume.replay import Progress
+    from tidings.operations import Matched, Operations
+    from tidings.stores import SQLStore
+    from tidings.stores.sql.repair import BlockedKey
+
+__all__ = ["discard", "keys", "pause", "redrive", "replay", "resume"]
+
+_TIMES = ("%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S%z")
+
+
+def _filters(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options that say which dead events are meant, as one argument `filters`."""
+
+    @click.option("--id", "number", type=int, metavar="ID", help="The one with this id in 'tidings dead list'.")
+    @click.option("--event-id", metavar="UUID", help="The one with this event id.")
+    @click.option("--subscription", metavar="NAME", help="Of this subscription: name, or group/name.")
+    @click.option("--event", metavar="NAME", help="Events of this name.")
+    @click.option("--key", metavar="KEY", help="Of this partition key.")
+    @click.option("--fingerprint", metavar="HEX", help="With this kind of error; 'tidings dead show' has it.")
+    @click.option("--since", type=click.DateTime(_TIMES), help="Whose last attempt was then or later (UTC).")
+    @click.option("--until", type=click.DateTime(_TIMES), help="Whose last attempt was before (UTC).")
+    @click.option("--all", "everything", is_flag=True, help="All dead events.")
+    @functools.wraps(function)
+    def command(everything: bool, since: datetime | None, until: datetime | None, **rest: Any) -> Any:
+        names = ("number", "event_id", "subscription", "event", "key", "fingerprint")
+        filters: dict[str, Any] = {name: rest.pop(name) for name in names}
+        filters |= {"since": _utc(since), "until": _utc(until)}
+        if not everything and all(value is None for value in filters.values()):
+            raise click.UsageError("say which dead events: an option that chooses some, or --all")
+        return function(filters=filters, **rest)
+
+    return command
+
+
+def _operations(store: SQLStore) -> Operations:
+    from tidings.operations import Operations
+
+    return Operations(store)
+
+
+@click.command(
+    cls=Command,
+    examples=(
+        ("tidings dead redrive --subscription billing/charge --dry-run", "how many keys and events that would be"),
+        ("tidings dead redrive --fingerprint 3f2a9c01d4e5b677 --rate 10", "all with one kind of error, ten keys a second"),
+    ),
+)
+@store_options
+@_filters
+@click.option("--rate", type=click.FloatRange(0, min_open=True), metavar="N", help="So many keys a second; without: all at once.")
+@click.option("--dry-run", is_flag=True, help="Only count.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def redrive(target: Target, filters: dict[str, Any], rate: float | None, dry_run: bool, yes: bool) -> None:
+    """Let dead events be tried again, each key in order from its dead head.
+
+    Events that were set aside (on_dead="continue") come back out of order: their keys have gone on without them.
+    """
+    found = _count(target, filters)
+    if dry_run or not found.lanes:
+        click.echo(f"{found.lanes:,} dead keys with {found.events:,} events")
+        return
+    confirmed(f"Redrive {found.lanes:,} dead keys with {found.events:,} events?", yes)
+    done = on_store(target, lambda store: _operations(store).redrive(**filters, rate=rate))
+    click.echo(f"redrove {done:,} keys")
+
+
+@click.command(
+    cls=Command,
+    examples=(("tidings dead discard --id 17 --reason 'test order'", "the key of that event goes on without it"),),
+)
+@store_options
+@_filters
+@click.option("--reason", required=True, metavar="TEXT", help="Why; it is logged.")
+@click.option("--whole-key", is_flag=True, help="Also what waits behind them.")
+@click.option("--dry-run", is_flag=True, help="Only count.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def discard(target: Target, filters: dict[str, Any], reason: str, whole_key: bool, dry_run: bool, yes: bool) -> None:
+    """Give dead events up, and let what waits behind them go on. They are not handled any more, whoever sends them again."""
+    found = _count(target, filters)
+    number = found.events if whole_key else found.lanes
+    if dry_run or not number:
+        click.echo(f"{number:,} events")
+        return
+    confirmed(f"Discard {number:,} events for good?", yes)
+    done = on_store(target, lambda store: _operations(store).discard(reason=reason, whole=whole_key, **filters))
+    click.echo(f"discarded {done:,} events")
+
+
+@click.group()
+def keys() -> None:
+    """Keys that wait behind a failed event."""
+
+
+@keys.command(cls=Command, examples=(("tidings keys blocked --state dead", "those that nobody tries again by itself"),))
+@store_options
+@click.option("--subscription", metavar="NAME", help="Only of this subscription: name, or group/name.")
+@click.option("--state", type=click.Choice(["retrying", "dead"]), help="Only in this state.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="At most so many.")
+@click.option("--json", "json_", is_flag=True, help="Print JSON.")
+def blocked(target: Target, subscription: str | None, state: str | None, limit: int, json_: bool) -> None:
+    """List blocked keys with the error of their head, the longest blocked first."""
+
+    async def work(store: SQLStore) -> list[BlockedKey]:
+        return await _operations(store).blocked(subscription=subscription, state=state, limit=limit)
+
+    found = on_store(target, work)
+    if json_:
+        click.echo(as_json([item._asdict() for item in found]))
+        return
+    if not found:
+        click.echo("no blocked keys")
+        return
+    show_table(
+        ("subscription", "key", "state", "waiting", "attempts", "blocked since", "id", "event", "error"),
+        [
+            (
+                item.subscription, item.key, item.state, item.depth, item.attempts, when(_time(item.blocked_at)), item.number, item.event,
+                Cell(item.error or item.reason, "red"),
+            )
+            for item in found
+        ],
+        right=("waiting", "attempts", "id"),
+    )  # fmt: skip
+
+
+@click.command(cls=Command, examples=(("tidings subscriptions pause billing/charge --of shop", "until 'resume', across restarts"),))
+@store_options
+@click.argument("name", metavar="GROUP/NAME")
+@click.option("--of", metavar="SERVICE", required=True, help="Of this service.")
+def pause(target: Target, name: str, of: str) -> None:
+    """Let a subscription take no more events, across restarts, until it is resumed. Its events stay in the log."""
+    _pause(target, name, of, paused=True)
+
+
+@click.command(cls=Command, examples=(("tidings subscriptions resume billing/charge --of shop", "within a second"),))
+@store_options
+@click.argument("name", metavar="GROUP/NAME")
+@click.option("--of", metavar="SERVICE", required=True, help="Of this service.")
+def resume(target: Target, name: str, of: str) -> None:
+    """Let a paused subscription go on."""
+    _pause(target, name, of, paused=False)
+
+
+@click.command(
+    cls=Command,
+    examples=(
+        ("tidings replay shop.app:service --subscription billing --name fix-42 --from 2026-11-01", "since then, for one subscription"),
+        ("tidings replay shop.app:service --subscription billing --name fix-42", "again with the same name: goes on where it stopped"),
+    ),
+)
+@click.argument("target", metavar="MODULE:ATTRIBUTE")
+@click.option("--subscription", required=True, metavar="NAME", help="The subscription: name, or group/name.")
+@click.option("--name", required=True, metavar="NAME", help="What the replay is resumed by.")
+@click.option("--from", "since", type=click.DateTime(_TIMES), help="Published then or later (UTC).")
+@click.option("--to", "until", type=click.DateTime(_TIMES), help="Published before (UTC).")
+@click.option("--key", metavar="KEY", help="Only of this partition key.")
+@click.option("--app-dir", default=".", metavar="DIR", show_default=True, help="Where to import from.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def replay(
+    target: str, subscription: str, name: str, since: datetime | None, until: datetime | None, key: str | None, app_dir: str, yes: bool
+) -> None:
+    """Handle part of the log again for one subscription, on purpose although it has been handled.
+
+    The log is read up to where it is now. An ordered subscription is paused meanwhile; what fails is parked like any other failure.
+    """
+    confirmed(f"Handle events again for {subscription}?", yes)
+    result = asyncio.run(_replay(target, app_dir, subscription, name, _utc(since), _utc(until), key))
+    click.echo(f"handled {result.handled:,} events again, {result.failed:,} failed")
+    if result.failed:
+        raise Failed("what failed is parked: 'tidings keys blocked' lists it")
+
+
+async def _replay(
+    target: str, app_dir: str, subscription: str, name: str, since: datetime | None, until: datetime | None, key: str | None
+) -> Progress:
+    service = await load_service(target, app_dir)
+
+    def show(progress: Progress) -> None:
+        click.echo(
+            f"position {progress.position:,} of {progress.end:,}: {progress.handled:,} handled, {progress.failed:,} failed", err=True
+        )
+
+    try:
+        return await service.replay(subscription, name=name, since=since, until=until, key=key, progress=show)
+    except Exception as error:
+        url = service.store.connections.sync_engine.url
+        raise failed(error, masked(url), url.password) from error
+    finally:
+        service.store.close()
+
+
+def _count(target: Target, filters: dict[str, Any]) -> Matched:
+    return on_store(target, lambda store: _operations(store).count(**filters))
+
+
+def _pause(target: Target, name: str, of: str, *, paused: bool) -> None:
+    async def work(store: SQLStore) -> bool:
+        return await store.transact(store.repair.pause, of, name, paused=paused)
+
+    if not on_store(target, work):
+        raise Failed(f"service {of!r} has no subscription {name!r} that is not retired: 'tidings subscriptions list' lists them")
+    click.echo(f"{'paused' if paused else 'resumed'} {name} of service {of}")
+
+
+def _utc(value: datetime | None) -> datetime | None:
+    return value if value is None or value.tzinfo is not None else value.replace(tzinfo=UTC)
+
+
+def _time(value: datetime | str) -> datetime:
+    return datetime.fromisoformat(value) if isinstance(value, str) else value

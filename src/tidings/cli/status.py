@@ -1,0 +1,148 @@
+"""`tidings status`: one screen that says whether all is well."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import click
+
+from tidings.cli.command import NOT_WELL, Command
+from tidings.cli.health import Status, gather
+from tidings.cli.store import Target, on_store, store_options
+from tidings.cli.table import Cell, show_table
+from tidings.cli.text import as_json, counted, duration, safe
+
+if TYPE_CHECKING:
+    from tidings.stores.sql.queries import Reader
+
+__all__ = ["status"]
+
+_MEASURES = ("handled", "failed", "duplicates")
+
+
+@click.command(
+    cls=Command,
+    examples=(
+        ("tidings status", "exit code 0 when all is well, 1 when something has to be done"),
+        ("watch -n 2 tidings status --service shop.app:service", "every two seconds"),
+        ("tidings status --json | jq '.readers[].backlog'", "for a script"),
+    ),
+)
+@store_options
+@click.option("--json", "json_", is_flag=True, help="Print JSON.")
+def status(target: Target, json_: bool) -> None:
+    """Say whether all is well: readers and their backlog, subscriptions, what is scheduled, workers.
+
+    Not well is: a key that is blocked by a dead event; a backlog that nobody reads, or that does not get smaller; keys or scheduled
+    events that are overdue. Counts end at 100,000.
+    """
+    found = on_store(target, gather)
+    if json_:
+        click.echo(as_json(_as_object(found)))
+    else:
+        _show(found, target)
+    if found.problems:
+        click.get_current_context().exit(NOT_WELL)
+
+
+def _show(found: Status, target: Target) -> None:
+    from tidings.stores.sql.queries import COUNTED
+
+    click.echo(f"{safe(target.describe())}, schema version {found.schema_version}\n")
+    show_table(
+        ("group", "service", "state", "backlog", "oldest", "owner", "lease", "moved"),
+        [
+            (
+                reader.group, reader.service, reader.state, counted(found.backlogs[reader.reader].events, COUNTED)
+                if reader.reader in found.backlogs else "", _age(found, found.backlogs[reader.reader].oldest)
+                if reader.reader in found.backlogs else "", _owner(reader), _lease(reader, found.now), _age(found, reader.moved_at),
+            )
+            for reader in found.readers
+            if reader.kind == "log"
+        ],
+        right=("backlog", "oldest", "lease", "moved"),
+        title="Readers",
+    )  # fmt: skip
+    recent = {(item.subject, item.measure): item.total for item in found.activity}
+    show_table(
+        ("subscription", "state", "retrying", "dead", "waiting", "blocked", *_MEASURES),
+        [
+            (
+                f"{item.group}/{item.name}", item.state, Cell(f"{item.retrying:,}", "yellow" if item.retrying else ""),
+                Cell(f"{item.dead:,}", "bold red" if item.dead else ""), f"{item.waiting:,}", _age(found, item.blocked_since),
+                *(f"{recent.get((f'{item.group}/{item.name}', measure), 0):,}" for measure in _MEASURES),
+            )
+            for item in found.subscriptions
+            if item.state != "retired"
+        ],
+        right=("retrying", "dead", "waiting", "blocked", *_MEASURES),
+        title="Subscriptions (handled, failed, duplicates: in the last 15 minutes)",
+    )  # fmt: skip
+    alive = [worker for worker in found.workers if worker.alive]
+    show_table(
+        ("service", "host", "pid", "roles", "version", "started", "seen"),
+        [
+            (item.service, item.host, item.pid, item.roles, item.version, _age(found, item.started_at), _age(found, item.seen_at))
+            for item in alive
+        ],
+        right=("pid", "started", "seen"),
+        title="Workers",
+    )
+    _show_rest(found)
+
+
+def _show_rest(found: Status) -> None:
+    from tidings.stores.sql.queries import COUNTED
+
+    due = found.scheduled.next_due
+    when = "" if due is None else f", the next one {'is due in ' + duration(due - found.now) if due > found.now else 'is due'}"
+    click.echo(f"scheduled: {counted(found.scheduled.events, COUNTED)}{when}")
+    if not found.problems:
+        click.secho("all is well", fg="green")
+        return
+    click.secho("not well:", fg="red", bold=True)
+    for problem in found.problems:
+        click.echo(f"- {safe(problem)}")
+
+
+def _age(found: Status, time: datetime | None) -> str:
+    return "" if time is None else duration(found.now - time)
+
+
+def _owner(reader: Reader) -> str:
+    if reader.owner is None:
+        return "nobody"
+    return f"{reader.host}:{reader.pid}" if reader.host is not None else f"worker {reader.owner[-12:]}"
+
+
+def _lease(reader: Reader, now: datetime) -> Cell:
+    if reader.owner is None or reader.lease_until is None:
+        return Cell("")
+    left = reader.lease_until - now
+    return Cell(f"{duration(left)} left") if left.total_seconds() >= 0 else Cell(f"ended {duration(-left)} ago", "red")
+
+
+def _as_object(found: Status) -> dict[str, object]:
+    recent = {(item.subject, item.measure): item.total for item in found.activity}
+    readers = []
+    for reader in found.readers:
+        values = reader._asdict()
+        del values["mark"]
+        if (backlog := found.backlogs.get(reader.reader)) is not None:
+            values |= {"backlog": backlog.events, "oldest": backlog.oldest}
+        readers.append(values)
+    subscriptions = [
+        {**item._asdict(), "recently": {measure: recent.get((f"{item.group}/{item.name}", measure), 0) for measure in _MEASURES}}
+        for item in found.subscriptions
+    ]
+    return {
+        "well": not found.problems,
+        "problems": found.problems,
+        "time": found.now,
+        "schema_version": found.schema_version,
+        "readers": readers,
+        "subscriptions": subscriptions,
+        "scheduled": found.scheduled,
+        "workers": list(found.workers),
+    }

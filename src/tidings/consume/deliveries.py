@@ -1,0 +1,284 @@
+"""Trying parked events again: claims lanes that are due, runs their heads in order, and records what became of them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+
+from sqlalchemy import Connection
+
+from tidings.consume.calling import HandlerFailed
+from tidings.consume.counters import Counters
+from tidings.consume.execution import Attempt, Execution, Failed, StoreDown
+from tidings.consume.fences import LaneFence
+from tidings.consume.outcome import Outcome
+from tidings.consume.parking import guarded, record_failure, to_its_end, undecodable
+from tidings.consume.received import Received, from_delivery
+from tidings.consume.retry import Decision
+from tidings.consume.routing import Compiled
+from tidings.errors import DecodeError, LeaseLost, TransactionEnded
+from tidings.publish.publisher import Publisher
+from tidings.stores.base import Claimed, Delivery, Standing
+from tidings.stores.sql.store import SQLStore
+
+__all__ = ["Retrier"]
+
+logger = logging.getLogger("tidings.consume")
+
+#: Most lanes that one process works on at once, and most deliveries of a lane read at once.
+_LANES = 16
+_PAGE = 100
+#: Seconds that a lane's lease lasts; renewed while its worker runs.
+_LEASE = 30.0
+
+
+class Retrier:
+    """Claims lanes of the subscriptions that this process has, never of others: their code is elsewhere."""
+
+    def __init__(
+        self, subscriptions: Sequence[Compiled], store: SQLStore, publisher: Publisher, worker: str, slots: asyncio.Semaphore,
+        counters: Counters, died: Callable[[Compiled, Failed], None], execution: Callable[[Compiled, SQLStore, Publisher], Execution] = Execution,
+    ) -> None:  # fmt: skip
+        self._executions = {compiled.id: execution(compiled, store, publisher) for compiled in subscriptions}
+        self._store = store
+        self._worker = worker
+        self._slots = slots
+        self._counters = counters
+        self._died = died
+        self._wake = asyncio.Event()
+        self._stopping = asyncio.Event()
+
+    def wake(self) -> None:
+        """Look for lanes that are due now."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Claim nothing more; `run` returns when the lanes under way are finished or handed back."""
+        self._stopping.set()
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Claim and work until stopped."""
+        working: set[asyncio.Task[None]] = set()
+        delay = 0.1
+        async with asyncio.TaskGroup() as tasks:
+            while not self._stopping.is_set():
+                self._wake.clear()
+                pause = 1.0
+                try:
+                    if len(working) < _LANES:
+                        mine = await guarded(self._store.call(self._store.lanes.unpaused, list(self._executions)))
+                        claimed = await guarded(
+                            self._store.transact(self._store.lanes.claim, mine, _LANES - len(working), _LEASE, self._worker)
+                        )
+                        for lane in claimed:
+                            task = tasks.create_task(self._work(lane))
+                            working.add(task)
+                            task.add_done_callback(working.discard)
+                            task.add_done_callback(lambda _: self._wake.set())
+                        due = await guarded(self._store.call(self._store.lanes.next_due, mine))
+                        pause = 1.0 if due is None else min(max(due, 0.01), 1.0)
+                    delay = 0.1
+                except StoreDown as error:
+                    logger.warning("parked events: %s; trying again in %.1f s", error, delay)
+                    pause = delay
+                    delay = min(delay * 2, 5.0)
+                except Exception:
+                    # A mistake of ours, or tables that were changed under us, must not end the whole service.
+                    logger.exception("parked events cannot be claimed; trying again in 5 s")
+                    pause = 5.0
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await self._wake.wait()
+
+    async def work_due(self) -> int:
+        """Work on the lanes that are due now, one after another, until none is; return how many there were.
+
+        Raises:
+            StoreDown: the lanes cannot be read.
+        """
+        count = 0
+        while True:
+            mine = await guarded(self._store.call(self._store.lanes.unpaused, list(self._executions)))
+            claimed = await guarded(self._store.transact(self._store.lanes.claim, mine, 1, _LEASE, self._worker))
+            if not claimed:
+                return count
+            await self._work(claimed[0])
+            count += 1
+
+    async def _work(self, lane: Claimed) -> None:
+        """Run a lane from its head, as long as that goes well and its lease is ours."""
+        execution = self._executions[lane.subscription_id]
+        keeper = asyncio.create_task(self._keep(lane))
+        try:
+            async with self._slots:
+                await self._run_lane(lane, execution)
+        except LeaseLost as error:
+            logger.info("%s: %s", execution.compiled.label, error)
+        except StoreDown as error:
+            logger.warning("%s: %s", execution.compiled.label, error)
+        except Exception:
+            # A mistake of ours must not stop the other lanes; this one is tried again when its lease has run out.
+            logger.exception("%s: a lane could not be worked on", execution.compiled.label)
+        finally:
+            keeper.cancel()
+
+    async def _keep(self, lane: Claimed) -> None:
+        while True:
+            await asyncio.sleep(_LEASE / 3)
+            try:
+                if not await self._store.call(self._store.lanes.renew, lane, _LEASE):
+                    return
+            except Exception as error:  # noqa: BLE001 - without the lease the work is repeated, not lost
+                logger.info("could not renew the lease of a lane: %s", error)
+
+    async def _run_lane(self, lane: Claimed, execution: Execution) -> None:
+        number = lane.attempts
+        try:
+            while True:
+                deliveries = await guarded(self._store.call(self._store.lanes.load, lane, _PAGE))
+                if not deliveries:
+                    # A lane that has nothing left is gone; one that got something meanwhile is due at once.
+                    await guarded(self._store.transact(self._store.lanes.recount, lane))
+                    return
+                head, rest = deliveries[0], deliveries[1:]
+                if not await self._run_head(lane, execution, head, number):
+                    return
+                number = 1
+                await self._run_rest(lane, execution, rest)
+                if self._stopping.is_set():
+                    await self._hand_back(lane, 0, 0.0)
+                    return
+        except (asyncio.CancelledError, StoreDown):
+            # Neither a success nor a failure: the attempt is given back (invariant 11).
+            await self._hand_back(lane, number - 1, 0.0)
+            raise
+
+    async def _run_head(self, lane: Claimed, execution: Execution, delivery: Delivery, number: int) -> bool:
+        """Run the head of a lane alone; return whether the lane can go on."""
+        received = from_delivery(delivery)
+        expires = received.expires()
+        if expires is not None and expires <= datetime.now(UTC):
+            await guarded(self._store.transact(self._finish, lane, execution.compiled.id, [received], Outcome.EXPIRED))
+            self._counters.add(execution.compiled.label, "expired")
+            return True
+        try:
+            attempt = execution.attempt(received, number)
+        except (DecodeError, KeyError) as error:
+            await self._not_understood(lane, execution, delivery, number, error)
+            return False
+        if attempt is None:
+            await guarded(self._store.transact(self._finish, lane, execution.compiled.id, [received], Outcome.DISCARDED))
+            return True
+        fence = LaneFence(self._store, lane, _LEASE)
+        age = _age(delivery)
+        if execution.compiled.transactional:
+            result = await execution.alone(attempt, fence, age)
+        else:
+            result = await self._plain(lane, execution, attempt, age)
+        if isinstance(result, Failed):
+            return await self._failed(lane, execution, delivery, result)
+        self._counters.add(execution.compiled.label, "duplicates" if result == Standing.DUPLICATE else "handled")
+        if number > 1 and result != Standing.DUPLICATE:
+            self._counters.add(execution.compiled.label, "retried")
+        execution.compiled.breaker.succeeded()
+        return True
+
+    async def _plain(self, lane: Claimed, execution: Execution, attempt: Attempt, age: float) -> Failed | int:
+        compiled = execution.compiled
+        keys = [attempt.received.event_key]
+        present = await guarded(self._store.call(self._store.inbox.present, compiled.id, keys))
+        failed = None if present else await execution.plain(attempt, age)
+        if failed is not None:
+            return failed
+        # The call has been made, and would be made again.
+        await to_its_end(guarded(self._store.transact(self._finish, lane, compiled.id, [attempt.received], Outcome.HANDLED)))
+        return Standing.DUPLICATE if present else Standing.RUN
+
+    async def _run_rest(self, lane: Claimed, execution: Execution, rest: Sequence[Delivery]) -> None:
+        """Run what waited behind the head in one transaction, as long as nothing is the matter with it."""
+        if not execution.compiled.transactional or not execution.compiled.options.shared or len(rest) < 2:
+            return
+        attempts: list[Attempt] = []
+        for delivery in rest:
+            received = from_delivery(delivery)
+            try:
+                attempt = execution.attempt(received, 1)
+            except (DecodeError, KeyError):
+                break
+            if attempt is None or received.expires() is not None:
+                break
+            attempts.append(attempt)
+        if len(attempts) < 2:
+            return
+        with suppress(HandlerFailed, TransactionEnded):
+            # What fails together is run one by one from the head.
+            standing = await execution.together(attempts, LaneFence(self._store, lane, _LEASE))
+            for index in range(len(attempts)):
+                self._counters.add(execution.compiled.label, "duplicates" if index in standing else "handled")
+
+    async def _failed(self, lane: Claimed, execution: Execution, delivery: Delivery, failed: Failed) -> bool:
+        received = failed.received
+        label = execution.compiled.label
+        if failed.decision.state == "discarded":
+            await guarded(self._store.transact(self._finish, lane, execution.compiled.id, [received], Outcome.DISCARDED))
+            self._counters.add(label, "discarded")
+            return True
+        await self._record(lane, execution, delivery, failed, "failed")
+        execution.compiled.breaker.failed(lane.lane)
+        self._counters.add(label, "failed")
+        logger.warning(
+            "failed processing %s %s (attempt %d, %s): %s: %s", received.name, received.id, failed.number, failed.decision.state,
+            failed.failure.error_type, failed.failure.error_message.partition("\n")[0][:300],
+            extra={"subscription": label, "event_id": received.id, "event_name": received.name, "key": received.key},
+        )  # fmt: skip
+        if failed.decision.state == "dead":
+            self._counters.add(label, "dead")
+            self._died(execution.compiled, failed)
+        return False
+
+    async def _not_understood(self, lane: Claimed, execution: Execution, delivery: Delivery, number: int, error: Exception) -> None:
+        received = from_delivery(delivery)
+        failure = undecodable(execution.compiled, received, error)
+        if failure is None:
+            await self._hand_back(lane, max(number - 1, 0), 5.0)
+            return
+        logger.error("cannot understand %s %s: %s", delivery.name, delivery.event_id, failure.error_message)
+        failed = Failed(received, error, failure, Decision("dead"), number)
+        await self._record(lane, execution, delivery, failed, "undecodable")
+        self._counters.add(execution.compiled.label, "dead")
+        self._died(execution.compiled, failed)
+
+    async def _record(self, lane: Claimed, execution: Execution, delivery: Delivery, failed: Failed, reason: str) -> None:
+        await guarded(
+            self._store.transact(
+                record_failure, self._store, execution.compiled, lane, delivery.event_key, delivery.history, failed, reason
+            )
+        )
+
+    def _finish(self, connection: Connection, lane: Claimed, subscription_id: int, events: Sequence[Received], outcome: int) -> None:
+        keys = [event.event_key for event in events]
+        self._store.inbox.record(connection, subscription_id, keys, outcome)
+        if not self._store.lanes.finish(connection, lane, keys, _LEASE):
+            raise LeaseLost(f"another worker has the lane of key {lane.key!r} now")
+
+    async def _hand_back(self, lane: Claimed, attempts: int, delay: float) -> None:
+        work = self._store.transact(self._store.lanes.release, lane, state="retrying", attempts=max(attempts, 0), delay=delay)
+        try:
+            await asyncio.shield(asyncio.wait_for(work, 5.0))
+        except Exception as error:  # noqa: BLE001 - the lease runs out by itself
+            logger.info("could not hand a lane back: %s; its lease runs out in %d s", error, _LEASE)
+
+
+def _age(delivery: Delivery) -> float:
+    """Return the seconds since the first attempt that is remembered."""
+    try:
+        past = json.loads(delivery.history)
+        first = datetime.fromisoformat(past[0]["at"])
+    except (ValueError, LookupError, TypeError):
+        return 0.0
+    return max(0.0, (datetime.now(UTC) - first).total_seconds())

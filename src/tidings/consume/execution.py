@@ -1,0 +1,265 @@
+"""The handler transaction: the inbox row first, then the handler, the proof last; with what it publishes, all or nothing (invariant 4)."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, Protocol
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+
+from tidings.consume.calling import HandlerFailed, Scope, call
+from tidings.consume.failures import failure_of
+from tidings.consume.guard import Guard
+from tidings.consume.pace import Pace
+from tidings.consume.received import Received
+from tidings.consume.retry import Decision
+from tidings.consume.routing import Compiled, Route
+from tidings.envelope import Envelope
+from tidings.errors import TidingsError, TransactionEnded
+from tidings.publish.outgoing import Outgoing
+from tidings.publish.publisher import Publisher
+from tidings.stores.base import Failure, Standing
+from tidings.stores.sql.driver import commit, run
+from tidings.stores.sql.errors import UNAVAILABLE, kind_of
+from tidings.stores.sql.store import SQLStore
+
+__all__ = ["Attempt", "Execution", "Failed", "Fence", "StoreDown"]
+
+#: How often a deadlock, serialization failure or busy database is run again at once, uncounted.
+_RERUNS = 5
+#: How often an attempt that lost its connection is. A restart of the database takes one from everybody; but a handler that costs its server
+#: process each time must not be run for ever.
+_LOST = 2
+
+_COMMITTED = (
+    "the handler committed the transaction by itself: what it did before that stays, what it published is lost. Leave commit and rollback to "
+    "Tidings; a transaction of your own inside the handler is session.begin_nested(), or a savepoint of the driver"
+)
+
+
+class StoreDown(TidingsError):
+    """The database cannot be used now; nothing is counted against the events."""
+
+
+class _ConnectionLost(Exception):
+    """The connection of a handler transaction was lost, and the handler went on as if nothing had happened."""
+
+
+@dataclass(slots=True)
+class Attempt:
+    """An event that is about to be handled, decoded, with the number of this attempt."""
+
+    received: Received
+    route: Route
+    event: Any
+    envelope: Envelope
+    number: int
+
+
+@dataclass(slots=True)
+class Failed:
+    """An attempt that failed, and what becomes of the event."""
+
+    received: Received
+    error: BaseException
+    failure: Failure
+    decision: Decision
+    number: int
+
+
+class Fence(Protocol):
+    """What proves, at the end of a transaction, that it is still ours. Raises LeaseLost or TransactionEnded."""
+
+    async def begin(self) -> None:
+        """A transaction begins."""
+        ...
+
+    async def settle(self) -> None:
+        """The handlers have run, well or not, and the transaction is about to close or to be rolled back."""
+        ...
+
+    def open(self, connection: Connection, subscription_id: int, events: Sequence[Received]) -> dict[int, int]:
+        """Insert the inbox rows; return the `Standing` of events that do not run."""
+        ...
+
+    def close(self, connection: Connection, subscription_id: int, ran: Sequence[Received], events: Sequence[Received]) -> None:
+        """Prove that the inbox rows of what ran are still there, under our lease."""
+        ...
+
+
+class Execution:
+    """Runs the attempts of one subscription.
+
+    Attributes:
+        pace: how many seconds one event takes.
+    """
+
+    def __init__(self, compiled: Compiled, store: SQLStore, publisher: Publisher) -> None:
+        self.compiled = compiled
+        self.store = store
+        self.publisher = publisher
+        self.pace = Pace()
+
+    def attempt(self, received: Received, number: int) -> Attempt | None:
+        """Decode an event for its handler; None when this subscription has nothing to do with its version.
+
+        Raises:
+            DecodeError: it cannot be understood.
+            KeyError: its version is not known to this process.
+        """
+        route = self.compiled.routes[received.name, received.version]
+        if route is None:
+            return None
+        return Attempt(received, route, route.decode(received.data), received.envelope(number, self.compiled.name), number)
+
+    async def together(self, attempts: Sequence[Attempt], fence: Fence) -> dict[int, int]:
+        """Run attempts in one transaction; return the `Standing` of those that did not run.
+
+        Raises:
+            HandlerFailed: a handler raised, or lost the connection; nothing was kept.
+            TransactionEnded: a handler ended or broke the transaction; nothing was kept.
+            LeaseLost: another worker acts for us; nothing was kept.
+            StoreDown: the database cannot be used.
+        """
+        events = [attempt.received for attempt in attempts]
+        opened = False
+        await fence.begin()
+        try:
+            async with self.store.connections.transaction() as held:
+                standing = await held.run(fence.open, self.compiled.id, events)
+                opened = True
+                todo = [attempt for index, attempt in enumerate(attempts) if index not in standing] if standing else list(attempts)
+                scope = Scope(self.store.connections, self.publisher, held)
+                guard = Guard(held.sync)
+                try:
+                    await self._call_all(todo, scope)
+                except HandlerFailed as failed:
+                    if held.sync.invalidated and kind_of(failed.error) != "outage":
+                        raise HandlerFailed(_ConnectionLost(str(failed.error))) from failed.error
+                    raise
+                finally:
+                    scope.close()
+                    await fence.settle()
+                if held.sync.invalidated:
+                    raise HandlerFailed(_ConnectionLost("the handler swallowed the loss of its connection"))
+                ran = [attempt.received for attempt in todo]
+                guard.lift()
+                outgoing = scope.published()
+                await held.run(self._close, fence, ran, events, outgoing)
+        except UNAVAILABLE as error:
+            kind = kind_of(error)
+            if opened and kind == "aborted":
+                raise TransactionEnded(
+                    f"{self.compiled.label}: the handler swallowed a database error that broke its transaction; catch it inside "
+                    "session.begin_nested() instead"
+                ) from error
+            if kind == "conflict" or (opened and isinstance(error, DBAPIError)):
+                raise HandlerFailed(error, ran=opened) from error
+            raise StoreDown(f"the database cannot be used: {error}") from error
+        if outgoing:
+            self.publisher.wake()
+        return standing
+
+    async def alone(self, attempt: Attempt, fence: Fence, age: float = 0.0) -> Failed | int:
+        """Run one attempt in a transaction of its own; return how it failed, or its `Standing`.
+
+        Conflicts of the database are run again at once, up to five times, and lost connections up to twice; so are failures within the
+        policy's immediate attempts.
+        """
+        reruns = 0
+        number = attempt.number
+        while True:
+            ran = True
+            try:
+                standing = await self.together([attempt], fence)
+            except HandlerFailed as failed:
+                error = failed.error
+                ran = failed.ran
+            except TransactionEnded as ended:
+                error = ended
+            else:
+                return standing.get(0, Standing.RUN)
+            kind = "outage" if isinstance(error, _ConnectionLost) else kind_of(error)
+            if reruns < {"conflict": _RERUNS, "outage": _LOST}.get(kind or "", 0):
+                reruns += 1
+                await asyncio.sleep(random.uniform(0, 0.01 * 2**reruns))
+                continue
+            if not ran:
+                raise StoreDown(f"the database is busy: {error}") from error
+            if isinstance(error, TransactionEnded) and await self._is_known(attempt.received):
+                # Another attempt would find the event handled, and nobody would hear of it.
+                error = TransactionEnded(_COMMITTED)
+                return Failed(attempt.received, error, failure_of(error), Decision("dead"), number)
+            decision = self.compiled.retry.decide(error, number, age)
+            if decision.state == "retrying" and decision.delay == 0 and number <= self.compiled.retry.immediate:
+                number += 1
+                attempt = Attempt(
+                    attempt.received, attempt.route, attempt.event, attempt.received.envelope(number, self.compiled.name), number
+                )
+                continue
+            return Failed(attempt.received, error, failure_of(error), decision, number)
+
+    async def _is_known(self, received: Received) -> bool:
+        try:
+            return bool(await self.store.call(self.store.inbox.present, self.compiled.id, [received.event_key]))
+        except UNAVAILABLE as error:
+            raise StoreDown(f"the database cannot be used: {error}") from error
+
+    async def plain_list(self, attempts: Sequence[Attempt]) -> None:
+        """Call a handler of lists that asked for no transaction, once with all of them.
+
+        Raises:
+            HandlerFailed: it raised.
+        """
+        await self._call_all(attempts, Scope(self.store.connections, self.publisher, None))
+
+    async def plain(self, attempt: Attempt, age: float = 0.0) -> Failed | None:
+        """Run one attempt of a handler that asked for no transaction; return how it failed."""
+        number = attempt.number
+        while True:
+            scope = Scope(self.store.connections, self.publisher, None)
+            try:
+                await self._call_all([attempt], scope)
+            except HandlerFailed as failed:
+                error = failed.error
+            else:
+                return None
+            decision = self.compiled.retry.decide(error, number, age)
+            if decision.state == "retrying" and decision.delay == 0 and number <= self.compiled.retry.immediate:
+                number += 1
+                attempt = Attempt(
+                    attempt.received, attempt.route, attempt.event, attempt.received.envelope(number, self.compiled.name), number
+                )
+                continue
+            return Failed(attempt.received, error, failure_of(error), decision, number)
+
+    async def _call_all(self, attempts: Sequence[Attempt], scope: Scope) -> None:
+        timeout = self.compiled.options.timeout
+        started = perf_counter()
+        self.pace.begin()
+        try:
+            if self.compiled.batch is None:
+                for attempt in attempts:
+                    await call(attempt.route.plan, attempt.event, attempt.envelope, scope, timeout)
+            else:
+                for first in range(0, len(attempts), self.compiled.batch):
+                    part = attempts[first : first + self.compiled.batch]
+                    await call(part[0].route.plan, [a.event for a in part], [a.envelope for a in part], scope, timeout)
+        except Exception as error:
+            raise HandlerFailed(error) from error
+        finally:
+            self.pace.end(perf_counter() - started, len(attempts))
+
+    def _close(
+        self, connection: Connection, fence: Fence, ran: Sequence[Received], events: Sequence[Received], outgoing: Sequence[Outgoing]
+    ) -> None:
+        fence.close(connection, self.compiled.id, ran, events)
+        if outgoing:
+            for command in self.store.publishing.publish(outgoing):
+                run(connection, command)
+        commit(connection)

@@ -1,0 +1,129 @@
+"""What proves that a handler transaction is whole and still ours: under a reader's lease, or under a lane's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from sqlalchemy import Connection
+
+from tidings.consume.guard import ENDED
+from tidings.consume.received import Received
+from tidings.errors import LeaseLost, TransactionEnded
+from tidings.stores.base import Claimed, Lease
+from tidings.stores.sql.store import SQLStore
+
+__all__ = ["PROMOTED_LEASE", "Handed", "LaneFence"]
+
+#: Seconds that the lease of a promoted event's lane lasts; renewed while it runs.
+PROMOTED_LEASE = 30.0
+#: A lane that no key has: a delivery's own lane must not be taken for one that blocks it.
+_NO_LANE = "0" * 32
+
+
+class Handed:
+    """Events that a reader handed to a worker: fenced by the reader's lease, until they take so long that they get lanes of their own.
+
+    Attributes:
+        promoted: the lanes that they have then, by digest, leased by this worker; None before.
+        since: when the worker took them, on the local clock.
+    """
+
+    def __init__(self, store: SQLStore, lease: Lease, items: Sequence[Received], since: float, *, ordered: bool) -> None:
+        self._store = store
+        self._lease = lease
+        self._ordered = ordered
+        self.items = items
+        self.since = since
+        self.promoted: dict[str, Claimed] | None = None
+        self.closing = False
+        self._changing = asyncio.Lock()
+
+    def lane(self, event: Received) -> str:
+        """Return the lane in which the event would be parked."""
+        return event.lane if self._ordered else event.event_key
+
+    def is_promoted(self) -> bool:
+        """Whether the events have lanes of their own by now."""
+        return self.promoted is not None
+
+    @asynccontextmanager
+    async def promoting(self) -> AsyncIterator[bool]:
+        """Keep the events from being settled while they get their lanes; gives False when nothing of them runs any more."""
+        if self.closing or self._changing.locked():
+            yield False
+            return
+        async with self._changing:
+            yield True
+
+    async def begin(self) -> None:
+        """Handlers are about to run: the events may be promoted until these have ended."""
+        self.closing = False
+
+    async def settle(self) -> None:
+        """Nothing runs: until the next `begin`, the events are either promoted or not, and what became of them can be written down."""
+        async with self._changing:
+            self.closing = True
+
+    def open(self, connection: Connection, subscription_id: int, events: Sequence[Received]) -> dict[int, int]:
+        """Insert the inbox rows; return the `Standing` of events that do not run."""
+        keys = [event.event_key for event in events]
+        promoted = self.promoted or {}
+        lanes = [_NO_LANE if (lane := self.lane(event)) in promoted else lane for event in events]
+        return self._store.inbox.open(connection, subscription_id, keys, lanes)
+
+    def close(self, connection: Connection, subscription_id: int, ran: Sequence[Received], events: Sequence[Received]) -> None:
+        """Prove that the inbox rows of what ran are there, under the reader's lease or that of the lanes."""
+        keys = [event.event_key for event in ran]
+        if self.promoted is not None:
+            if keys and self._store.inbox.kept(connection, subscription_id, keys) != len(keys):
+                raise TransactionEnded(ENDED)
+            # Only what ran: what found its key blocked when this transaction was opened waits in its lane for its turn.
+            self.finish(connection, ran)
+            return
+        lease = self._lease
+        if not keys or self._store.inbox.prove(connection, subscription_id, keys, lease.reader, lease.shard, lease.token) == len(keys):
+            return
+        if not self._store.leases.holds(connection, lease):
+            raise LeaseLost(f"another worker reads for {self._lease.reader!r} now")
+        raise TransactionEnded(ENDED)
+
+    def finish(self, connection: Connection, events: Sequence[Received]) -> None:
+        """Take handled events off the lanes that they were promoted to."""
+        assert self.promoted is not None
+        of_lane: dict[str, list[str]] = {}
+        for event in events:
+            of_lane.setdefault(self.lane(event), []).append(event.event_key)
+        for lane, keys in sorted(of_lane.items()):
+            claimed = self.promoted.get(lane)
+            if claimed is None or not self._store.lanes.finish(connection, claimed, keys, PROMOTED_LEASE):
+                raise LeaseLost("another worker has the lane of a slow event now")
+
+
+class LaneFence:
+    """For deliveries of a lane that this worker has claimed: they leave the lane in the transaction that holds their effects."""
+
+    def __init__(self, store: SQLStore, lane: Claimed, ttl: float) -> None:
+        self._store = store
+        self._lane = lane
+        self._ttl = ttl
+
+    async def begin(self) -> None:
+        """A lane's lease is all there is."""
+
+    async def settle(self) -> None:
+        """A lane's lease is all there is."""
+
+    def open(self, connection: Connection, subscription_id: int, events: Sequence[Received]) -> dict[int, int]:
+        """Insert the inbox rows; return the `Standing` of events that do not run."""
+        keys = [event.event_key for event in events]
+        return self._store.inbox.open(connection, subscription_id, keys, [_NO_LANE] * len(keys))
+
+    def close(self, connection: Connection, subscription_id: int, ran: Sequence[Received], events: Sequence[Received]) -> None:
+        """Prove that the inbox rows of what ran are there, and take all of the events off the lane."""
+        keys = [event.event_key for event in ran]
+        if keys and self._store.inbox.kept(connection, subscription_id, keys) != len(keys):
+            raise TransactionEnded(ENDED)
+        if not self._store.lanes.finish(connection, self._lane, [event.event_key for event in events], self._ttl):
+            raise LeaseLost(f"another worker has the lane of key {self._lane.key!r} now")

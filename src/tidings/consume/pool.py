@@ -1,0 +1,478 @@
+"""The workers of one subscription under one reader's lease: they take from the lanes, handle, and settle."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from math import ceil
+from typing import TypeVar
+
+from sqlalchemy import Connection
+
+from tidings.clock import elapsed
+from tidings.consume.calling import HandlerFailed
+from tidings.consume.counters import Counters
+from tidings.consume.execution import Attempt, Execution, Failed, StoreDown
+from tidings.consume.failures import remember
+from tidings.consume.fences import PROMOTED_LEASE, Handed
+from tidings.consume.lanes import Lanes, Taken
+from tidings.consume.outcome import Outcome
+from tidings.consume.parking import guarded, parking, record_failure, to_its_end, undecodable
+from tidings.consume.received import Received
+from tidings.consume.retry import Decision
+from tidings.errors import DecodeError, LeaseLost, TransactionEnded
+from tidings.stores.base import Claimed, Lease, Parking, Standing
+from tidings.stores.sql.connections import Line
+from tidings.stores.sql.store import SQLStore
+
+__all__ = ["Pool"]
+
+R = TypeVar("R")
+
+logger = logging.getLogger("tidings.consume")
+
+#: Most events of one shared transaction.
+_SHARE = 100
+#: Among how many workers the lanes that are ready are shared out at least.
+_TAKERS = 4
+#: Most calls of plain handlers that a crash repeats, per subscription.
+_UNRECORDED = 50
+
+
+class Pool:
+    """Workers of one subscription.
+
+    Each of them has a transaction of its own, and takes more events at a time the more there are waiting and the faster the handler is;
+    after a transaction that failed the size halves, and recovers by one with each that succeeds.
+
+    Args:
+        slots: bounds the handler transactions of this process, so that the user's connection pool is never exhausted.
+        settled: called for each event that is finished or parked.
+        clock: returns the database's time as this process knows it, for events that expire.
+        line: where the inbox of plain handlers is read and written.
+    """
+
+    def __init__(
+        self, execution: Execution, store: SQLStore, lease: Lease, slots: asyncio.Semaphore, counters: Counters,
+        settled: Callable[[Received], None], clock: Callable[[], float], died: Callable[[Failed], None], line: Line,
+    ) -> None:  # fmt: skip
+        self.execution = execution
+        self.compiled = execution.compiled
+        self._store = store
+        self._lease = lease
+        self._slots = slots
+        self._counters = counters
+        self._settled = settled
+        self._clock = clock
+        self._died = died
+        self._line = line
+        self.lanes: Lanes[Received] = Lanes()
+        self._idle: list[asyncio.Future[None]] = []
+        self._bound = _SHARE
+        self._unrecorded = _UNRECORDED
+        self._running: dict[Handed, Taken[Received]] = {}
+        self.paused = False
+        self.stopped = False
+        self._renewed = elapsed()
+
+    def add(self, received: Received) -> None:
+        """Hand an event to the lane of its key."""
+        self.lanes.add(received.key if self.compiled.options.ordered else None, received)
+        self._nudge()
+
+    async def work(self) -> None:
+        """Take and handle, until cancelled.
+
+        Raises:
+            LeaseLost: the reader's lease is lost; nothing of what was under way was kept.
+        """
+        while True:
+            size = self._size()
+            pause = self.compiled.breaker.wait(elapsed())
+            if pause > 0:
+                await asyncio.sleep(min(pause, 1.0))
+                continue
+            if self.paused or self.stopped or not self.lanes.ready or size == 0:
+                await self._rest()
+                continue
+            # Lanes are left for others to take, so that the database works on one transaction while the handlers of another run.
+            taken = self.lanes.take(size, min(_TAKERS, self.compiled.options.concurrency))
+            handed = Handed(self._store, self._lease, taken.items, elapsed(), ordered=self.compiled.options.ordered)
+            self._running[handed] = taken
+            self._unrecorded -= len(taken.items)
+            if self.lanes.ready:
+                self._nudge()
+            try:
+                await self._handle(handed)
+            finally:
+                self._unrecorded += len(taken.items)
+                del self._running[handed]
+            if not handed.is_promoted():
+                self._free(taken)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a worker is handling something."""
+        return bool(self._running)
+
+    def stop(self) -> None:
+        """Take nothing more, for good: what waits is in the log, and is read again."""
+        self.stopped = True
+
+    def pause(self, paused: bool) -> None:
+        """Take nothing more until told otherwise; what is under way goes on."""
+        if self.paused and not paused:
+            self.paused = False
+            for _ in range(self.compiled.options.concurrency):
+                self._nudge()
+        self.paused = paused
+
+    def _free(self, taken: Taken[Received]) -> None:
+        self.lanes.give_back(taken)
+        for received in taken.items:
+            self._settled(received)
+        if self.lanes.ready:
+            self._nudge()
+
+    async def promote(self, slow: float) -> None:
+        """Give events that have run for longer than `slow` seconds lanes of their own, so that the source moves on; renew those leases.
+
+        A failed or slow event holds back its own key only (invariant 5). What is promoted finishes under its lane's lease.
+        """
+        now = elapsed()
+        if now - self._renewed > PROMOTED_LEASE / 3:
+            self._renewed = now
+            for handed in list(self._running):
+                for lane in (handed.promoted or {}).values():
+                    await guarded(self._store.call(self._store.lanes.renew, lane, PROMOTED_LEASE))
+        if self.compiled.transactional and self._store.dialect.name == "sqlite":
+            # The handler's transaction holds SQLite's only write lock: there is no one to move on.
+            return
+        for handed, taken in list(self._running.items()):
+            if handed.promoted is None and now - handed.since > slow:
+                async with handed.promoting() as possible:
+                    if possible and handed in self._running:
+                        await self._promote(handed, taken)
+
+    async def _promote(self, handed: Handed, taken: Taken[Received]) -> None:
+        items = [parking(received, handed.lane(received), "slow", attempts=1) for received in handed.items]
+        owner = f"{self._lease.reader}:{self._lease.token}:{id(handed):x}"
+        claimed = await guarded(self._store.transact(self._park_in, items, PROMOTED_LEASE, owner))
+        handed.promoted = {lane.lane.replace("-", ""): lane for lane in claimed}
+        self._counters.add(self.compiled.label, "promoted", len(items))
+        logger.info("%s: %d slow events go on in lanes of their own", self.compiled.label, len(items))
+        self._free(taken)
+
+    async def _rest(self) -> None:
+        waiter = asyncio.get_running_loop().create_future()
+        self._idle.append(waiter)
+        try:
+            await waiter
+        finally:
+            if waiter in self._idle:
+                self._idle.remove(waiter)
+
+    def _nudge(self) -> None:
+        while self._idle:
+            waiter = self._idle.pop()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+
+    def _size(self) -> int:
+        options = self.compiled.options
+        if self.compiled.breaker.is_open:
+            return 1
+        fair = ceil(self.lanes.waiting / options.concurrency)
+        fast = self.execution.pace.share()
+        if self.compiled.batch is not None:
+            # The user chose the size of a call; one transaction holds one.
+            return min(self.compiled.batch, max(1, self.lanes.waiting))
+        if not self.compiled.transactional:
+            # Whole portions: workers that share out crumbs of the bound would write the inbox for two or three events at a time.
+            wanted = max(1, min(_UNRECORDED // 2, fair, fast))
+            return wanted if wanted <= self._unrecorded else 0
+        return max(1, min(self._bound, fair, fast)) if options.shared else 1
+
+    async def _handle(self, handed: Handed) -> None:
+        """Settle every one of these events: handled, skipped as duplicate, or parked."""
+        delay = 0.1
+        while True:
+            try:
+                if self.compiled.transactional:
+                    async with self._slots:
+                        await self._settle_all(handed)
+                else:
+                    await self._settle_all(handed)
+                return
+            except StoreDown as error:
+                logger.warning(
+                    "%s: %s; trying again in %.1f s", self.compiled.label, error, delay, extra={"subscription": self.compiled.label}
+                )
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, 5.0)
+
+    async def _settle_all(self, handed: Handed) -> None:
+        await handed.settle()
+        if handed.is_promoted():
+            # Before anything ran, or the store was lost since: whoever claims the lanes goes on.
+            await self._hand_back(handed)
+            return
+        items = handed.items
+        attempts, parked, poison = await self._prepare(handed)
+        if not self.compiled.transactional:
+            parked += await self._plain(attempts, handed)
+        elif attempts:
+            parked += await self._transactional(attempts, handed)
+        if handed.is_promoted():
+            await self._hand_back(handed)
+        elif parked:
+            # In the order of reading: what was found out later may stand before what was found out first.
+            place = {received.event_key: index for index, received in enumerate(items)}
+            await self._park(sorted(parked, key=lambda item: place[item.event_key]))
+            for failed in poison:
+                self._counters.add(self.compiled.label, "dead")
+                self._died(failed)
+
+    async def _prepare(self, handed: Handed) -> tuple[list[Attempt], list[Parking], list[Failed]]:
+        """Decode, and sort out what cannot be handled: expired events are finished, undecodable ones parked, with their keys behind them.
+
+        Returns what may run, what has to be parked, and what of that is dead because it cannot be understood.
+        """
+        poison: list[Failed] = []
+        attempts: list[Attempt] = []
+        parked: list[Parking] = []
+        finished: dict[int, list[str]] = {}
+        blocked: set[str] = set()
+        seen: set[str] = set()
+        for received in handed.items:
+            lane = handed.lane(received)
+            if received.event_key in seen:
+                self._counters.add(self.compiled.label, "duplicates")
+                continue
+            seen.add(received.event_key)
+            expires = received.expires()
+            if lane in blocked:
+                parked.append(self._behind(received, lane))
+            elif expires is not None and expires.timestamp() <= self._clock():
+                finished.setdefault(Outcome.EXPIRED, []).append(received.event_key)
+                self._counters.add(self.compiled.label, "expired")
+            else:
+                try:
+                    attempt = self.execution.attempt(received, 1)
+                except (DecodeError, KeyError) as error:
+                    known = await guarded(self._line.run(self._store.inbox.standing, self.compiled.id, [received.event_key], [lane]))
+                    if known.get(0) == Standing.DUPLICATE:
+                        # Code that understood it has handled it.
+                        self._counters.add(self.compiled.label, "duplicates")
+                        continue
+                    item = self._behind(received, lane) if known else self._not_understood(received, lane, error)
+                    parked.append(item)
+                    blocked.add(item.lane)
+                    if item.state == "dead" and item.failure is not None:
+                        poison.append(Failed(received, error, item.failure, Decision("dead"), 1))
+                else:
+                    if attempt is None:
+                        self._counters.add(self.compiled.label, "skipped")
+                    else:
+                        attempts.append(attempt)
+        for outcome, keys in finished.items():
+            await self._store_transact(self._record, keys, outcome)
+        return attempts, parked, poison
+
+    async def _transactional(self, attempts: list[Attempt], handed: Handed) -> list[Parking]:
+        parked: list[Parking] = []
+        if len(attempts) > 1:
+            try:
+                standing = await self.execution.together(attempts, handed)
+            except (HandlerFailed, TransactionEnded):
+                self._bound = max(1, self._bound // 2)
+                if handed.is_promoted():
+                    return parked
+            else:
+                self._bound = min(_SHARE, self._bound + 1)
+                for index, attempt in enumerate(attempts):
+                    self._note(attempt, standing.get(index, Standing.RUN), parked, handed)
+                return parked
+        behind: set[str] = set()
+        for attempt in attempts:
+            lane = handed.lane(attempt.received)
+            if lane in behind:
+                # The key may be free by now: what comes after an event that found it blocked waits behind that one all the same.
+                self._note(attempt, Standing.PARKED, parked, handed)
+                continue
+            result = await self.execution.alone(attempt, handed)
+            if isinstance(result, Failed):
+                await self._fail(result, handed)
+            else:
+                self._note(attempt, result, parked, handed)
+                if result == Standing.PARKED:
+                    behind.add(lane)
+            if handed.is_promoted():
+                # What is left of a promoted batch is in its lanes, in order.
+                return parked
+        return parked
+
+    async def _plain(self, attempts: list[Attempt], handed: Handed) -> list[Parking]:
+        parked: list[Parking] = []
+        if not attempts:
+            return parked
+        events = [attempt.received for attempt in attempts]
+        keys = [event.event_key for event in events]
+        lanes = [handed.lane(event) for event in events]
+        standing = await guarded(self._line.run(self._store.inbox.standing, self.compiled.id, keys, lanes))
+        done: list[Received] = []
+        failed_lanes: set[str] = set()
+        since = elapsed()
+        try:
+            todo = [attempt for index, attempt in enumerate(attempts) if index not in standing]
+            if len(todo) > 1 and self.compiled.batch is not None and await self._plain_list(todo, handed):
+                done = [attempt.received for attempt in todo]
+                for index, attempt in enumerate(attempts):
+                    self._note(attempt, standing.get(index, Standing.RUN), parked, handed)
+                return parked
+            for index, attempt in enumerate(attempts):
+                if index in standing or lanes[index] in failed_lanes:
+                    self._note(attempt, standing.get(index, Standing.PARKED), parked, handed)
+                    continue
+                if handed.is_promoted():
+                    return parked
+                await handed.begin()
+                try:
+                    failed = await self.execution.plain(attempt)
+                finally:
+                    await handed.settle()
+                if failed is None:
+                    done.append(attempt.received)
+                    self._note(attempt, Standing.RUN, parked, handed)
+                    if elapsed() - since > 0.1:
+                        written, done = done, []
+                        await to_its_end(self._write_done(written, handed))
+                        since = elapsed()
+                else:
+                    if failed.decision.state != "discarded":
+                        failed_lanes.add(lanes[index])
+                    await self._fail(failed, handed)
+        finally:
+            if done:
+                # Also when cancelled: these calls have been made, and would be made again.
+                await to_its_end(self._write_done(done, handed))
+        return parked
+
+    async def _plain_list(self, attempts: list[Attempt], handed: Handed) -> bool:
+        """Call a handler of lists without transaction; return whether it succeeded. What fails together is called one by one."""
+        await handed.begin()
+        try:
+            await self.execution.plain_list(attempts)
+        except HandlerFailed:
+            return False
+        finally:
+            await handed.settle()
+        return True
+
+    async def _write_done(self, events: Sequence[Received], handed: Handed) -> None:
+        if handed.is_promoted():
+            await self._store_transact(self._record_done, events, handed)
+        else:
+            await guarded(self._line.run(self._record, [event.event_key for event in events], Outcome.HANDLED))
+
+    def _note(self, attempt: Attempt, standing: int, parked: list[Parking], handed: Handed) -> None:
+        if standing == Standing.RUN:
+            self._counters.add(self.compiled.label, "handled")
+            self.compiled.breaker.succeeded()
+        elif standing == Standing.DUPLICATE:
+            self._counters.add(self.compiled.label, "duplicates")
+        else:
+            parked.append(self._behind(attempt.received, handed.lane(attempt.received)))
+
+    async def _fail(self, failed: Failed, handed: Handed) -> None:
+        received = failed.received
+        state = failed.decision.state
+        if state == "discarded":
+            await self._store_transact(self._record_done, [received], handed, Outcome.DISCARDED)
+            self._counters.add(self.compiled.label, "discarded")
+            logger.info("discarded %s %s: %s", received.name, received.id, failed.failure.error_message, extra=self._extra(received))
+            return
+        given_up_early = state == "dead" and failed.number < self.compiled.retry.attempts
+        reason = "rejected" if given_up_early else "failed"
+        if not handed.is_promoted():
+            lane = received.event_key if self._sets_aside(state) else handed.lane(received)
+            item = parking(
+                received, lane, reason, state=state, delay=failed.decision.delay, attempts=failed.number,
+                history=remember("[]", failed.number, failed.failure), failure=failed.failure,
+            )  # fmt: skip
+            await self._park([item])
+        else:
+            await self._store_transact(self._fail_promoted, failed, reason, handed)
+        self._counters.add(self.compiled.label, "failed")
+        self.compiled.breaker.failed(handed.lane(received))
+        logger.warning(
+            "failed processing %s %s (attempt %d, %s): %s: %s", received.name, received.id, failed.number, state,
+            failed.failure.error_type, failed.failure.error_message.partition("\n")[0][:300], extra=self._extra(received),
+        )  # fmt: skip
+        if state == "dead":
+            self._counters.add(self.compiled.label, "dead")
+            self._died(failed)
+
+    def _fail_promoted(self, connection: Connection, failed: Failed, reason: str, handed: Handed) -> None:
+        assert handed.promoted is not None
+        received = failed.received
+        lane = handed.promoted.pop(handed.lane(received), None)
+        if lane is None:
+            raise LeaseLost("another worker has the lane of a slow event now")
+        record_failure(connection, self._store, self.compiled, lane, received.event_key, "[]", failed, reason)
+
+    async def _hand_back(self, handed: Handed) -> None:
+        """Give up the lanes of a promoted batch: what is left in them is tried by whoever claims them."""
+        assert handed.promoted is not None
+        for lane in handed.promoted.values():
+            release = self._store.lanes.release
+            await guarded(self._store.transact(release, lane, state="retrying", attempts=0, delay=0.0))
+
+    def _sets_aside(self, state: str) -> bool:
+        return state == "dead" and self.compiled.options.on_dead == "continue"
+
+    def _not_understood(self, received: Received, lane: str, error: Exception) -> Parking:
+        failure = undecodable(self.compiled, received, error)
+        if failure is None:
+            logger.warning(
+                "%s %s has version %s, newer than any known here: it waits for newer code", received.name, received.id, received.version,
+                extra=self._extra(received),
+            )  # fmt: skip
+            return parking(received, lane, "waiting for code", state="retrying", delay=5.0)
+        logger.error("cannot understand %s %s: %s", received.name, received.id, failure.error_message, extra=self._extra(received))
+        if self._sets_aside("dead"):
+            lane = received.event_key
+        return parking(received, lane, "undecodable", state="dead", attempts=1, history=remember("[]", 1, failure), failure=failure)
+
+    def _behind(self, received: Received, lane: str) -> Parking:
+        return parking(received, lane, "behind")
+
+    async def _park(self, items: Sequence[Parking]) -> None:
+        await self._store_transact(self._park_in, items)
+        self._counters.add(self.compiled.label, "parked", len(items))
+
+    def _park_in(self, connection: Connection, items: Sequence[Parking], ttl: float = 0.0, owner: str | None = None) -> list[Claimed]:
+        aside = [item.event_key for item in items if item.state == "dead" and item.lane == item.event_key]
+        if aside:
+            # Its key goes on without it: a copy that is read again must not run out of order.
+            self._store.inbox.record(connection, self.compiled.id, aside, Outcome.DEAD)
+        claimed = self._store.lanes.park(connection, self.compiled.id, items, ttl=ttl, owner=owner)
+        if not self._store.leases.holds(connection, self._lease):
+            raise LeaseLost(f"another worker reads for {self._lease.reader!r} now")
+        return claimed
+
+    def _record(self, connection: Connection, keys: Sequence[str], outcome: int) -> None:
+        self._store.inbox.record(connection, self.compiled.id, keys, outcome)
+
+    def _record_done(self, connection: Connection, events: Sequence[Received], handed: Handed, outcome: int = Outcome.HANDLED) -> None:
+        self._record(connection, [event.event_key for event in events], outcome)
+        if handed.is_promoted():
+            handed.finish(connection, events)
+
+    async def _store_transact(self, function: Callable[..., object], *arguments: object) -> None:
+        await guarded(self._store.transact(function, *arguments))
+
+    def _extra(self, received: Received) -> dict[str, object]:
+        return {"subscription": self.compiled.label, "event_id": received.id, "event_name": received.name, "key": received.key}

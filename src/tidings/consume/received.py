@@ -1,0 +1,154 @@
+"""An event on its way to a handler, from the log or from a delivery."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from tidings.envelope import RESERVED_HEADERS, Envelope
+from tidings.errors import DecodeError
+from tidings.ids import event_key, lane_of
+from tidings.stores.base import Delivery
+
+__all__ = ["Received", "from_delivery", "from_row"]
+
+_headers = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+class Received:
+    """One event with what is needed to route, order, recognise and decode it. Shared by the subscriptions of a group.
+
+    Attributes:
+        event_key: the inbox's key of it.
+        lane: the digest of its partition key; its own event key when it has none.
+        ticket: its place in the order of reading, when it came from a log.
+    """
+
+    __slots__ = (
+        "_lane", "_parsed", "data", "event_key", "headers", "id", "key", "name", "sequence", "source", "ticket", "time", "topic", "version",
+    )  # fmt: skip
+
+    def __init__(
+        self, event_id: str, source: str, name: str, version: int | None, topic: str, key: str | None, time: Any, sequence: int | None,
+        headers: str | bytes, data: str | bytes, key_of_event: str | None = None,
+    ) -> None:  # fmt: skip
+        self.id = event_id
+        self.source = source
+        self.name = name
+        self.version = version
+        self.topic = topic
+        self.key = key
+        self.time = time
+        self.sequence = sequence
+        self.headers = headers
+        self.data = data
+        self.event_key = event_key(source, event_id) if key_of_event is None else key_of_event
+        self.ticket: Any = None
+        self._lane: str | None = None
+        self._parsed: dict[str, Any] | None = None
+
+    @property
+    def size(self) -> int:
+        """Roughly how many bytes of memory it holds."""
+        return len(self.data) + len(self.headers) + 600
+
+    @property
+    def lane(self) -> str:
+        """The lane of its partition key; its own event key when it has none."""
+        if self._lane is None:
+            self._lane = self.event_key if self.key is None else lane_of(self.key)
+        return self._lane
+
+    @property
+    def extensions(self) -> dict[str, Any]:
+        """Its headers, parsed.
+
+        Raises:
+            DecodeError: they are not a JSON object.
+        """
+        if self._parsed is None:
+            try:
+                self._parsed = _headers(self.headers)
+            except (ValueError, RecursionError, UnicodeDecodeError) as error:
+                raise DecodeError(f"the headers of event {self.id} are not a JSON object: {error}") from error
+        return self._parsed
+
+    def expires(self) -> datetime | None:
+        """When it ends unhandled, or None. A word that is no time is none: what cannot expire must be handled."""
+        # Most events do not expire: look for the word before paying for the parse.
+        if ("expires" if isinstance(self.headers, str) else b"expires") not in self.headers:  # type: ignore[operator]
+            return None
+        try:
+            return _time(self.extensions.get("expires"))
+        except (DecodeError, ValueError, TypeError):
+            return None
+
+    def envelope(self, attempt: int, subscription: str) -> Envelope:
+        """Return its envelope for one attempt.
+
+        Raises:
+            DecodeError: the headers or the id cannot be understood.
+        """
+        extensions = self.extensions
+        try:
+            hops = extensions.get("hops")
+            return Envelope(
+                id=UUID(self.id),
+                source=self.source,
+                name=self.name,
+                version=self.version,
+                topic=self.topic,
+                key=self.key,
+                time=_time(self.time) or datetime.now(UTC),
+                sequence=self.sequence,
+                correlation_id=_text(extensions.get("correlationid")) or self.id,
+                causation_id=_text(extensions.get("causationid")),
+                attempt=attempt,
+                subscription=subscription,
+                scheduled_for=_time(extensions.get("scheduledfor")),
+                expires=self.expires(),
+                subject=_text(extensions.get("subject")),
+                tenant=_text(extensions.get("tenantid")),
+                traceparent=_text(extensions.get("traceparent")),
+                tracestate=_text(extensions.get("tracestate")),
+                hops=0 if hops is None else _hops(hops),
+                headers={name: str(value) for name, value in extensions.items() if name not in RESERVED_HEADERS},
+            )
+        except (ValueError, TypeError) as error:
+            raise DecodeError(f"the headers of event {self.id} cannot be understood: {error}") from error
+
+
+def from_row(row: Any) -> Received:
+    """Return the event of a row of the log; see `stores.base.Batch` for its columns."""
+    position, event_id, source, name, version, topic, key, headers, data, time, *_ = row
+    return Received(str(event_id), source, name, version, topic, key, time, position, headers, data)
+
+
+def from_delivery(row: Delivery) -> Received:
+    """Return the event of a delivery."""
+    return Received(
+        row.event_id, row.source, row.name, row.version, row.topic, row.key, row.time, row.sequence, row.headers, row.data, row.event_key
+    )
+
+
+def _time(value: Any) -> datetime | None:
+    if value is None or isinstance(value, datetime):
+        return value
+    parsed = datetime.fromisoformat(str(value))
+    return parsed if parsed.tzinfo is not None else parsed.replace(tzinfo=UTC)
+
+
+def _text(value: Any) -> str | None:
+    # Input from outside: what is no text has no meaning here, and must not be handed on.
+    return value if isinstance(value, str) else None
+
+
+def _hops(value: Any) -> int:
+    # Input from outside: anything that is no small number counts as the most.
+    try:
+        return min(max(int(value), 0), 1_000_000)
+    except (ValueError, OverflowError, TypeError):
+        return 1_000_000

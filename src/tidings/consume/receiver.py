@@ -1,0 +1,386 @@
+"""The receiver of one group: reads its source under the reader's lease, routes to the subscriptions' lanes, and moves the checkpoint."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Connection
+
+from tidings.clock import elapsed
+from tidings.consume.counters import Counters
+from tidings.consume.execution import Execution, Failed, StoreDown
+from tidings.consume.parking import guarded, parking
+from tidings.consume.pool import Pool
+from tidings.consume.progress import Progress
+from tidings.consume.received import Received, from_row
+from tidings.consume.routing import Compiled
+from tidings.errors import LeaseLost, ReplicaError
+from tidings.publish.publisher import Publisher
+from tidings.stores.base import Batch, Lease, Mark, Registered
+from tidings.stores.sql.connections import Held, Line
+from tidings.stores.sql.errors import UNAVAILABLE
+from tidings.stores.sql.registry import reader_name
+from tidings.stores.sql.store import SQLStore
+
+__all__ = ["LEASE_SECONDS", "Receiver", "Tuning"]
+
+logger = logging.getLogger("tidings.consume")
+
+#: How long a lease lasts without renewal, by the database's clock. A dead worker's readers are taken over within this time.
+LEASE_SECONDS = 10.0
+
+
+class Tuning:
+    """Bounds and times of a receiver. The defaults suit; tests change them.
+
+    Attributes:
+        page: most rows of one read.
+        events, bytes: most events, and bytes of them, that are in memory.
+        shortest, longest: seconds between two polls when there is something to do, and when nothing has happened for long.
+        checkpoint_events, checkpoint_seconds: when a checkpoint that moved is written; `checkpoint_idle` when nothing was handled.
+        lease: seconds that a lease lasts.
+        slow: seconds after which an event that still runs is promoted.
+        max_parked: most parked events of a subscription; with more, it takes nothing until there are fewer.
+    """
+
+    page = 1000
+    events = 5000
+    bytes = 64 << 20
+    shortest = 0.005
+    longest = 0.5
+    checkpoint_events = 1000
+    checkpoint_seconds = 0.1
+    checkpoint_idle = 10.0
+    lease = LEASE_SECONDS
+    slow = 10.0
+    max_parked = 10_000
+
+
+class Receiver:
+    """One group on the log. Acquires the reader's lease, and reads until it is lost or the receiver is stopped."""
+
+    def __init__(
+        self, service: str, group: str, subscriptions: Sequence[Compiled], store: SQLStore, publisher: Publisher, worker: str,
+        slots: asyncio.Semaphore, counters: Counters, died: Callable[[Compiled, Failed], None], tuning: Tuning,
+        execution: Callable[[Compiled, SQLStore, Publisher], Execution] = Execution,
+    ) -> None:  # fmt: skip
+        self.reader = reader_name(service, group)
+        self.group = group
+        self._service = service
+        self._store = store
+        self._worker = worker
+        self._slots = slots
+        self._counters = counters
+        self._died = died
+        self._tuning = tuning
+        self._executions = [execution(compiled, store, publisher) for compiled in subscriptions]
+        self._wake = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._to_end = False
+        self.lease: Lease | None = None
+        self._room = asyncio.Event()
+        self._bytes = 0
+        #: The workers of each subscription while the lease is held.
+        self.pools: list[Pool] = []
+        self._progress: Progress[Mark] = Progress(Mark(None, None, 0))
+        self._saved = self._progress.mark
+        self._offset = 0.0
+
+    def wake(self) -> None:
+        """Look at the log now: something was committed."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Read nothing more; `run` returns when what is under way is finished."""
+        self._stopping.set()
+        self._wake.set()
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything that was read is finished."""
+        return len(self._progress) == 0
+
+    async def run(self) -> None:
+        """Read under the lease whenever it can be had, until stopped."""
+        delay = 0.1
+        while not self._stopping.is_set():
+            try:
+                await guarded(self._store.mend())
+                self.lease = await guarded(self._store.call(self._store.leases.acquire, self.reader, self._worker, self._tuning.lease))
+                delay = 0.1
+                if self.lease is None:
+                    await self._pause(self._tuning.lease / 3 * random.uniform(0.8, 1.2))
+                    continue
+                # After the acquisition: whoever registers from now on raises the token again.
+                registered = await guarded(self._store.call(self._store.registry.list, self._service))
+                await self._read(self.lease, registered)
+            except LeaseLost as error:
+                logger.info("%s: %s", self.reader, error, extra={"reader": self.reader})
+            except (StoreDown, ReplicaError) as error:
+                logger.warning("%s: %s; trying again in %.1f s", self.reader, error, delay, extra={"reader": self.reader})
+                await self._pause(delay)
+                delay = min(delay * 2, 5.0)
+            except Exception:
+                # A mistake of ours, or tables that were changed under us: nothing is lost, reading starts again at the checkpoint.
+                logger.exception("%s: reading stopped; trying again in %.1f s", self.reader, delay, extra={"reader": self.reader})
+                await self._pause(delay)
+                delay = min(delay * 2, 30.0)
+            finally:
+                self.lease = None
+
+    async def read_to_end(self) -> None:
+        """Read what the log holds now, finish it but for what is paused, and give the lease up. Raises what `run` would wait out.
+
+        Raises:
+            LeaseLost: another worker has the lease.
+            StoreDown, ReplicaError: the log cannot be read.
+        """
+        lease = await guarded(self._store.call(self._store.leases.acquire, self.reader, self._worker, self._tuning.lease))
+        if lease is None:
+            raise LeaseLost(f"another worker reads for {self.reader!r}")
+        self._to_end = True
+        try:
+            await self._read(lease, await guarded(self._store.call(self._store.registry.list, self._service)))
+        finally:
+            self._to_end = False
+
+    async def _pause(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+
+    async def _read(self, lease: Lease, registered: Sequence[Registered]) -> None:
+        """Read and handle under one lease; everything in memory belongs to it and goes with it."""
+        self._progress = Progress(lease.mark, lease.high)
+        self._saved = lease.mark
+        self._bytes = 0
+        self._room.set()
+        self._offset = time.time() - elapsed()
+        own = {execution.compiled.id for execution in self._executions}
+        paused = {row.id for row in registered if row.state == "paused"}
+        line = Line(self._store.connections)
+        pools = self.pools = [
+            Pool(
+                execution, self._store, lease, self._slots, self._counters, self._settle, self.database_time,
+                lambda failed, compiled=execution.compiled: self._died(compiled, failed), line,  # type: ignore[misc]
+            )
+            for execution in self._executions
+        ]  # fmt: skip
+        routes: dict[str, list[Pool]] = {}
+        for pool in pools:
+            pool.pause(pool.compiled.id in paused)
+            for name in pool.compiled.names:
+                routes.setdefault(name, []).append(pool)
+        foreign: dict[str, list[Registered]] = {}
+        for other in registered:
+            if other.group == self.group and other.id not in own and other.state != "retired":
+                for name in other.events:
+                    foreign.setdefault(name, []).append(other)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                workers = [tasks.create_task(pool.work()) for pool in pools for _ in range(pool.compiled.options.concurrency)]
+                workers.append(tasks.create_task(self._keep(lease)))
+                workers.append(tasks.create_task(self._watch(pools)))
+                await self._feed(lease, routes, foreign)
+                await self._drain(pools)
+                for task in workers:
+                    task.cancel()
+        except BaseExceptionGroup as group:
+            raise _first(group) from None
+        except asyncio.CancelledError:
+            # Everything under way was rolled back: hand the rest to the next worker at once.
+            await _bounded(self._leave(lease))
+            raise
+        finally:
+            await _bounded(line.close())
+        await self._leave(lease)
+
+    async def _leave(self, lease: Lease) -> None:
+        await self._save(lease)
+        await guarded(self._store.call(self._store.leases.release, lease))
+
+    async def _feed(self, lease: Lease, routes: dict[str, list[Pool]], foreign: dict[str, list[Registered]]) -> None:
+        tuning = self._tuning
+        mark = lease.mark
+        quiet_since = elapsed()
+        page = 100
+        async with self._store.connections.autocommit() as held:
+            while not self._stopping.is_set():
+                self._wake.clear()
+                batch = await self._next(held, mark, page)
+                if batch.clock is not None:
+                    self._offset = _timestamp(batch.clock) - elapsed()
+                mark = batch.end
+                for row, after in zip(batch.rows, batch.marks, strict=True):
+                    await self._route(lease, from_row(row), after, routes, foreign)
+                if batch.rows:
+                    quiet_since = elapsed()
+                    mean = max(self._bytes // max(len(self._progress), 1), 600)
+                    page = max(1, min(tuning.page, tuning.bytes // 4 // mean))
+                else:
+                    self._progress.reach(batch.end)
+                await self._wait_for_room()
+                if not batch.more:
+                    if self._to_end:
+                        return
+                    # Polls follow what happens: every few milliseconds while events come, twice a second after a quiet time.
+                    await self._wait_for_news(min(tuning.longest, max(tuning.shortest, (elapsed() - quiet_since) / 20)))
+
+    async def _drain(self, pools: Sequence[Pool]) -> None:
+        """Wait until nothing is under way, when reading to the end also until nothing waits; who stops us bounds the time."""
+        if not self._to_end:
+            for pool in pools:
+                pool.stop()
+        while any(pool.busy or (pool.lanes.waiting and not pool.paused and not pool.stopped) for pool in pools):
+            self._room.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await self._room.wait()
+
+    async def _watch(self, pools: Sequence[Pool]) -> None:
+        """Move slow events out of the way of the source; hold back subscriptions that an operator paused, or that have parked too much."""
+        tuning = self._tuning
+        looked = 0.0
+        while True:
+            await asyncio.sleep(min(1.0, tuning.slow / 2))
+            for pool in pools:
+                await pool.promote(tuning.slow)
+            if elapsed() - looked < 1.0:
+                continue
+            looked = elapsed()
+            states = {row.id: row.state for row in await guarded(self._store.call(self._store.registry.list, self._service))}
+            parked = await guarded(self._store.call(self._store.lanes.parked, [pool.compiled.id for pool in pools]))
+            for pool in pools:
+                full = parked.get(pool.compiled.id, 0) >= tuning.max_parked
+                if full and not pool.paused:
+                    logger.error(
+                        "%s: %d events are parked; the rest stays in the log until there are fewer than %d", pool.compiled.label,
+                        parked[pool.compiled.id], tuning.max_parked, extra={"subscription": pool.compiled.label},
+                    )  # fmt: skip
+                pool.pause(full or states.get(pool.compiled.id) == "paused")
+
+    async def _next(self, held: Held, mark: Mark, page: int) -> Batch:
+        try:
+            return await held.run(self._store.log.read, mark, page)
+        except UNAVAILABLE as error:
+            raise StoreDown(f"the log cannot be read: {str(error).partition(chr(10))[0]}") from error
+
+    async def _route(
+        self, lease: Lease, received: Received, after: Mark, routes: dict[str, list[Pool]], foreign: dict[str, list[Registered]]
+    ) -> None:
+        pools = routes.get(received.name, ())
+        assert received.sequence is not None
+        if received.name in foreign:
+            await self._park_for_others(lease, received, foreign[received.name])
+        received.ticket = self._progress.read(after, received.sequence, len(pools))
+        if not pools:
+            self._counters.add("", "skipped")
+            return
+        self._bytes += received.size
+        for pool in pools:
+            pool.add(received)
+
+    async def _park_for_others(self, lease: Lease, received: Received, others: Sequence[Registered]) -> None:
+        """Park an event for subscriptions that this process lacks: another deploy has them (invariant 6)."""
+
+        def park(connection: Connection) -> None:
+            for other in others:
+                known = self._store.inbox.standing(connection, other.id, [received.event_key], [received.lane])
+                if known.get(0) != 1:
+                    self._store.lanes.park(connection, other.id, [parking(received, received.lane, "waiting for code", delay=1.0)])
+            if not self._store.leases.holds(connection, lease):
+                raise LeaseLost(f"another worker reads for {self.reader!r} now")
+
+        await guarded(self._store.transact(park))
+        self._counters.add("", "waiting for code", len(others))
+
+    def _settle(self, received: Received) -> None:
+        before = len(self._progress)
+        self._progress.finish(received.ticket)
+        if received.ticket.parts == 0:
+            self._bytes -= received.size
+        if len(self._progress) < before:
+            self._room.set()
+
+    async def _wait_for_room(self) -> None:
+        while (len(self._progress) >= self._tuning.events or self._bytes >= self._tuning.bytes) and not self._stopping.is_set():
+            self._room.clear()
+            await self._room.wait()
+
+    async def _wait_for_news(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+
+    async def _keep(self, lease: Lease) -> None:
+        """Renew the lease, and write the checkpoint when it has moved, on a connection of its own."""
+        tuning = self._tuning
+        renewed = moved = elapsed()
+        finished = 0
+        # No connection before there is something to write: readings that end at once would break off in the middle of making one.
+        await asyncio.sleep(tuning.checkpoint_seconds)
+        async with self._store.connections.autocommit() as held:
+            while True:
+                now = elapsed()
+                if self._progress.finished > finished or now - moved > tuning.checkpoint_idle:
+                    finished = self._progress.finished
+                    moved = now
+                    await self._save(lease, held)
+                if now - renewed > tuning.lease / 3:
+                    renewed = now
+                    if not await guarded(held.run(self._store.leases.renew, lease, tuning.lease)):
+                        raise LeaseLost(f"another worker reads for {self.reader!r} now")
+                await asyncio.sleep(tuning.checkpoint_seconds)
+
+    async def _save(self, lease: Lease, held: Held | None = None) -> None:
+        mark = self._progress.mark
+        if mark == self._saved:
+            return
+        same = mark.current is not None and mark[:2] == self._saved[:2]
+        move = self._store.leases.move
+        run = self._store.call if held is None else held.run
+        if not await guarded(run(move, lease, mark, self._progress.high, same_window=same)):
+            raise LeaseLost(f"another worker reads for {self.reader!r} now")
+        self._saved = mark
+
+    def database_time(self) -> float:
+        """Return the database's time as a Unix timestamp, as of the last read plus what has passed here."""
+        return elapsed() + self._offset
+
+
+async def _bounded(work: Coroutine[Any, Any, None]) -> None:
+    """Finish this although we are cancelled, in at most five seconds; what it cannot do, the lease's end will."""
+    task = asyncio.ensure_future(work)
+    done, _ = await asyncio.wait([task], timeout=5.0)
+    if not done:
+        task.cancel()
+    elif error := task.exception():
+        logger.info("could not hand back: %s", error)
+
+
+def _timestamp(clock: datetime | str) -> float:
+    if isinstance(clock, str):
+        clock = datetime.fromisoformat(clock)
+    return (clock if clock.tzinfo else clock.replace(tzinfo=UTC)).timestamp()
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return what a task group failed for: a lost lease before anything that followed from it."""
+    leaves: list[BaseException] = []
+
+    def collect(error: BaseException) -> None:
+        if isinstance(error, BaseExceptionGroup):
+            for inner in error.exceptions:
+                collect(inner)
+        else:
+            leaves.append(error)
+
+    collect(group)
+    return next((e for e in leaves if isinstance(e, LeaseLost)), leaves[0])

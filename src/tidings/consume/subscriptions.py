@@ -1,0 +1,240 @@
+"""Declaring handlers. A `Subscriptions` is a value: modules with handlers import neither an engine nor the application."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Concatenate, Literal, ParamSpec, TypedDict, TypeVar, Unpack, overload
+
+from tidings.consume.retry import Retry
+from tidings.errors import ConfigurationError
+
+__all__ = ["Options", "Subscription", "SubscriptionOptions", "Subscriptions"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C")
+D = TypeVar("D")
+E = TypeVar("E")
+
+
+class Options(TypedDict, total=False):
+    """How a subscription runs; every option has a default.
+
+    Attributes:
+        retry: when a failed event is tried again.
+        concurrency: how many keys are handled at once, 1 to 1,000 (default 8).
+        ordered: keep order by key (default); `False` handles every event on its own.
+        timeout: seconds a handler may take (default 60), or None.
+        on_dead: `block` keeps the later events of a key waiting behind a dead one (default); `continue` lets them pass.
+        shared: let events share a transaction under load (default); `False` gives each its own.
+        renamed_from: the name that this subscription had before.
+    """
+
+    retry: Retry | None
+    concurrency: int
+    ordered: bool
+    timeout: float | timedelta | None
+    on_dead: Literal["block", "continue"]
+    shared: bool
+    renamed_from: str | None
+
+
+class SubscribeOptions(Options, total=False):
+    """`Options`, and the stored name and the group, for a subscription of one function."""
+
+    name: str
+    group: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionOptions:
+    """`Options` with their defaults, checked."""
+
+    retry: Retry | None = None
+    concurrency: int = 8
+    ordered: bool = True
+    timeout: float | None = 60.0
+    on_dead: Literal["block", "continue"] = "block"
+    shared: bool = True
+    renamed_from: str | None = None
+
+    @classmethod
+    def of(cls, subscription: str, options: Options) -> SubscriptionOptions:
+        """Check options and fill in the defaults.
+
+        Raises:
+            ConfigurationError: an option is unknown or out of its range.
+        """
+        known = cls.__dataclass_fields__
+        for name in options:
+            if name not in known:
+                raise ConfigurationError(f"subscription {subscription!r}: there is no option {name!r}; there are {', '.join(known)}")
+        timeout = options.get("timeout", 60.0)
+        seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+        if seconds is not None and (not isinstance(seconds, int | float) or not seconds > 0):
+            raise ConfigurationError(
+                f"subscription {subscription!r}: timeout={timeout!r} is not positive; give seconds, a timedelta or None"
+            )
+        result = cls(**{**options, "timeout": seconds})  # type: ignore[arg-type]
+        if not isinstance(result.concurrency, int) or not 1 <= result.concurrency <= 1000:
+            raise ConfigurationError(f"subscription {subscription!r}: concurrency={result.concurrency!r} is not a number from 1 to 1000")
+        if result.on_dead not in ("block", "continue"):
+            raise ConfigurationError(f"subscription {subscription!r}: on_dead={result.on_dead!r} is neither 'block' nor 'continue'")
+        if result.retry is not None and not isinstance(result.retry, Retry):
+            raise ConfigurationError(f"subscription {subscription!r}: retry={result.retry!r} is not a Retry(...)")
+        return result
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """One handler function for one or several event classes; with `batch`, it takes a list of at most that many events."""
+
+    events: tuple[type[Any], ...]
+    function: Callable[..., Any]
+    batch: int | None = None
+
+
+@dataclass(slots=True)
+class Subscription:
+    """One or several handlers under one stored name, with one policy. Order by key holds across all of them.
+
+    Attributes:
+        name: the stored name. Renaming it without `renamed_from` is refused, because a new name would handle old events again.
+        group: who shares one cursor; None is the service's own group.
+    """
+
+    name: str
+    group: str | None
+    options: SubscriptionOptions
+    handlers: list[Declared] = field(default_factory=list)
+
+    @overload
+    def on(self, a: type[A], /) -> Callable[[Callable[Concatenate[A, P], R]], Callable[Concatenate[A, P], R]]: ...
+    @overload
+    def on(self, a: type[A], b: type[B], /) -> Callable[[Callable[Concatenate[A | B, P], R]], Callable[Concatenate[A | B, P], R]]: ...
+    @overload
+    def on(
+        self, a: type[A], b: type[B], c: type[C], /
+    ) -> Callable[[Callable[Concatenate[A | B | C, P], R]], Callable[Concatenate[A | B | C, P], R]]: ...
+    @overload
+    def on(
+        self, a: type[A], b: type[B], c: type[C], d: type[D], /
+    ) -> Callable[[Callable[Concatenate[A | B | C | D, P], R]], Callable[Concatenate[A | B | C | D, P], R]]: ...
+    @overload
+    def on(
+        self, a: type[A], b: type[B], c: type[C], d: type[D], e: type[E], /
+    ) -> Callable[[Callable[Concatenate[A | B | C | D | E, P], R]], Callable[Concatenate[A | B | C | D | E, P], R]]: ...
+    def on(self, *events: type[Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Add a handler of these event classes. Its first parameter is the event; the others are injected by their types."""
+        return self._add(events, None)
+
+    def _add(self, events: tuple[type[Any], ...], batch: int | None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        if not events or not all(isinstance(event, type) for event in events):
+            raise ConfigurationError(f"subscription {self.name!r}: give the event classes that it handles, e.g. subscribe(OrderPlaced)")
+        if batch is not None and (not isinstance(batch, int) or not 1 <= batch <= 10_000):
+            raise ConfigurationError(f"subscription {self.name!r}: batch={batch!r} is not a number from 1 to 10000")
+        for event in events:
+            if any(event in declared.events for declared in self.handlers):
+                raise ConfigurationError(f"subscription {self.name!r} handles {event.__qualname__} twice: use two subscriptions")
+
+        def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+            if not callable(function):
+                raise ConfigurationError(f"subscription {self.name!r}: {function!r} is not a function")
+            self.handlers.append(Declared(events, function, batch))
+            return function
+
+        return decorate
+
+
+class Subscriptions:
+    """The handlers of one module. Give it to `Service(subscriptions=[...])`."""
+
+    def __init__(self) -> None:
+        self.subscriptions: list[Subscription] = []
+
+    def subscription(self, name: str, *, group: str | None = None, **options: Unpack[Options]) -> Subscription:
+        """Return a new subscription that takes several handlers: `@orders.on(OrderPlaced)`, `@orders.on(OrderCancelled)`.
+
+        Raises:
+            ConfigurationError: the name is empty or too long, or an option is wrong.
+        """
+        result = _subscription(name, group, options)
+        self.subscriptions.append(result)
+        return result
+
+    @overload
+    def subscribe(
+        self, a: type[A], /, *, batch: None = None, **options: Unpack[SubscribeOptions]
+    ) -> Callable[[Callable[Concatenate[A, P], R]], Callable[Concatenate[A, P], R]]: ...
+    @overload
+    def subscribe(
+        self, a: type[A], /, *, batch: int, **options: Unpack[SubscribeOptions]
+    ) -> Callable[[Callable[Concatenate[list[A], P], R]], Callable[Concatenate[list[A], P], R]]: ...
+    @overload
+    def subscribe(
+        self, a: type[A], b: type[B], /, *, batch: None = None, **options: Unpack[SubscribeOptions]
+    ) -> Callable[[Callable[Concatenate[A | B, P], R]], Callable[Concatenate[A | B, P], R]]: ...
+    @overload
+    def subscribe(
+        self, a: type[A], b: type[B], /, *, batch: int, **options: Unpack[SubscribeOptions]
+    ) -> Callable[[Callable[Concatenate[list[A | B], P], R]], Callable[Concatenate[list[A | B], P], R]]: ...
+    @overload
+    def subscribe(
+        self, a: type[A], b: type[B], c: type[C], /, *, batch: None = None, **options: Unpack[SubscribeOptions]
+    ) -> Callable[[Callable[Concatenate[A | B | C, P], R]], Callable[Concatenate[A | B | C, P], R]]: ...
+    @overload
+    def subscribe(
+        self, a: type[A], b: type[B], c: type[C], /, *, batch: int, **options: Unpack[SubscribeOptions]
+    ) -> Callable[[Callable[Concatenate[list[A | B | C], P], R]], Callable[Concatenate[list[A | B | C], P], R]]: ...
+    @overload
+    def subscribe(
+        self, a: type[A], b: type[B], c: type[C], d: type[D], /, *, batch: None = None, **options: Unpack[SubscribeOptions]
+    ) -> Callable[[Callable[Concatenate[A | B | C | D, P], R]], Callable[Concatenate[A | B | C | D, P], R]]: ...
+    @overload
+    def subscribe(
+        self, a: type[A], b: type[B], c: type[C], d: type[D], /, *, batch: int, **options: Unpack[SubscribeOptions]
+    ) -> Callable[[Callable[Concatenate[list[A | B | C | D], P], R]], Callable[Concatenate[list[A | B | C | D], P], R]]: ...
+    @overload
+    def subscribe(
+        self, a: type[A], b: type[B], c: type[C], d: type[D], e: type[E], /, *, batch: None = None, **options: Unpack[SubscribeOptions]
+    ) -> Callable[[Callable[Concatenate[A | B | C | D | E, P], R]], Callable[Concatenate[A | B | C | D | E, P], R]]: ...
+    @overload
+    def subscribe(
+        self, a: type[A], b: type[B], c: type[C], d: type[D], e: type[E], /, *, batch: int, **options: Unpack[SubscribeOptions]
+    ) -> Callable[[Callable[Concatenate[list[A | B | C | D | E], P], R]], Callable[Concatenate[list[A | B | C | D | E], P], R]]: ...
+    def subscribe(
+        self, *events: type[Any], batch: int | None = None, **options: Unpack[SubscribeOptions]
+    ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Make the function a subscription of its own, named after it unless `name` says otherwise.
+
+        Its first parameter is the event, or with `batch` a list of at most that many events, handled in one call and one transaction.
+        The other parameters are injected by their types: `Envelope`, `Publish`, a SQLAlchemy session or connection, the driver's
+        connection of that transaction, and whatever the service provides. A plain `def` runs in a thread.
+
+        Raises:
+            ConfigurationError: an option is wrong.
+        """
+        own: dict[str, Any] = {**options}
+        name: str | None = own.pop("name", None)
+        group: str | None = own.pop("group", None)
+
+        def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+            chosen = name or getattr(function, "__name__", "")
+            if not chosen or not chosen.strip("_") or chosen == "<lambda>":
+                raise ConfigurationError(f"the handler {function!r} has no name to be stored under: give name='...'")
+            result = _subscription(chosen, group, own)
+            result._add(events, batch)(function)
+            self.subscriptions.append(result)
+            return function
+
+        return decorate
+
+
+def _subscription(name: str, group: str | None, options: Any) -> Subscription:
+    if not isinstance(name, str) or not 0 < len(name) <= 200 or not name.isprintable():
+        raise ConfigurationError(f"a subscription's name has 1 to 200 printable characters, not {name!r}")
+    return Subscription(name, group, SubscriptionOptions.of(name, options))

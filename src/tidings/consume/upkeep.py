@@ -1,0 +1,192 @@
+"""Leased and periodic work of a running service: scheduled events, purging, heartbeats, counters."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import socket
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from tidings.clock import elapsed
+from tidings.consume.counters import Counters
+from tidings.consume.execution import StoreDown
+from tidings.consume.parking import guarded
+from tidings.stores.base import Lease
+from tidings.stores.sql.store import SQLStore
+
+__all__ = ["Heart", "LeasedTask", "Mover", "Purger"]
+
+logger = logging.getLogger("tidings.upkeep")
+
+_BATCH = 500
+
+
+class LeasedTask:
+    """Work that one worker at a time does for a set of tables.
+
+    Args:
+        name: the name of its lease.
+        step: does some work under the lease, and returns the seconds until there may be more.
+    """
+
+    def __init__(self, name: str, store: SQLStore, worker: str, step: Callable[[Lease], Awaitable[float]], ttl: float = 10.0) -> None:
+        self.name = name
+        self._store = store
+        self._worker = worker
+        self._step = step
+        self._ttl = ttl
+        self._wake = asyncio.Event()
+        self._stopping = asyncio.Event()
+
+    def wake(self) -> None:
+        """Look for work now."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Finish the step under way, and give the lease up."""
+        self._stopping.set()
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Work whenever the lease can be had, until stopped."""
+        store = self._store
+        lease: Lease | None = None
+        renewed = 0.0
+        while not self._stopping.is_set():
+            self._wake.clear()
+            try:
+                now = elapsed()
+                if lease is None:
+                    lease = await guarded(store.call(store.leases.acquire, self.name, self._worker, self._ttl))
+                    renewed = now
+                elif now - renewed > self._ttl / 3:
+                    renewed = now
+                    if not await guarded(store.call(store.leases.renew, lease, self._ttl)):
+                        lease = None
+                        continue
+                pause = self._ttl / 3 * random.uniform(0.8, 1.2) if lease is None else min(await self._step(lease), self._ttl / 3)
+            except StoreDown as error:
+                logger.warning("%s: %s", self.name, error)
+                lease = None
+                pause = 2.0
+            except Exception:
+                logger.exception("%s failed; trying again in 5 s", self.name)
+                lease = None
+                pause = 5.0
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    # What wakes whoever has the lease must not make all the others ask for it.
+                    await (self._stopping if lease is None else self._wake).wait()
+        if lease is not None:
+            with suppress(StoreDown):
+                await guarded(store.call(store.leases.release, lease))
+
+
+class Mover:
+    """Moves scheduled events that are due into the log."""
+
+    def __init__(self, store: SQLStore, moved: Callable[[], None], counters: Counters) -> None:
+        self._store = store
+        self._moved = moved
+        self._counters = counters
+
+    async def step(self, lease: Lease) -> float:
+        """Move what is due; return the seconds until something is."""
+        # One statement on PostgreSQL, which nothing can come between: it takes the locks of keys, and publishers of these wait for its commit.
+        run = self._store.transact if self._store.dialect.name == "sqlite" else self._store.call
+        count = await guarded(run(self._store.upkeep.move_due, lease, _BATCH))
+        if count:
+            self._counters.add("", "scheduled events published", count)
+            self._moved()
+        if count == _BATCH:
+            return 0.0
+        due = await guarded(self._store.call(self._store.upkeep.due_in))
+        # What another process schedules meanwhile is found by the next look, at most a second later.
+        return 1.0 if due is None else min(max(due, 0.005), 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Purger:
+    """Deletes old rows in small batches: of the log, what every reader has read; of the inbox, what can no longer come again.
+
+    Attributes:
+        outbox, inbox, dead: retention in seconds.
+    """
+
+    store: SQLStore
+    outbox: float
+    inbox: float
+    dead: float
+
+    async def step(self, lease: Lease) -> float:
+        """Delete one batch of each; return the seconds until the next."""
+        upkeep = self.store.upkeep
+        rows = await guarded(self.store.transact(upkeep.purge_log, lease, self.outbox, 5000))
+        rows += await guarded(self.store.transact(upkeep.purge_inbox, lease, self.inbox, 5000))
+        rows += await guarded(self.store.transact(upkeep.purge_dead, lease, self.dead, 500))
+        if rows:
+            logger.info("purged %d rows", rows)
+        return 0.1 if rows >= 5000 else 60.0
+
+
+class Heart:
+    """Says every ten seconds that this worker is alive, and writes its counters down."""
+
+    def __init__(
+        self,
+        store: SQLStore,
+        worker: str,
+        service: str,
+        environment: str | None,
+        roles: str,
+        version: str,
+        counters: Counters,
+        seconds: float = 10.0,
+    ) -> None:
+        self._store = store
+        self._worker = worker
+        self._service = service
+        self._about = (environment, roles, socket.gethostname()[:200], os.getpid(), version)
+        self._counters = counters
+        self._seconds = seconds
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """Beat no more; `last` remains to be called."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Beat until stopped."""
+        while not self._stopping.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._seconds):
+                    await self._stopping.wait()
+                    return
+            await self._write(self._store.upkeep.beat, self._worker, self._service, *self._about)
+
+    async def last(self) -> None:
+        """Write down what was counted until the very end, and leave."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._seconds):
+                await self._write(self._store.upkeep.leave, self._worker)
+
+    async def _write(self, function: Callable[..., None], *arguments: object) -> None:
+        counts = self._counters.drain()
+        try:
+            await guarded(self._store.call(function, *arguments))
+            await guarded(self._store.transact(self._store.upkeep.count, self._service, counts))
+        except StoreDown as error:
+            self._counters.restore(counts)
+            logger.warning("heartbeat: %s", error)
+        except Exception:
+            # Nobody handles events with it: it must not end the whole service.
+            self._counters.restore(counts)
+            logger.exception("the heartbeat failed")
+
+    async def first(self) -> None:
+        """Beat once, at start, so that everyone sees this worker at once."""
+        await guarded(self._store.call(self._store.upkeep.beat, self._worker, self._service, *self._about))

@@ -1,0 +1,113 @@
+"""The error tree. Every message says what happened, with which value, and what to do next.
+
+TidingsError
+├── ContractError               a contract, event class, key, topic or upcaster is declared wrongly
+│   └── DuplicateEvent          (name, version) is declared twice
+├── ConfigurationError          a service, subscription, provider or store is put together wrongly
+│   ├── MissingExtra            an optional package is not installed
+│   ├── UnresolvedParameter     a handler asks for something that nobody provides
+│   └── RenamedSubscription     a stored subscription vanished and one like it appeared
+├── PublishError                an event cannot be published
+│   ├── InvalidEvent            it does not fit its contract, or is too large
+│   ├── NoTransaction           outside a transaction, on an autocommit connection, on a closed session
+│   └── WrongDatabase           the session belongs to another database than the store
+├── StoreError                  the store's tables cannot be used
+│   ├── SchemaError             missing, too old, too new or altered tables
+│   ├── ReplicaError            the server is in recovery: the log is read from the primary only
+│   └── LeaseLost               another worker acts for this reader or lane now
+├── DecodeError                 a stored or received event cannot be understood
+└── TransactionEnded            a handler committed, rolled back or broke the transaction it was given
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ConfigurationError",
+    "ContractError",
+    "DecodeError",
+    "DuplicateEvent",
+    "InvalidEvent",
+    "LeaseLost",
+    "MissingExtra",
+    "NoTransaction",
+    "PublishError",
+    "RenamedSubscription",
+    "ReplicaError",
+    "SchemaError",
+    "StoreError",
+    "TidingsError",
+    "TransactionEnded",
+    "UnresolvedParameter",
+    "WrongDatabase",
+]
+
+
+class TidingsError(Exception):
+    """Base of every error that Tidings raises on purpose."""
+
+
+class ContractError(TidingsError):
+    """A contract, event class, key, topic or upcaster is declared wrongly."""
+
+
+class DuplicateEvent(ContractError):
+    """The same event name and version is declared twice in one contract."""
+
+
+class ConfigurationError(TidingsError):
+    """A service, subscription, provider or store is put together wrongly."""
+
+
+class MissingExtra(ConfigurationError, ImportError):
+    """An optional package is needed and not installed."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} needs an optional package: pip install 'tidings[{extra}]'")
+
+
+class UnresolvedParameter(ConfigurationError):
+    """A handler asks for a parameter that nobody provides."""
+
+
+class RenamedSubscription(ConfigurationError):
+    """A stored subscription vanished from the code and another one like it appeared."""
+
+
+class PublishError(TidingsError):
+    """An event cannot be published."""
+
+
+class InvalidEvent(PublishError, ValueError):
+    """An event does not fit its contract, its key or headers are unusable, or it is too large."""
+
+
+class NoTransaction(PublishError):
+    """There is no transaction that the event could be part of."""
+
+
+class WrongDatabase(PublishError):
+    """The session or connection belongs to another database than the store."""
+
+
+class StoreError(TidingsError):
+    """The store's tables cannot be used."""
+
+
+class SchemaError(StoreError):
+    """The store's tables are missing, too old, too new or altered."""
+
+
+class ReplicaError(StoreError):
+    """The database server is in recovery; a replica's snapshots hide transactions, so the log is read from the primary only."""
+
+
+class LeaseLost(StoreError):
+    """Another worker acts for this reader or lane now; nothing of this attempt was kept."""
+
+
+class DecodeError(TidingsError, ValueError):
+    """A stored or received event cannot be understood as the type it says it is."""
+
+
+class TransactionEnded(TidingsError):
+    """The handler committed, rolled back, or swallowed a database error outside `begin_nested()`; its effects were not kept."""

@@ -1,0 +1,133 @@
+"""`Operations`: what operators do about parked events, as Python; `tidings dead`, `tidings keys` and the rest of the command line call this."""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime
+from typing import NamedTuple
+
+from tidings.errors import ConfigurationError
+from tidings.stores.sql.repair import BlockedKey, Heads
+from tidings.stores.sql.store import SQLStore
+
+__all__ = ["Matched", "Operations"]
+
+logger = logging.getLogger("tidings.operations")
+
+_BATCH = 500
+
+
+class Matched(NamedTuple):
+    """What a filter matches: dead lanes (keys), and the events in them, those behind the dead heads included."""
+
+    lanes: int
+    events: int
+
+
+class Operations:
+    """Redrive, discard, pause. Every method takes the same filters, and changes dead lanes only.
+
+    Filters (None leaves one out): `number` of the delivery or `event_id` of the lane's head; `subscription` as `group/name` or the name
+    alone; `event` name; `key`; `fingerprint` of the error; `since` and `until` bound the time of the last failure (aware).
+    """
+
+    def __init__(self, store: SQLStore, service: str | None = None) -> None:
+        self._store = store
+        self._service = service
+
+    async def count(
+        self, *, number: int | None = None, event_id: str | None = None, subscription: str | None = None, event: str | None = None,
+        key: str | None = None, fingerprint: str | None = None, since: datetime | None = None, until: datetime | None = None,
+    ) -> Matched:  # fmt: skip
+        """Return how much the filters match: the dry run of `redrive` and `discard`."""
+        heads = self._heads(number, event_id, subscription, event, key, fingerprint, since, until)
+        return Matched(*await self._store.call(self._store.repair.count, heads))
+
+    async def redrive(
+        self, *, number: int | None = None, event_id: str | None = None, subscription: str | None = None, event: str | None = None,
+        key: str | None = None, fingerprint: str | None = None, since: datetime | None = None, until: datetime | None = None,
+        rate: float | None = None,
+    ) -> int:  # fmt: skip
+        """Let dead lanes be tried again from their heads, in order; return how many.
+
+        An event that was set aside (`on_dead="continue"`) comes back out of order: its key has gone on without it.
+
+        Args:
+            rate: how many lanes become due each second; None is all at once.
+
+        Raises:
+            ConfigurationError: the rate is not positive, or a time has no zone.
+        """
+        if rate is not None and not rate > 0:
+            raise ConfigurationError(f"rate={rate!r} is not positive: give lanes per second, or nothing")
+        heads = self._heads(number, event_id, subscription, event, key, fingerprint, since, until)
+        total = 0
+        while True:
+            # In batches, each a short transaction; the batches of a rate follow one another.
+            delay = 0.0 if rate is None else total / rate
+            done = await self._store.transact(self._store.repair.redrive, heads, rate=rate, start=delay, limit=_BATCH)
+            total += done
+            if done < _BATCH:
+                break
+        logger.info("redrove %d lanes", total, extra={"filter": heads._asdict()})
+        return total
+
+    async def discard(
+        self, *, reason: str, whole: bool = False, number: int | None = None, event_id: str | None = None, subscription: str | None = None,
+        event: str | None = None, key: str | None = None, fingerprint: str | None = None, since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> int:  # fmt: skip
+        """Give up the heads of dead lanes, and let what waits behind them go on; return how many events were given up.
+
+        Args:
+            reason: why; it is logged with the filter.
+            whole: give up everything in those lanes, not only the heads.
+
+        Raises:
+            ConfigurationError: there is no reason, or a time has no zone.
+        """
+        if not reason.strip():
+            raise ConfigurationError("discard needs a reason: it is the last that anyone hears of these events")
+        heads = self._heads(number, event_id, subscription, event, key, fingerprint, since, until)
+        total = 0
+        while True:
+            # A lane that goes on is no longer dead, so no round meets the same one twice.
+            done = await self._store.transact(self._store.repair.discard, heads, whole=whole, limit=_BATCH)
+            total += done
+            if done < _BATCH:
+                break
+        logger.warning("discarded %d events: %s", total, reason, extra={"filter": heads._asdict()})
+        return total
+
+    async def blocked(
+        self, *, subscription: str | None = None, state: str | None = None, key: str | None = None, limit: int = 100
+    ) -> list[BlockedKey]:
+        """Return the keys that something is parked of, with head, error, depth and age; the longest blocked first.
+
+        Args:
+            state: `retrying`, `dead` or `paused`; None is all.
+        """
+        heads = self._heads(None, None, subscription, None, key, None, None, None)
+        return await self._store.call(self._store.repair.blocked, heads, state=state, limit=limit)
+
+    async def pause(self, subscription: str) -> bool:
+        """Let a subscription take nothing more, across restarts, until `resume`; False when there is none of that name."""
+        return await self._store.transact(self._store.repair.pause, self._required(), subscription, paused=True)
+
+    async def resume(self, subscription: str) -> bool:
+        """Let a paused subscription go on; False when there is none of that name."""
+        return await self._store.transact(self._store.repair.pause, self._required(), subscription, paused=False)
+
+    def _required(self) -> str:
+        if self._service is None:
+            raise ConfigurationError("say which service: subscriptions of two services may have one name")
+        return self._service
+
+    def _heads(
+        self, number: int | None, event_id: str | None, subscription: str | None, event: str | None, key: str | None,
+        fingerprint: str | None, since: datetime | None, until: datetime | None,
+    ) -> Heads:  # fmt: skip
+        for name, time in (("since", since), ("until", until)):
+            if time is not None and time.tzinfo is None:
+                raise ConfigurationError(f"{name}={time} has no time zone: give an aware datetime")
+        return Heads(number, event_id, self._service, subscription, event, key, fingerprint, since, until)

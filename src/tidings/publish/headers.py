@@ -1,0 +1,72 @@
+"""The headers of an outgoing event: what its cause hands on, and the user's own, as one flat JSON object of strings in pure ASCII."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from tidings.envelope import RESERVED_HEADERS, Envelope
+from tidings.errors import InvalidEvent
+
+__all__ = ["MAX_HEADERS", "MAX_NAME", "MAX_VALUE", "inherited", "user_headers", "written"]
+
+#: How many headers a user may give, and how many characters a name and a value may have.
+MAX_HEADERS = 64
+MAX_NAME = 128
+MAX_VALUE = 4096
+
+# What every transport can carry as a header name: printable ASCII without spaces.
+_NAME = re.compile(r"[!-~]+\Z")
+
+
+def inherited(cause: Envelope) -> dict[str, str]:
+    """Return the headers that an event gets from the event whose handler publishes it."""
+    headers = {"correlationid": cause.correlation_id, "causationid": str(cause.id), "hops": str(cause.hops + 1)}
+    if cause.tenant is not None:
+        headers["tenantid"] = cause.tenant
+    if cause.traceparent is not None:
+        headers["traceparent"] = cause.traceparent
+        if cause.tracestate is not None:
+            headers["tracestate"] = cause.tracestate
+    return headers
+
+
+def user_headers(event: str, headers: Mapping[str, str]) -> dict[str, str]:
+    """Check the user's headers and return them; `event` names the event type in messages.
+
+    Raises:
+        InvalidEvent: too many headers; a name that is reserved, too long or not printable ASCII; a value that is no string, too long,
+            or cannot be stored (NUL, lone surrogates).
+    """
+    if len(headers) > MAX_HEADERS:
+        raise InvalidEvent(f"{event}: {len(headers)} headers are more than {MAX_HEADERS}: put data into the event")
+    given: dict[Any, Any] = dict(headers)  # nothing has checked yet that they are strings
+    for name, value in given.items():
+        if not isinstance(name, str) or not _NAME.match(name) or len(name) > MAX_NAME:
+            raise InvalidEvent(f"{event}: header name {_short(name)} is not 1 to {MAX_NAME} characters of printable ASCII without spaces")
+        if name.lower() in RESERVED_HEADERS:
+            raise InvalidEvent(f"{event}: header {name!r} is written by Tidings itself: choose another name")
+        if not isinstance(value, str):
+            raise InvalidEvent(f"{event}: header {name!r} is {_short(value)} ({type(value).__name__}): header values are strings")
+        if len(value) > MAX_VALUE:
+            raise InvalidEvent(f"{event}: header {name!r} has {len(value):,} characters, more than {MAX_VALUE:,}: put data into the event")
+        if "\0" in value:
+            raise InvalidEvent(f"{event}: header {name!r} contains a NUL character, which PostgreSQL cannot store")
+        if not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                raise InvalidEvent(f"{event}: header {name!r} contains a lone surrogate, which is not valid Unicode text") from None
+    return given
+
+
+def written(headers: Mapping[str, str]) -> str:
+    """Return headers as JSON text in pure ASCII."""
+    return json.dumps(headers, separators=(",", ":"))
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:80] + "…"

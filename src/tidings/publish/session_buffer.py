@@ -1,0 +1,266 @@
+"""What one SQLAlchemy session has to publish, and the three events of the session that decide what becomes of it.
+
+An event belongs to the innermost `SessionTransaction`:
+
+* `before_commit` inserts, when it is the root transaction that commits. It fires before the final flush, so it flushes first.
+* `after_commit` of a savepoint marks it released. Rollbacks do not always fire an event, so nothing is concluded from those.
+* `after_transaction_end` hands a released savepoint's events to its parent, and drops every other's.
+
+The listeners are functions of this module, registered on the one session; they find everything in `session.info`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.orm import Session, SessionTransaction
+
+from tidings.errors import NoTransaction, PublishError
+from tidings.publish.buffer import Captured, Entry, Receipt, insertion, surviving
+from tidings.publish.outgoing import Outgoing
+from tidings.publish.publisher import Publisher
+from tidings.publish.sqlalchemy_state import (
+    acquired_connection,
+    is_clean,
+    is_preparing,
+    listen,
+    may_be_preparing,
+    on_commit,
+    open_savepoints,
+    rolled_back_savepoints,
+)
+from tidings.stores.sql.driver import is_autocommit, run
+
+__all__ = ["SessionBuffer", "Sink"]
+
+#: Takes the events of a committed session instead of the outbox.
+Sink = Callable[[list[Outgoing]], None]
+
+
+class Pending:
+    """What one root transaction has to publish.
+
+    Attributes:
+        root: the root transaction.
+        bind: the bind whose connection the events are inserted on.
+        vouched: publishers whose store was found to be in that bind's database.
+        frames: entries by the transaction that they belong to.
+    """
+
+    __slots__ = ("bind", "captured", "frames", "hooked", "late", "receipts", "released", "root", "trouble", "vouched")
+
+    def __init__(self, root: SessionTransaction, bind: Engine | Connection, captured: Captured | None) -> None:
+        self.root = root
+        self.bind = bind
+        self.vouched: set[Publisher] = set()
+        self.frames: dict[SessionTransaction, list[Entry]] = {}
+        self.released: set[SessionTransaction] = set()
+        self.receipts: list[Receipt] = []
+        self.captured = captured
+        #: Our `before_commit` of this commit has passed, or will not be called.
+        self.late = False
+        #: The connection, and its event, that will insert what there is.
+        self.hooked: tuple[Connection, str] | None = None
+        #: Why an attempt to insert failed.
+        self.trouble: BaseException | None = None
+
+    def insert(self, connection: Connection) -> None:
+        """Insert what no rollback has taken."""
+        entries = surviving([entry for frame in self.frames.values() for entry in frame], rolled_back_savepoints(connection))
+        if not entries:
+            self.frames.clear()
+            return
+        try:
+            if is_autocommit(connection):
+                raise NoTransaction("the session's connection is in autocommit mode, where every statement commits by itself")
+            steps = insertion(entries, self.captured)
+            rows: Any = None
+            try:
+                while True:
+                    rows = run(connection, steps.send(rows))
+            except StopIteration as done:
+                self.receipts.append(done.value)
+        except BaseException as error:
+            self.trouble = error
+            raise
+        self.frames.clear()
+
+    def hook(self, connection: Connection, name: str) -> None:
+        """Insert when the connection commits. If it does not, because it is the caller's, `after_commit` of the session still can."""
+        self.hooked = connection, name
+        event.listen(connection, name, self._on_connection)
+
+    def unhook(self) -> None:
+        """Leave the connection as it was: it may be the caller's, and last longer than the session."""
+        if self.hooked is not None:
+            event.remove(*self.hooked, self._on_connection)
+            self.hooked = None
+
+    def _on_connection(self, connection: Connection, xid: Any = None) -> None:
+        self.insert(connection)
+
+
+class SessionBuffer:
+    """A session's pending events. Holds nothing of a transaction that has ended, so that no cycle keeps the session alive.
+
+    Attributes:
+        pending: what the current transaction has to publish, if anything.
+    """
+
+    def __init__(self) -> None:
+        self.pending: Pending | None = None
+        self._sink: Sink | None = None
+        self._sink_outbox: str | None = None
+        self._listening: set[str] = set()
+
+    @classmethod
+    def of(cls, session: Session) -> SessionBuffer:
+        """Return the session's buffer."""
+        # `info` may be copied from one session to another; the key is this session's own.
+        key = ("tidings.publish", session.hash_key)
+        buffer: SessionBuffer | None = session.info.get(key)
+        if buffer is None:
+            buffer = session.info[key] = cls()
+        return buffer
+
+    def capture(self, session: Session, sink: Sink, outbox: str | None) -> None:
+        """Give events to a sink instead of inserting them."""
+        self._sink = sink
+        self._sink_outbox = outbox
+        self._listen(session, *_LISTENERS)
+
+    def begin(self, root: SessionTransaction, bind: Engine | Connection) -> Pending:
+        """Start over for a new root transaction."""
+        if self.pending is not None:
+            self.pending.unhook()  # another listener has failed before ours could hear of its end
+        pending = self.pending = Pending(root, bind, None if self._sink is None else Captured(self._sink_outbox))
+        return pending
+
+    def add(self, session: Session, pending: Pending, owner: SessionTransaction, entry: Entry) -> None:
+        """Keep an entry with its transaction."""
+        in_commit = may_be_preparing(pending.root)
+        if len(self._listening) < len(_LISTENERS):
+            if in_commit:
+                # SQLAlchemy may be walking through its `before_commit` listeners: adding one would break the walk, or not be seen by it.
+                self._listen(session, "after_commit", "after_transaction_end")
+                pending.late = True
+            else:
+                self._listen(session, *_LISTENERS)
+        frame = pending.frames.get(owner)
+        if frame is None:
+            frame = pending.frames[owner] = []
+        frame.append(entry)
+        if in_commit and pending.late:
+            _insert_last(session, pending)
+
+    def before_commit(self, session: Session) -> None:
+        """Flush until clean, then insert, if it is the root transaction that commits.
+
+        Raises:
+            PublishError: an earlier attempt to insert failed, and the caller tries to commit without the events.
+        """
+        pending = self.pending
+        if pending is None or pending.root is not session.get_transaction():
+            return
+        if pending.trouble is not None:
+            raise PublishError("events of this transaction could not be inserted, so it cannot commit: roll it back") from pending.trouble
+        while (nested := session.get_nested_transaction()) is not None:
+            if is_preparing(nested) or not is_preparing(pending.root):
+                return  # a savepoint is being released
+            # The root commits with savepoints open. SQLAlchemy would release them after this hook, and not call it again.
+            nested.commit()
+        for _ in range(100):  # a flush may make the session dirty again; SQLAlchemy's own commit gives up at the same number
+            if is_clean(session):
+                break
+            session.flush()
+        _insert_last(session, pending)
+        pending.late = True
+
+    def after_commit(self, session: Session) -> None:
+        """Remember a released savepoint; after the root, tell everyone."""
+        pending = self.pending
+        if pending is None or pending.root is not session.get_transaction():
+            return
+        nested = session.get_nested_transaction()
+        if nested is not None:
+            if nested in pending.frames:
+                pending.released.add(nested)
+            return
+        # On a connection that the caller brought, the session's commit need not be the connection's.
+        joined = pending.bind if isinstance(pending.bind, Connection) and pending.bind.in_transaction() else None
+        if any(pending.frames.values()):
+            if joined is None:
+                raise PublishError("the session has committed, and events that were published in the middle of its commit are lost")
+            pending.insert(joined)
+        for receipt in pending.receipts:
+            if joined is None:
+                receipt.confirm()
+            else:
+                receipt.savepoints = open_savepoints(joined)
+                on_commit(joined, receipt)
+        if self._sink is not None and pending.captured is not None and pending.captured.events:
+            self._sink(pending.captured.events)
+
+    def after_transaction_end(self, transaction: SessionTransaction) -> None:
+        """Hand a released savepoint's entries to its parent, drop every other's."""
+        pending = self.pending
+        if pending is None:
+            return
+        if transaction is pending.root:
+            pending.unhook()
+            self.pending = None
+            return
+        frame = pending.frames.pop(transaction, None)
+        if frame is None or transaction not in pending.released:
+            return
+        pending.released.discard(transaction)
+        parent = transaction.parent
+        while parent is not None and not parent.nested and parent.parent is not None:
+            parent = parent.parent  # a flush runs in a transaction of its own, which is no savepoint
+        if parent is not None:
+            pending.frames.setdefault(parent, []).extend(frame)
+
+    def _listen(self, session: Session, *names: str) -> None:
+        for name in names:
+            if name not in self._listening:
+                listen(session, name, _LISTENERS[name])
+                self._listening.add(name)
+
+
+def _insert_last(session: Session, pending: Pending) -> None:
+    """Insert now if nothing of the session's can come after us, else from the connection's own hook, the last one before COMMIT."""
+    if pending.hooked is not None or not any(pending.frames.values()):
+        return
+    connection = acquired_connection(pending.root, pending.bind) or session.connection(bind_arguments={"bind": pending.bind})
+    if pending.late or _others_follow(session):
+        pending.hook(connection, "prepare_twophase" if session.twophase else "commit")
+    else:
+        pending.insert(connection)
+
+
+def _others_follow(session: Session) -> bool:
+    last: Any = None
+    for last in session.dispatch.before_commit:  # noqa: B007
+        pass
+    return last is not _before_commit
+
+
+def _before_commit(session: Session) -> None:
+    SessionBuffer.of(session).before_commit(session)
+
+
+def _after_commit(session: Session) -> None:
+    SessionBuffer.of(session).after_commit(session)
+
+
+def _after_transaction_end(session: Session, transaction: SessionTransaction) -> None:
+    SessionBuffer.of(session).after_transaction_end(transaction)
+
+
+_LISTENERS: dict[str, Callable[..., None]] = {
+    "before_commit": _before_commit,
+    "after_commit": _after_commit,
+    "after_transaction_end": _after_transaction_end,
+}

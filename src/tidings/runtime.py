@@ -1,0 +1,218 @@
+"""The running part of a service: registration, receivers, retrier, mover, purger and heartbeat, as one group of tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from sqlalchemy.pool import NullPool, QueuePool
+
+from tidings.consume.counters import Counters
+from tidings.consume.deliveries import Retrier
+from tidings.consume.execution import Failed
+from tidings.consume.receiver import Receiver, Tuning
+from tidings.consume.routing import Compiled
+from tidings.consume.upkeep import Heart, LeasedTask, Mover, Purger
+from tidings.ids import uuid7
+from tidings.publish.publisher import Publisher
+from tidings.stores.sql.registry import Wanted
+from tidings.stores.sql.store import SQLStore
+
+__all__ = ["ROLES", "Dead", "Role", "Runtime"]
+
+logger = logging.getLogger("tidings.service")
+
+Role = Literal["relay", "consume", "schedule"]
+ROLES: frozenset[Role] = frozenset(("relay", "consume", "schedule"))
+
+
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """What `on_dead` callbacks are told about an event that is not tried again.
+
+    Attributes:
+        message_type: the event's name.
+        retry_count: how often it was tried in all.
+        exception: what the last attempt raised.
+    """
+
+    event_id: str
+    message_type: str
+    key: str | None
+    subscription: str
+    retry_count: int
+    exception: BaseException
+
+
+@dataclass(slots=True)
+class Runtime:
+    """Starts and stops the tasks of a service. Nothing exists before `start`."""
+
+    service: str
+    environment: str | None
+    version: str
+    store: SQLStore
+    publisher: Publisher
+    subscriptions: Sequence[Compiled]
+    start_at: Mapping[str, Literal["earliest", "now"]]
+    outbox_retention: float
+    inbox_retention: float
+    dead_retention: float
+    on_dead: Sequence[Callable[[Dead], Awaitable[None] | None]]
+    counters: Counters
+    tuning: Tuning
+    roles: Collection[Role] = ROLES
+    worker: str = field(default_factory=lambda: str(uuid7()))
+    receivers: list[Receiver] = field(default_factory=list)
+    retrier: Retrier | None = None
+    mover: LeasedTask | None = None
+    _parts: list[Any] = field(default_factory=list)
+    _heart: Heart | None = None
+    _main: asyncio.Task[None] | None = None
+    _loop: asyncio.AbstractEventLoop | None = None
+    _calls: set[asyncio.Task[None]] = field(default_factory=set)
+
+    async def start(self) -> None:
+        """Check the store, register, and start.
+
+        Raises:
+            StoreError: the tables cannot be used.
+            ConfigurationError: a subscription cannot be registered.
+        """
+        store = self.store
+        if self.inbox_retention < self.outbox_retention:
+            logger.warning(
+                "inbox_retention (%.1f days) is shorter than outbox_retention (%.1f days): an event that is read again after its inbox row was "
+                "purged is handled again", self.inbox_retention / 86400, self.outbox_retention / 86400,
+            )  # fmt: skip
+        await store.open()
+        wanted = [
+            Wanted(compiled.group, compiled.name, compiled.names, compiled.options.ordered, compiled.options.renamed_from)
+            for compiled in self.subscriptions
+        ]
+        starts: dict[str, Literal["earliest", "now"]] = {
+            group: self.start_at.get(group, "earliest") for group in dict.fromkeys(compiled.group for compiled in self.subscriptions)
+        }
+        if self.subscriptions:
+            registered = await store.transact(store.registry.register, self.service, starts, wanted)
+            ids = {(row.group, row.name): row.id for row in registered}
+            for compiled in self.subscriptions:
+                compiled.id = ids[compiled.group, compiled.name]
+        await store.transact(store.registry.add_task, "task:mover")
+        await store.transact(store.registry.add_task, "task:purger")
+        self._loop = asyncio.get_running_loop()
+        heart = Heart(store, self.worker, self.service, self.environment, ",".join(sorted(self.roles)), self.version, self.counters)
+        await heart.first()
+        self._heart = heart
+        self._parts = [heart]
+        slots = asyncio.Semaphore(self._slots(len(starts)))
+        if "consume" in self.roles and self.subscriptions:
+            for group in starts:
+                mine = [compiled for compiled in self.subscriptions if compiled.group == group]
+                self.receivers.append(
+                    Receiver(self.service, group, mine, store, self.publisher, self.worker, slots, self.counters, self._died, self.tuning)
+                )
+            self.retrier = Retrier(self.subscriptions, store, self.publisher, self.worker, slots, self.counters, self._died)
+            self._parts += [*self.receivers, self.retrier]
+        if "schedule" in self.roles:
+            self.mover = LeasedTask("task:mover", store, self.worker, Mover(store, self._wake_receivers, self.counters).step)
+            purger = LeasedTask(
+                "task:purger", store, self.worker, Purger(store, self.outbox_retention, self.inbox_retention, self.dead_retention).step
+            )
+            self._parts += [self.mover, purger]
+        self._main = asyncio.create_task(self._run(), name=f"tidings:{self.service}")
+        logger.info("service %s started: %d subscriptions, roles %s", self.service, len(self.subscriptions), ",".join(sorted(self.roles)))
+
+    async def _run(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for part in self._parts:
+                tasks.create_task(part.run())
+
+    async def stop(self, grace: float) -> None:
+        """Take nothing new, wait up to `grace` seconds for what is under way, then roll that back and hand everything over."""
+        for part in self._parts:
+            part.stop()
+        if self._main is not None:
+            done, _ = await asyncio.wait([self._main], timeout=grace)
+            if not done:
+                logger.warning("service %s: handlers were still running after %.0f s and are rolled back", self.service, grace)
+                self._main.cancel()
+                await asyncio.wait([self._main], timeout=10.0)
+            if self._main.done() and not self._main.cancelled() and (error := self._main.exception()) is not None:
+                logger.error("service %s ended with an error", self.service, exc_info=error)
+            self._main = None
+        if self._calls:
+            await asyncio.wait(self._calls, timeout=5.0)
+        if self._heart is not None:
+            await self._heart.last()
+        self.receivers.clear()
+        self.retrier = self.mover = None
+        self._parts.clear()
+        self.store.close()
+        logger.info("service %s stopped", self.service)
+
+    def wake(self) -> None:
+        """Look for news at once; callable from any thread."""
+        loop = self._loop
+        if loop is None or self._main is None or loop.is_closed():
+            return
+        try:
+            running = asyncio.get_running_loop()
+        except RuntimeError:
+            running = None
+        if running is loop:
+            self._wake_all()
+        else:
+            loop.call_soon_threadsafe(self._wake_all)
+
+    def _wake_all(self) -> None:
+        self._wake_receivers()
+        if self.mover is not None:
+            self.mover.wake()
+
+    def _wake_receivers(self) -> None:
+        for receiver in self.receivers:
+            receiver.wake()
+
+    def _died(self, compiled: Compiled, failed: Failed) -> None:
+        received = failed.received
+        dead = Dead(received.id, received.name, received.key, compiled.label, failed.number, failed.error)
+        logger.error(
+            "Event %s failed after %d retries: %s", dead.message_type, dead.retry_count, failed.failure.error_message.partition("\n")[0][:300],
+            extra={"subscription": compiled.label, "event_id": received.id, "key": received.key, "error_type": failed.failure.error_type},
+        )  # fmt: skip
+        for callback in self.on_dead:
+            task = asyncio.ensure_future(_tell(callback, dead))
+            self._calls.add(task)
+            task.add_done_callback(self._calls.discard)
+
+    def _slots(self, groups: int) -> int:
+        """Return how many handler transactions may run at once, so that leases, polls and the user's own work still get connections."""
+        wanted = sum(compiled.options.concurrency for compiled in self.subscriptions) or 1
+        pool = self.store.connections.sync_engine.pool
+        if isinstance(pool, NullPool) or not isinstance(pool, QueuePool) or pool._max_overflow < 0:
+            return wanted
+        capacity = pool.size() + pool._max_overflow
+        ours = 2 * groups + 2
+        free = max(1, capacity - ours - 1)
+        if free < wanted:
+            # Several subscriptions share what there is; one that alone wants more than that is a mistake in the settings.
+            alone = max((compiled.options.concurrency for compiled in self.subscriptions), default=1)
+            logger.log(
+                logging.WARNING if free < alone else logging.INFO,
+                "the engine's pool has %d connections; %d handler transactions run at once instead of %d (concurrency of all subscriptions). "
+                "Raise pool_size to %d, or lower concurrency", capacity, free, wanted, wanted + ours + 1,
+            )  # fmt: skip
+        return min(free, wanted)
+
+
+async def _tell(callback: Callable[[Dead], Awaitable[None] | None], dead: Dead) -> None:
+    try:
+        result = callback(dead)
+        if result is not None:
+            await result
+    except Exception:
+        logger.exception("an on_dead callback failed")

@@ -1,0 +1,139 @@
+"""What a store hands to the engine: rows of the log with the checkpoint after each, standings of events, lanes and their deliveries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+__all__ = ["Batch", "Claimed", "Delivery", "Failure", "Lease", "Mark", "Parking", "Registered", "Standing"]
+
+
+class Mark(NamedTuple):
+    """How far a reader has come; opaque to everyone but the store.
+
+    `position` has a meaning inside the window between `previous` and `current` only; without windows (SQLite) it is all there is.
+    """
+
+    previous: str | None
+    current: str | None
+    position: int
+
+
+class Batch(NamedTuple):
+    """Rows of the log in order, and the mark after each of them.
+
+    A row begins with `(position, id, source, name, version, topic, key, headers, data, time)`, headers and data as JSON text.
+
+    Attributes:
+        end: the mark to read on from; with no rows, how far an empty window reached.
+        clock: the database's time; None if it was not asked for.
+        more: whether reading on at once may give more.
+    """
+
+    rows: Sequence[Any]
+    marks: list[Mark]
+    end: Mark
+    clock: datetime | str | None
+    more: bool = False
+
+
+class Standing:
+    """What is known of an event when a subscription is about to handle it."""
+
+    RUN = 0
+    DUPLICATE = 1
+    PARKED = 2
+
+
+class Lease(NamedTuple):
+    """The fenced right to act for a reader, with the checkpoint to act from."""
+
+    reader: str
+    shard: int
+    token: int
+    mark: Mark
+    high: int
+    restarts: int
+
+
+class Failure(NamedTuple):
+    """Why an attempt failed, printable and bounded."""
+
+    error_type: str
+    error_message: str
+    traceback: str
+    fingerprint: str
+
+
+class Parking(NamedTuple):
+    """An event on its way into `deliveries`.
+
+    Attributes:
+        lane: the lane's digest; the event's own key when it has no partition key.
+        state: state of the lane if this event is the first of it.
+        delay: seconds until the lane is due, if this event is the first of it.
+        attempts: how often it was tried; 0 when it only waits behind others.
+        reason: `failed`, `rejected`, `behind`, `waiting for code`, `undecodable` or `slow`.
+        history: JSON list of the last ten attempts.
+    """
+
+    event_key: str
+    lane: str
+    key: str | None
+    event_id: str
+    source: str
+    name: str
+    version: int | None
+    topic: str
+    time: datetime | str | None
+    sequence: int | None
+    headers: bytes
+    data: bytes
+    reason: str
+    state: str = "retrying"
+    delay: float = 0.0
+    attempts: int = 0
+    history: str = "[]"
+    failure: Failure | None = None
+
+
+class Claimed(NamedTuple):
+    """A lane that this worker holds the lease of."""
+
+    subscription_id: int
+    lane: str
+    key: str | None
+    token: int
+    attempts: int
+    depth: int
+
+
+class Delivery(NamedTuple):
+    """A parked event, read back."""
+
+    event_key: str
+    event_id: str
+    source: str
+    name: str
+    version: int | None
+    topic: str
+    key: str | None
+    time: datetime | str | None
+    sequence: int | None
+    headers: bytes
+    data: bytes
+    reason: str
+    attempts: int
+    history: str
+
+
+class Registered(NamedTuple):
+    """A subscription as the store knows it."""
+
+    id: int
+    service: str
+    group: str
+    name: str
+    events: tuple[str, ...]
+    state: str

@@ -1,0 +1,168 @@
+"""Running a statement of ours on a SQLAlchemy connection: the only place that knows how a driver wants it.
+
+On asyncpg a statement goes to the driver itself. SQLAlchemy's own path costs more than the round trip: it prepares, wraps the cursor and
+the result, and compiles nothing for us. Errors come out as SQLAlchemy would raise them on either path. What the user has said about prepared
+statements, for a pooling proxy, holds for ours too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.util import await_only
+
+from tidings.errors import SchemaError
+from tidings.publish.failures import explained
+from tidings.stores.sql.statement import Command
+
+__all__ = ["begin", "commit", "is_autocommit", "is_autocommit_level", "run"]
+
+
+def run(connection: Connection, command: Command) -> list[tuple[Any, ...]]:
+    """Run a command in the connection's transaction and return its rows.
+
+    Raises:
+        SchemaError: a table or column of ours is missing.
+        sqlalchemy.exc.DBAPIError: whatever else the driver says, as from `Connection.execute`.
+    """
+    try:
+        if connection.dialect.driver == "asyncpg":
+            adapter: Any = connection.connection.dbapi_connection
+            if _is_direct(adapter):
+                return _run_on_asyncpg(connection, adapter, command)
+        return _run_on_sqlalchemy(connection, command)
+    except DBAPIError as error:
+        reason = explained(error)
+        if isinstance(reason, SchemaError):
+            raise reason from error
+        if isinstance(error, OperationalError) and connection.dialect.name == "sqlite" and "locked" in str(error.orig):
+            # A deferred transaction that has read cannot wait for the write lock: SQLite gives up at once, whatever busy_timeout says.
+            error.add_note("let SQLite transactions begin with BEGIN IMMEDIATE, and wait: tidings.stores.sqlite.configure(engine)")
+        raise
+
+
+def begin(connection: Connection) -> None:
+    """Begin a transaction of ours, on the server too: where that would come with the first statement, it would come by the slow path."""
+    connection.begin()
+    if connection.dialect.driver == "asyncpg":
+        adapter: Any = connection.connection.dbapi_connection
+        if not adapter.autocommit and not adapter._connection.is_in_transaction():
+            try:
+                await_only(adapter._start_transaction())
+            except BaseException as error:  # noqa: BLE001 - all of them are raised again, as what SQLAlchemy makes of them
+                connection._handle_dbapi_exception(error, "BEGIN", (), None, None)
+
+
+def commit(connection: Connection) -> None:
+    """Commit. SQLite keeps a transaction open whose COMMIT failed (a deferred constraint), and SQLAlchemy would give it to the next user."""
+    try:
+        connection.commit()
+    except BaseException:
+        if connection.dialect.name == "sqlite" and not connection.closed and not connection.invalidated:
+            connection.connection.dbapi_connection.rollback()  # type: ignore[union-attr]
+        raise
+
+
+def is_autocommit_level(bind: Connection | Engine) -> bool:
+    """Return whether SQLAlchemy's isolation level of an engine or connection is AUTOCOMMIT; asks nobody."""
+    # What create_engine(isolation_level=...) was given has no public name.
+    level = bind.get_execution_options().get("isolation_level") or getattr(bind.dialect, "_on_connect_isolation_level", None)
+    return level is not None and level.upper() == "AUTOCOMMIT"
+
+
+def is_autocommit(connection: Connection) -> bool:
+    """Return whether statements on this connection commit by themselves: by SQLAlchemy's isolation level or by the driver's own setting."""
+    if is_autocommit_level(connection):
+        return True
+    name = connection.dialect.driver
+    if name in ("pysqlite", "aiosqlite"):
+        sqlite: Any = connection.connection.driver_connection
+        begins_nothing = sqlite.isolation_level is None or getattr(sqlite, "autocommit", None) is True
+        # Such a driver begins no transaction; what runs now was begun by a hook of the engine or not at all.
+        return begins_nothing and not sqlite.in_transaction
+    if name.startswith("psycopg"):
+        return bool(getattr(connection.connection.driver_connection, "autocommit", False))
+    return False
+
+
+def _is_direct(adapter: Any) -> bool:
+    # SQLAlchemy's asyncpg adapter sends BEGIN with its first statement: until then the driver would commit each statement by itself.
+    return bool(adapter._connection.is_in_transaction() or adapter.autocommit)
+
+
+def _names_statements(adapter: Any) -> bool:
+    """Return whether statements may be prepared under a name and kept.
+
+    Who switches off a cache of prepared statements, or names them, does it for a pooling proxy: behind one, a name is gone with the
+    transaction, or is another client's. See https://magicstack.github.io/asyncpg/current/faq.html and
+    https://docs.sqlalchemy.org/en/20/dialects/postgresql.html#prepared-statement-name-with-pgbouncer.
+    """
+    return (
+        adapter._connection._stmt_cache_enabled
+        and adapter._prepared_statement_cache is not None
+        and adapter._prepared_statement_name_func is type(adapter)._default_name_func
+    )
+
+
+def _run_on_asyncpg(connection: Connection, adapter: Any, command: Command) -> list[tuple[Any, ...]]:
+    sql, arguments, many = command
+    driver = adapter._connection
+    try:
+        if many:
+            await_only(driver.executemany(sql.numbered, arguments))
+            return []
+        work = driver.fetch(sql.numbered, *arguments) if _names_statements(adapter) else _unnamed(driver, sql.numbered, arguments)
+        rows: list[tuple[Any, ...]] = await_only(work)
+        return rows
+    except BaseException as error:  # noqa: BLE001 - all of them are raised again, as what SQLAlchemy makes of them
+        # A cancelled task leaves the driver in the middle of a statement: SQLAlchemy gives such a connection up, too.
+        connection._handle_dbapi_exception(_translated(adapter, error), sql.numbered, tuple(arguments), None, None)
+
+
+#: What a connection has run without a name; asyncpg knows the types in it.
+_met: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
+
+
+async def _unnamed(driver: Any, sql: str, arguments: Sequence[Any]) -> Any:
+    met = _met.setdefault(driver, set())
+    if sql in met or driver.is_in_transaction():
+        return await _fetch_unnamed(driver, sql, arguments)
+    # asyncpg asks the server about types that it has not met, and switches a setting of the session off and on for it: behind a proxy
+    # these would meet three servers, and ours a fourth.
+    async with driver.transaction():
+        rows = await _fetch_unnamed(driver, sql, arguments)
+    met.add(sql)
+    return rows
+
+
+async def _fetch_unnamed(driver: Any, sql: str, arguments: Sequence[Any]) -> Any:
+    statement = await driver.prepare(sql, name="")
+    return await statement.fetch(*arguments)
+
+
+def _translated(adapter: Any, error: BaseException) -> BaseException:
+    if isinstance(error, Exception):
+        try:
+            adapter._handle_exception(error)
+        except Exception as translated:  # noqa: BLE001 - this is how the adapter gives its translation
+            return translated
+    return error
+
+
+def _run_on_sqlalchemy(connection: Connection, command: Command) -> list[tuple[Any, ...]]:
+    sql, arguments, many = command
+    dialect = connection.dialect
+    if dialect.name == "sqlite":
+        text = sql.qmark
+    elif dialect.driver == "asyncpg":
+        result = connection.exec_driver_sql(sql.numbered, [tuple(row) for row in arguments] if many else tuple(arguments))
+        return [tuple(row) for row in result] if result.returns_rows else []
+    else:
+        text = sql.format
+    parameters = [sql.ordered(row) for row in arguments] if many else sql.ordered(arguments)
+    result = connection.exec_driver_sql(text, parameters)
+    return [tuple(row) for row in result] if result.returns_rows else []

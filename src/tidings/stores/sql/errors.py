@@ -1,0 +1,55 @@
+"""What an error of the database means for an attempt: run again, wait for the store, or a failure of the handler."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from sqlalchemy import exc
+
+__all__ = ["UNAVAILABLE", "kind_of", "sqlstate_of"]
+
+#: What statements of ours, and getting a connection for them, raise when the database cannot be used now. SQLAlchemy's own TimeoutError says
+#: that no pooled connection came free.
+UNAVAILABLE = (exc.DBAPIError, exc.TimeoutError, OSError)
+
+# https://www.postgresql.org/docs/current/errcodes-appendix.html
+_CONFLICTS = {"40001", "40P01", "55P03"}
+_OUTAGES = {"57P01", "57P02", "57P03", "53300", "25006"}
+_SQLITE_BUSY = ("database is locked", "database table is locked", "database schema is locked")
+
+
+def sqlstate_of(error: BaseException) -> str | None:
+    """Return the SQLSTATE of a driver's or SQLAlchemy's error, or None."""
+    for candidate in (error, getattr(error, "orig", None), error.__cause__, getattr(getattr(error, "orig", None), "__cause__", None)):
+        state = getattr(candidate, "sqlstate", None)
+        if isinstance(state, str):
+            return state
+    return None
+
+
+def kind_of(error: BaseException) -> Literal["conflict", "outage", "aborted"] | None:
+    """Classify an error.
+
+    `conflict` (deadlock, serialization failure, SQLite busy) runs again at once and uncounted; `outage` (connection lost, server stopping)
+    waits for the store; `aborted` says that the transaction was broken before; None is the handler's own failure.
+    """
+    state = sqlstate_of(error)
+    if state is not None:
+        if state in _CONFLICTS:
+            return "conflict"
+        if state in _OUTAGES or state.startswith("08"):
+            return "outage"
+        return "aborted" if state == "25P02" else None
+    if getattr(error, "connection_invalidated", False):
+        return "outage"
+    orig: Any = getattr(error, "orig", None) or error
+    name = type(orig).__name__
+    text = str(orig)
+    if type(orig).__module__.startswith(("sqlite3", "aiosqlite")) or name == "OperationalError":
+        if any(text.startswith(busy) for busy in _SQLITE_BUSY):
+            return "conflict"
+        # psycopg: an OperationalError without SQLSTATE is a broken connection.
+        return "outage" if type(orig).__module__.startswith("psycopg") else None
+    if name in ("ConnectionDoesNotExistError", "InterfaceError") and ("closed" in text or "connection" in text):
+        return "outage"
+    return None

@@ -1,0 +1,94 @@
+"""The inbox on PostgreSQL: which events a subscription has handled. Insert first, prove last."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection
+
+from tidings.stores.base import Standing
+from tidings.stores.sql.driver import run
+from tidings.stores.sql.names import Names
+from tidings.stores.sql.statement import Command, Sql
+
+__all__ = ["Inbox"]
+
+
+class Inbox:
+    """Invariant 4.
+
+    The inbox row goes in before the handler runs, so that a second worker with the same event waits there; the proof at the end fails in an
+    aborted transaction, counts too few after a rollback, and nothing without the lease. Drivers report none of these at COMMIT.
+
+    `event_key` comes first in the key and in conditions: a subscription that no ANALYZE has seen is estimated at one row, and the
+    planner would take it alone as the index condition.
+    """
+
+    def __init__(self, names: Names) -> None:
+        # Only exceptions come back: the place (from 1) of each event that does not run, and why.
+        standing = f"""
+            with todo as materialized (select u.k, u.l, u.ord from unnest($2::uuid[], $3::uuid[]) with ordinality u(k, l, ord)),
+                 parked as materialized (
+                   select t.ord, t.k from todo t join {names.lanes} l on l.lane = t.l and l.subscription_id = $1::int
+                   where not exists (select 1 from {names.inbox} i where i.event_key = t.k and i.subscription_id = $1::int))
+        """
+        self.open_ = Sql(f"""
+            {standing},
+                 fresh as (
+                   insert into {names.inbox} (event_key, subscription_id)
+                   select t.k, $1::int from todo t where t.ord not in (select p.ord from parked p) order by t.k
+                   on conflict do nothing returning event_key)
+            select p.ord, {Standing.PARKED} from parked p
+            union all
+            select t.ord, {Standing.DUPLICATE} from todo t
+            where t.ord not in (select p.ord from parked p) and t.k not in (select f.event_key from fresh f)
+        """)
+        self.look = Sql(f"""
+            {standing}
+            select t.ord, {Standing.DUPLICATE} from todo t join {names.inbox} i on i.event_key = t.k and i.subscription_id = $1::int
+            union all
+            select p.ord, {Standing.PARKED} from parked p
+        """)
+        # A handler may have committed by itself: then the rows are there, and no longer this transaction's.
+        ours = "i.xmin = pg_current_xact_id_if_assigned()::xid"
+        self.prove_ = Sql(f"""
+            select count(*) from {names.inbox} i where i.event_key = any($2::uuid[]) and i.subscription_id = $1::int and {ours}
+              and exists (select 1 from {names.checkpoints} c where c.reader = $3::text and c.shard = $4::smallint and c.lease_token = $5::bigint)
+        """)
+        self.count = Sql(f"select count(*) from {names.inbox} i where i.event_key = any($2::uuid[]) and i.subscription_id = $1::int")
+        self.count_ours = Sql(f"""
+            select count(*) from {names.inbox} i where i.event_key = any($2::uuid[]) and i.subscription_id = $1::int and {ours}
+        """)
+        self.record_ = Sql(f"""
+            insert into {names.inbox} (event_key, subscription_id, outcome)
+            select u.k, $1::int, $3::smallint from unnest($2::uuid[]) u(k) order by u.k on conflict do nothing
+        """)
+
+    def open(self, connection: Connection, subscription_id: int, keys: Sequence[str], lanes: Sequence[str]) -> dict[int, int]:
+        """Insert the inbox rows of what may run; return the `Standing` of the others by index. Keys must be distinct."""
+        rows = run(connection, Command(self.open_, (subscription_id, keys, lanes)))
+        return {row[0] - 1: row[1] for row in rows}
+
+    def standing(self, connection: Connection, subscription_id: int, keys: Sequence[str], lanes: Sequence[str]) -> dict[int, int]:
+        """Return the `Standing` of those that may not run by index, and insert nothing."""
+        rows = run(connection, Command(self.look, (subscription_id, keys, lanes)))
+        return {row[0] - 1: row[1] for row in rows}
+
+    def prove(self, connection: Connection, subscription_id: int, keys: Sequence[str], reader: str, shard: int, token: int) -> int:
+        """Return how many of the inbox rows that this transaction inserted are still there under the lease of the reader."""
+        ((count,),) = run(connection, Command(self.prove_, (subscription_id, keys, reader, shard, token)))
+        return int(count)
+
+    def kept(self, connection: Connection, subscription_id: int, keys: Sequence[str]) -> int:
+        """Return how many of the inbox rows that this transaction inserted are still there."""
+        ((count,),) = run(connection, Command(self.count_ours, (subscription_id, keys)))
+        return int(count)
+
+    def present(self, connection: Connection, subscription_id: int, keys: Sequence[str]) -> int:
+        """Return how many of the inbox rows are there, whoever holds which lease."""
+        ((count,),) = run(connection, Command(self.count, (subscription_id, keys)))
+        return int(count)
+
+    def record(self, connection: Connection, subscription_id: int, keys: Sequence[str], outcome: int) -> None:
+        """Insert inbox rows with an outcome, where there are none yet."""
+        run(connection, Command(self.record_, (subscription_id, keys, outcome)))

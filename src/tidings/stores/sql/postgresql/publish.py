@@ -1,0 +1,126 @@
+"""PostgreSQL 13 and later: every statement of the store, beside the invariant that it protects.
+
+The log is read by snapshot difference, as PgQ has batched since 2007: a reader keeps the snapshot that it has read up to, and its next
+window is what a newer snapshot sees and that one did not. See https://www.postgresql.org/docs/current/functions-info.html#FUNCTIONS-INFO-SNAPSHOT.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from uuid import UUID, uuid4
+from zlib import crc32
+
+from tidings.publish.outgoing import Outgoing
+from tidings.stores.sql.names import Names
+from tidings.stores.sql.statement import Command, Sql
+
+__all__ = ["PublishStatements", "lock_class"]
+
+
+def lock_class(names: Names) -> int:
+    """Return the first key of this store's advisory locks: a signed 32-bit number that depends on the tables' name only."""
+    number = crc32(names.outbox.encode())
+    return number - (1 << 32) if number >= 1 << 31 else number
+
+
+# A column of several events travels as one text, its elements separated by $10; drivers encode arrays element by element, in Python.
+# An empty element is NULL: ids, names and JSON are never empty, and neither are keys.
+def _list(number: int) -> str:
+    return f"string_to_array(${number}::text, $10::text, '')"
+
+
+_LISTS = ", ".join(_list(number) for number in range(1, 10))
+_CAST = "u.id::uuid, u.source, u.name, u.version::int, u.topic, u.key, u.slot::smallint, u.headers::json, u.data::json"
+
+# Record separator: valid JSON has no control characters, and keys hardly ever.
+_SEPARATOR = "\x1e"
+
+
+class PublishStatements:
+    """What a publisher runs, on its own connection, as the last statements before COMMIT.
+
+    Invariant 5: the slots' locks are taken in ascending order inside the INSERT, before the first position is drawn. The materialized
+    CTE is what makes that so: it runs to its end before the outer SELECT gives its first row.
+
+    What is not text or a number goes in as text and is cast: a codec that users have set for `json` on their own connection must not encode
+    it again, and every driver can send text.
+    """
+
+    def __init__(self, names: Names) -> None:
+        key = lock_class(names)
+        self.outbox = names.outbox
+        columns = "id, source, name, version, topic, key, slot, headers, data"
+        self.insert_one = Sql(f"""
+            with l as materialized (select pg_advisory_xact_lock({key}, $7::int) where $10::bool)
+            insert into {names.outbox} ({columns})
+            select $1::text::uuid, $2::text, $3::text, $4::int, $5::text, $6::text, $7::smallint, $8::text::json, $9::text::json
+            from (select count(*) from l) x
+        """)
+        self.insert_many = Sql(f"""
+            with l as materialized (
+              select pg_advisory_xact_lock({key}, d.s)
+              from (select distinct u.s from unnest(string_to_array($11::text, ',')::int[]) u(s) order by u.s) d)
+            insert into {names.outbox} ({columns})
+            select {_CAST}
+            from (select count(*) from l) x, unnest({_LISTS}) with ordinality u({columns}, ord)
+            order by u.ord
+        """)
+        self.schedule = Sql(f"""
+            insert into {names.scheduled} ({columns}, keyed, due_at)
+            select {_CAST}, u.keyed::bool, coalesce(u.due_at::timestamptz, clock_timestamp() + u.delay::float8 * interval '1 second')
+            from unnest({_LISTS}, {_list(11)}, {_list(12)}, {_list(13)}) with ordinality u({columns}, keyed, due_at, delay, ord)
+            order by u.ord
+        """)
+        self.cancel = Sql(f"delete from {names.scheduled} where id = any(string_to_array($1::text, ',')::uuid[]) returning id")
+
+    def lookup(self) -> None:
+        """Return None: these names are final."""
+
+    def resolve(self, rows: Sequence[Sequence[object]], /) -> None:
+        """Do nothing: these names are final."""
+
+    def publish(self, events: Sequence[Outgoing]) -> list[Command]:
+        """Return the commands that insert these events, in publish order: one for those scheduled, then the one INSERT into the log."""
+        now = [event for event in events if event.due is None]
+        later = [event for event in events if event.due is not None]
+        commands = []
+        if later:
+            keyed = [str(event.lock) for event in later]
+            due = [event.due.isoformat() if isinstance(event.due, datetime) else "" for event in later]
+            delay = [str(event.due.total_seconds()) if isinstance(event.due, timedelta) else "" for event in later]
+            lists = _lists(later)
+            commands.append(Command(self.schedule, (*lists, *(lists[-1].join(column) for column in (keyed, due, delay)))))
+        if len(now) == 1:
+            event = now[0]
+            commands.append(Command(self.insert_one, (event.id.hex, *event[1:7], event.headers, event.data, event.lock)))
+        elif now:
+            slots = sorted({event.slot for event in now if event.lock and event.slot is not None})
+            commands.append(Command(self.insert_many, (*_lists(now), ",".join(map(str, slots)))))
+        return commands
+
+    def cancel_scheduled(self, ids: Sequence[UUID]) -> Command:
+        """Return the command that cancels scheduled events; its rows are the ids that were still waiting."""
+        return Command(self.cancel, (",".join(map(str, ids)),))
+
+
+def _lists(events: Sequence[Outgoing]) -> tuple[str, ...]:
+    """Return the nine columns as texts, and their separator."""
+    ids, sources, names, versions, topics, keys, slots, _, headers, data, _ = zip(*events, strict=True)
+    columns = (
+        [each.hex for each in ids],
+        sources,
+        names,
+        ["" if each is None else str(each) for each in versions],
+        topics,
+        [each or "" for each in keys],
+        ["" if each is None else str(each) for each in slots],
+        headers,
+        data,
+    )
+    separator = _SEPARATOR
+    while True:
+        texts = [separator.join(column) for column in columns]
+        if all(text.count(separator) == len(events) - 1 for text in texts):
+            return (*texts, separator)
+        separator = uuid4().hex

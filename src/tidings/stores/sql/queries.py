@@ -1,0 +1,300 @@
+"""What operators ask of a store. Every query only reads, and is bounded: none of them counts a log to its end.
+
+The rows are values with aware times, the same on every database; the command line and dashboards print them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection
+
+from tidings.stores.sql.dialect import Dialect, as_datetime
+from tidings.stores.sql.driver import run
+from tidings.stores.sql.names import Names
+from tidings.stores.sql.statement import Command, Sql
+
+__all__ = ["COUNTED", "Activity", "Backlog", "Event", "Queries", "Reader", "Scheduled", "Subscription", "Worker"]
+
+#: What a count is worth knowing up to: one more says that there are more.
+COUNTED = 100_000
+
+#: How many of the newest positions a filter looks through.
+_SEARCHED = 100_000
+
+#: Seconds after its last sign of life for which a worker counts as alive (it gives one every ten); most rows of a list.
+_ALIVE = 30.0
+_LISTED = 500
+
+
+class Backlog(NamedTuple):
+    """What a reader has not read yet: at most `COUNTED` + 1 events, and the time of the oldest of them."""
+
+    events: int
+    oldest: datetime | None
+
+
+class Reader(NamedTuple):
+    """A group's reader of the log, or a leased task (`kind` is then `task`).
+
+    Attributes:
+        owner: the worker that acts for it; `host` and `pid` where that worker is alive.
+        lease_until: until when; a time that has passed says that its worker stopped without a word.
+        moved_at: when its checkpoint last moved.
+        restarts: how often it was taken over since then.
+    """
+
+    reader: str
+    service: str
+    group: str
+    kind: str
+    state: str
+    owner: str | None
+    host: str | None
+    pid: int | None
+    lease_until: datetime | None
+    moved_at: datetime | None
+    restarts: int
+    mark: tuple[str | None, str | None, int]
+
+
+class Subscription(NamedTuple):
+    """A subscription with its lanes: how many keys are retrying, how many have a dead event, and how many events are parked in all.
+
+    Attributes:
+        waiting: events that wait behind a dead one.
+        overdue: keys that should have been tried again more than a minute ago, and that nobody has taken.
+        blocked_since: since when the longest blocked of its keys is.
+    """
+
+    id: int
+    service: str
+    group: str
+    name: str
+    events: tuple[str, ...]
+    ordered: bool
+    state: str
+    retrying: int = 0
+    dead: int = 0
+    parked: int = 0
+    waiting: int = 0
+    overdue: int = 0
+    blocked_since: datetime | None = None
+
+
+class Activity(NamedTuple):
+    """How often something happened lately; `subject` is a subscription as `group/name`."""
+
+    subject: str
+    measure: str
+    total: int
+
+
+class Scheduled(NamedTuple):
+    """Events that wait for their time; at most `COUNTED` + 1."""
+
+    events: int
+    next_due: datetime | None
+
+
+class Worker(NamedTuple):
+    """A process that runs a service."""
+
+    id: str
+    service: str
+    environment: str | None
+    roles: str
+    host: str
+    pid: int
+    version: str
+    started_at: datetime | None
+    seen_at: datetime | None
+    alive: bool
+
+
+class Event(NamedTuple):
+    """A row of the log; headers and data as JSON text."""
+
+    position: int
+    id: str
+    source: str
+    name: str
+    version: int | None
+    topic: str
+    key: str | None
+    headers: str
+    data: str
+    time: datetime | None
+
+
+class Queries:
+    """The queries on one set of tables. Each method is a function of a synchronous connection, for `store.call`."""
+
+    def __init__(self, names: Names, dialect: Dialect) -> None:
+        self._pg = pg = dialect.name == "postgresql"
+        typed = dialect.cast
+        self.clock_ = Sql("select clock_timestamp(), pg_is_in_recovery()" if pg else f"select {dialect.now}, 0")
+        windows = "c.previous::text, c.current::text" if pg else "null, null"
+        worker = "w.id::text" if pg else "w.id"
+        self.readers_ = Sql(f"""
+            select c.reader, c.service, c.group_name, c.kind, c.state, c.owner, w.host, w.pid, c.lease_until, c.moved_at, c.restarts,
+                   {windows}, c.position
+            from {names.checkpoints} c left join {names.workers} w on {worker} = c.owner
+            order by c.kind, c.service, c.group_name, c.reader limit {_LISTED}
+        """)
+        self.after_position = Sql(f"""
+            select count(*), min(time) from (
+              select time from {names.outbox} where position > $1 order by position limit {COUNTED + 1}) u
+        """)
+        # Rows that a reader at snapshot (xmax $1, xip $2) has not seen, by the index (tx, position), as the poll of the reader itself.
+        self.after_snapshot = Sql(f"""
+            select count(*), min(u.time) from (
+              select v.time from (
+                (select o.time from {names.outbox} o where o.tx >= $1::text::xid8 order by o.tx, o.position limit {COUNTED + 1})
+                union all
+                (select o.time from unnest($2::text[]::xid8[]) l(tx)
+                   cross join lateral (
+                     select o.time from {names.outbox} o where o.tx >= l.tx and o.tx <= l.tx order by o.tx, o.position limit {COUNTED + 1}) o)
+              ) v limit {COUNTED + 1}) u
+        """)
+        # What is left of a window that is being paged, by the primary key, as the page of the reader itself.
+        self.in_window = Sql(f"""
+            select count(*), min(u.time) from (
+              select o.time from {names.outbox} o
+              where o.position > $1::bigint
+                and not pg_visible_in_snapshot(o.tx, (select $2::text::pg_snapshot))
+                and pg_visible_in_snapshot(o.tx, (select $3::text::pg_snapshot))
+              order by o.position limit {COUNTED + 1}) u
+        """)
+        events = "events::text" if pg else "events"
+        self.subscriptions_ = Sql(f"""
+            select id, service, group_name, name, {events}, ordered, state from {names.subscriptions}
+            order by service, group_name, name limit {_LISTED}
+        """)
+        late = f"due_at < {dialect.after('-60')} and (lease_until is null or lease_until < {dialect.now})"
+        self.lanes_ = Sql(f"""
+            select l.subscription_id, l.state, count(*), sum(l.depth), sum(l.late), min(l.blocked_at) from (
+              select subscription_id, state, depth, blocked_at, case when {late} then 1 else 0 end as late
+              from {names.lanes} limit {COUNTED + 1}) l
+            group by l.subscription_id, l.state
+        """)
+        self.activity_ = Sql(f"""
+            select subject, measure, {typed("sum(value)", "bigint")} from {names.stats}
+            where bucket > {dialect.after("$1")} group by subject, measure order by subject, measure
+        """)
+        self.scheduled_ = Sql(f"""
+            select count(*), min(due_at) from (select due_at from {names.scheduled} order by due_at, id limit {COUNTED + 1}) s
+        """)
+        self.workers_ = Sql(f"""
+            select {worker}, w.service, w.environment, w.roles, w.host, w.pid, w.version, w.started_at, w.seen_at,
+                   w.seen_at > {dialect.after(f"-{_ALIVE:g}")}
+            from {names.workers} w order by w.seen_at desc limit {_LISTED}
+        """)
+        text = "::text" if pg else ""
+        columns = f"position, id{text}, source, name, version, topic, key, headers{text}, data{text}, time"
+        pattern = f"name like {typed('$1', 'text')} escape '!'" if pg else "name glob $1"
+        self.newest_ = Sql(f"""
+            select {columns} from {names.outbox}
+            where position > (select coalesce(max(position), 0) - {_SEARCHED} from {names.outbox})
+              and ({typed("$1", "text")} is null or {pattern}) and ({typed("$2", "text")} is null or key = {typed("$2", "text")})
+            order by position desc limit {typed("$3", "int")}
+        """)
+        self.here = Sql("select pg_current_snapshot()::text, 0" if pg else f"select null, coalesce(max(position), 0) from {names.outbox}")
+
+    def clock(self, connection: Connection) -> tuple[datetime, bool]:
+        """Return the database's time, and whether the server is in recovery (a replica)."""
+        ((now, replica),) = run(connection, Command(self.clock_, ()))
+        time = as_datetime(now)
+        assert time is not None
+        return time, bool(replica)
+
+    def readers(self, connection: Connection) -> list[Reader]:
+        """Return the readers of the log and the leased tasks."""
+        return [
+            Reader._make((*row[:8], as_datetime(row[8]), as_datetime(row[9]), row[10], tuple(row[11:14])))
+            for row in run(connection, Command(self.readers_, ()))
+        ]
+
+    def backlog(self, connection: Connection, reader: Reader) -> Backlog:
+        """Return what a reader of the log has not read yet, judged by its checkpoint."""
+        previous, current, position = reader.mark
+        if not self._pg:
+            parts = run(connection, Command(self.after_position, (position,)))
+        elif previous is None:
+            parts = []
+        elif current is None:
+            parts = run(connection, Command(self.after_snapshot, _bounds(previous)))
+        else:
+            parts = run(connection, Command(self.in_window, (position, previous, current)))
+            parts += run(connection, Command(self.after_snapshot, _bounds(current)))
+        times = [time for _, oldest in parts if (time := as_datetime(oldest)) is not None]
+        return Backlog(min(sum(count for count, _ in parts), COUNTED + 1), min(times, default=None))
+
+    def subscriptions(self, connection: Connection) -> list[Subscription]:
+        """Return the subscriptions of every service, retired ones too, with their lanes."""
+        lanes: dict[int, list[Sequence[Any]]] = {}
+        for row in run(connection, Command(self.lanes_, ())):
+            lanes.setdefault(row[0], []).append(row)
+        result = []
+        for id_, service, group, name, events, ordered, state in run(connection, Command(self.subscriptions_, ())):
+            counts = {row[1]: row[2] for row in lanes.get(id_, ())}
+            since = [time for row in lanes.get(id_, ()) if (time := as_datetime(row[5])) is not None]
+            result.append(
+                Subscription(
+                    id_, service, group, name, tuple(json.loads(events)), bool(ordered), state,
+                    retrying=counts.get("retrying", 0), dead=counts.get("dead", 0),
+                    parked=sum(int(row[3]) for row in lanes.get(id_, ())),
+                    waiting=sum(int(row[3] - row[2]) for row in lanes.get(id_, ()) if row[1] == "dead"),
+                    overdue=sum(int(row[4]) for row in lanes.get(id_, ()) if row[1] == "retrying"),
+                    blocked_since=min(since, default=None),
+                )
+            )  # fmt: skip
+        return result
+
+    def activity(self, connection: Connection, past: timedelta) -> list[Activity]:
+        """Return what was counted within this time; counts arrive every ten seconds, and when a worker stops."""
+        return [Activity(row[0], row[1], int(row[2])) for row in run(connection, Command(self.activity_, (-past.total_seconds(),)))]
+
+    def scheduled(self, connection: Connection) -> Scheduled:
+        """Return how many events wait for their time, and when the next one is due."""
+        ((events, due),) = run(connection, Command(self.scheduled_, ()))
+        return Scheduled(events, as_datetime(due))
+
+    def workers(self, connection: Connection) -> list[Worker]:
+        """Return the workers that did not say that they stopped, within the last day."""
+        return [
+            Worker._make((*row[:7], as_datetime(row[7]), as_datetime(row[8]), bool(row[9])))
+            for row in run(connection, Command(self.workers_, ()))
+        ]
+
+    def newest(self, connection: Connection, limit: int, name: str | None = None, key: str | None = None) -> list[Event]:
+        """Return the last rows of the log, oldest first, of those among the newest 100,000 that have this name and key.
+
+        Args:
+            name: an event's name; `*` in it stands for anything.
+        """
+        rows = run(connection, Command(self.newest_, (None if name is None else self._pattern(name), key, limit)))
+        return [event_of(row) for row in reversed(rows)]
+
+    def end(self, connection: Connection) -> tuple[str | None, int]:
+        """Return the end of the log, as snapshot and position: what a reader that starts now has behind it."""
+        ((snapshot, position),) = run(connection, Command(self.here, ()))
+        return snapshot, position
+
+    def _pattern(self, name: str) -> str:
+        if self._pg:
+            return name.replace("!", "!!").replace("%", "!%").replace("_", "!_").replace("*", "%")
+        return name.replace("[", "[[]").replace("?", "[?]")
+
+
+def event_of(row: Sequence[Any]) -> Event:
+    """Return the event of a row of the log."""
+    return Event._make((row[0], str(row[1]), *row[2:9], as_datetime(row[9])))
+
+
+def _bounds(snapshot: str) -> tuple[str, list[str]]:
+    _, xmax, late = snapshot.split(":")
+    return xmax, late.split(",") if late else []

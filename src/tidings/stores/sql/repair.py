@@ -1,0 +1,198 @@
+"""Putting parked events right: redrive, discard, pause. What the operator's tools run, safe beside workers and arriving events.
+
+Every statement takes the row locks of the lanes that it changes, as parking and finishing do, so an event that arrives meanwhile is either
+in front of the change or behind it, never beside it.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection
+
+from tidings.stores.sql.dialect import Dialect
+from tidings.stores.sql.driver import run
+from tidings.stores.sql.names import Names
+from tidings.stores.sql.statement import Command, Sql
+
+__all__ = ["BlockedKey", "Heads", "Repair"]
+
+
+class Heads(NamedTuple):
+    """Which dead lanes are meant, by the event at their head. None leaves a condition out.
+
+    Attributes:
+        number: the number of the delivery.
+        event_id: the event's id.
+        subscription: `group/name`, or the name alone.
+        event: the event's name.
+        fingerprint: of the error.
+        since, until: bounds of the last failure's time, aware.
+    """
+
+    number: int | None = None
+    event_id: str | None = None
+    service: str | None = None
+    subscription: str | None = None
+    event: str | None = None
+    key: str | None = None
+    fingerprint: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+class BlockedKey(NamedTuple):
+    """A lane that is parked, with its head."""
+
+    subscription: str
+    key: str | None
+    state: str
+    depth: int
+    attempts: int
+    blocked_at: datetime | str
+    due_at: datetime | str
+    number: int
+    event_id: str
+    event: str
+    reason: str
+    error: str | None
+    fingerprint: str | None
+
+
+class Repair:
+    """Redrive and discard dead lanes, list blocked keys, pause and resume."""
+
+    def __init__(self, names: Names, dialect: Dialect) -> None:
+        self.dialect = dialect
+        pg = dialect.name == "postgresql"
+
+        def typed(parameter: str, kind: str) -> str:
+            return dialect.cast(parameter, kind)
+
+        first = f"select min(x.number) from {names.deliveries} x where x.lane = l.lane and x.subscription_id = l.subscription_id"
+        lanes = f"""
+            {names.lanes} l
+            join {names.subscriptions} s on s.id = l.subscription_id
+            join {names.deliveries} d on d.number = ({first})
+        """
+        meant = f"""
+            ({typed("$1", "bigint")} is null or d.number = {typed("$1", "bigint")})
+            and ({typed("$2", "text")} is null or d.event_id = {typed("$2", "text")})
+            and ({typed("$3", "text")} is null or s.service = {typed("$3", "text")})
+            and ({typed("$4", "text")} is null or s.name = {typed("$4", "text")} or s.group_name || '/' || s.name = {typed("$4", "text")})
+            and ({typed("$5", "text")} is null or d.name = {typed("$5", "text")})
+            and ({typed("$6", "text")} is null or l.key = {typed("$6", "text")})
+            and ({typed("$7", "text")} is null or d.fingerprint = {typed("$7", "text")})
+            and ({typed("$8", "timestamptz")} is null or d.failed_at >= {typed("$8", "timestamptz")})
+            and ({typed("$9", "timestamptz")} is null or d.failed_at < {typed("$9", "timestamptz")})
+        """
+        lane_text = "l.lane::text" if pg else "l.lane"
+        self.count_ = Sql(f"select count(*), coalesce(sum(l.depth), 0) from {lanes} where l.state = 'dead' and {meant}")
+        self.choose = Sql(f"""
+            select {lane_text}, l.subscription_id, l.depth from {lanes} where l.state = 'dead' and {meant} order by l.blocked_at, d.number
+            limit {typed("$10", "int")}
+        """)
+        mine = f"lane = {typed('$1', 'uuid' if pg else 'text')} and subscription_id = {typed('$2', 'int')}"
+        self.revive = Sql(f"""
+            update {names.lanes} set state = 'retrying', attempts = 0, due_at = {dialect.after("$3")}, lease_until = null, owner = null
+            where {mine} and state = 'dead' returning depth
+        """)
+        # A dead event that was set aside is in the inbox; it comes out again to run.
+        self.forget = Sql(f"""
+            delete from {names.inbox} where subscription_id = {typed("$2", "int")} and outcome = 3 and event_key in (
+              select event_key from {names.deliveries} where {mine})
+        """)
+        # The row lock first: a worker or a receiver that changes this lane waits until the head is gone.
+        self.hold = Sql(f"update {names.lanes} set state = state where {mine} and state = 'dead' returning depth")
+        event_key = "event_key::text" if pg else "event_key"
+        self.first = Sql(f"select {event_key} from {names.deliveries} where {mine} order by number limit {typed('$3', 'int')}")
+        self.remove = Sql(f"""
+            delete from {names.deliveries} where {dialect.among("event_key", "$1", "uuid")} and subscription_id = {typed("$2", "int")}
+        """)
+        clock = "" if pg else f", {dialect.now}"
+        handled_at = "" if pg else ", handled_at"
+        keys = "unnest($1::uuid[]) u(value)" if pg else "json_each($1) u"
+        self.record = Sql(f"""
+            insert into {names.inbox} (event_key, subscription_id, outcome{handled_at})
+            select u.value, {typed("$2", "int")}, {typed("$3", "smallint")}{clock} from {keys} where true on conflict do nothing
+        """)
+        self.shorten = Sql(f"""
+            update {names.lanes} set depth = depth - {typed("$3", "int")}, state = 'retrying', attempts = 0, due_at = {dialect.now},
+              lease_until = null, owner = null
+            where {mine}
+        """)
+        self.empty = Sql(f"delete from {names.lanes} where {mine} and depth <= 0")
+        self.blocked_ = Sql(f"""
+            select s.group_name || '/' || s.name, l.key, l.state, l.depth, l.attempts, l.blocked_at, l.due_at, d.number, d.event_id, d.name,
+                   d.reason, case when d.error_type is null then null else d.error_type || ': ' || d.error_message end, d.fingerprint
+            from {lanes} where {meant} and ({typed("$10", "text")} is null or l.state = {typed("$10", "text")})
+            order by l.blocked_at, d.number limit {typed("$11", "int")}
+        """)
+        self.pause_ = Sql(f"""
+            update {names.subscriptions} set state = {typed("$3", "text")}
+            where service = {typed("$1", "text")} and (name = {typed("$2", "text")} or group_name || '/' || name = {typed("$2", "text")})
+              and state in ('active', 'paused') returning id
+        """)
+
+    def count(self, connection: Connection, heads: Heads) -> tuple[int, int]:
+        """Return how many dead lanes are meant, and how many events are in them."""
+        ((lanes, events),) = run(connection, Command(self.count_, self._arguments(heads)))
+        return int(lanes), int(events)
+
+    def redrive(self, connection: Connection, heads: Heads, *, rate: float | None = None, start: float = 0.0, limit: int = 1000) -> int:
+        """Let dead lanes be tried again from their heads, in order, at most `limit` of them; return how many. Needs a transaction.
+
+        Args:
+            rate: how many lanes become due each second; None is all at once.
+            start: seconds until the first of them.
+        """
+        revived = 0
+        for place, (lane, subscription_id, _) in enumerate(run(connection, Command(self.choose, (*self._arguments(heads), limit)))):
+            delay = 0.0 if rate is None else start + place / rate
+            if run(connection, Command(self.revive, (lane, subscription_id, delay))):
+                run(connection, Command(self.forget, (lane, subscription_id)))
+                revived += 1
+        return revived
+
+    def discard(self, connection: Connection, heads: Heads, *, whole: bool = False, limit: int = 1000) -> int:
+        """Give up the heads of dead lanes, or with `whole` everything in them; return how many events. Needs a transaction.
+
+        They are remembered as discarded, so that a copy that comes later is not handled. What waited behind a head goes on at once.
+        """
+        from tidings.consume.outcome import Outcome
+
+        discarded = 0
+        for lane, subscription_id, _ in run(connection, Command(self.choose, (*self._arguments(heads), limit))):
+            held = run(connection, Command(self.hold, (lane, subscription_id)))
+            if not held:
+                continue
+            size = held[0][0] if whole else 1
+            keys = [row[0] for row in run(connection, Command(self.first, (lane, subscription_id, size)))]
+            run(connection, Command(self.remove, (self._items(keys), subscription_id)))
+            run(connection, Command(self.record, (self._items(keys), subscription_id, Outcome.DISCARDED)))
+            run(connection, Command(self.shorten, (lane, subscription_id, len(keys))))
+            run(connection, Command(self.empty, (lane, subscription_id)))
+            discarded += len(keys)
+        return discarded
+
+    def blocked(self, connection: Connection, heads: Heads, *, state: str | None = None, limit: int = 100) -> list[BlockedKey]:
+        """Return parked lanes with their heads, the longest blocked first."""
+        return [BlockedKey(*row) for row in run(connection, Command(self.blocked_, (*self._arguments(heads), state, limit)))]
+
+    def pause(self, connection: Connection, service: str, subscription: str, *, paused: bool) -> bool:
+        """Pause or resume a subscription; return False when there is none of that name."""
+        return bool(run(connection, Command(self.pause_, (service, subscription, "paused" if paused else "active"))))
+
+    def _arguments(self, heads: Heads) -> tuple[Any, ...]:
+        *rest, since, until = heads
+        return (*rest, self._time(since), self._time(until))
+
+    def _time(self, value: datetime | None) -> datetime | str | None:
+        if value is None or self.dialect.name == "postgresql":
+            return value
+        return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+
+    def _items(self, values: list[str]) -> Any:
+        return values if self.dialect.name == "postgresql" else json.dumps(values)

@@ -1,0 +1,160 @@
+"""Leased and periodic work: moving scheduled events into the log, purging, heartbeats, counters."""
+
+from __future__ import annotations
+
+import json
+
+from sqlalchemy import Connection
+
+from tidings.stores.base import Lease
+from tidings.stores.sql.dialect import Dialect
+from tidings.stores.sql.driver import run
+from tidings.stores.sql.names import Names
+from tidings.stores.sql.statement import Command, Sql
+
+__all__ = ["Upkeep"]
+
+
+class Upkeep:
+    """Each statement that only one worker may run carries the task's lease token."""
+
+    def __init__(self, names: Names, dialect: Dialect, lock_class: int) -> None:
+        pg = dialect.name == "postgresql"
+
+        def typed(parameter: str, kind: str) -> str:
+            return dialect.cast(parameter, kind)
+
+        held = (
+            f"exists (select 1 from {names.checkpoints} where reader = {typed('$1', 'text')} and shard = {typed('$2', 'smallint')} "
+            f"and lease_token = {typed('$3', 'bigint')})"
+        )
+        columns = "id, source, name, version, topic, key, slot, headers, data"
+        if pg:
+            # The order of delayed events is where they are moved, under their keys' locks (invariant 5).
+            stamp = "to_char(d.due_at at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')"
+            self.due = None
+            self.move_ = Sql(f"""
+                with d as materialized (
+                  delete from {names.scheduled} where id in (
+                    select id from {names.scheduled} where due_at <= clock_timestamp() and {held}
+                    order by due_at, id limit $4::int for update skip locked)
+                  returning *),
+                l as materialized (
+                  select pg_advisory_xact_lock({lock_class}, s) from (select distinct slot::int as s from d where keyed order by 1) k)
+                insert into {names.outbox} ({columns})
+                select d.id, d.source, d.name, d.version, d.topic, d.key, d.slot,
+                       (d.headers::jsonb || jsonb_build_object('scheduledfor', {stamp}))::json, d.data
+                from (select count(*) from l) x, d order by d.due_at, d.id
+                returning position
+            """)
+        else:
+            # The clock is read once: a row that falls due between two statements must not be deleted without having been moved.
+            self.due = Sql(f"select id from {names.scheduled} where due_at <= {dialect.now} and {held} order by due_at, id limit $4")
+            self.move_ = Sql(f"""
+                insert into {names.outbox} ({columns}, time)
+                select id, source, name, version, topic, key, slot, json_set(headers, '$.scheduledfor', due_at), data, {dialect.now}
+                from {names.scheduled} where id in (select value from json_each($1)) order by due_at, id
+            """)
+            self.moved = Sql(f"delete from {names.scheduled} where id in (select value from json_each($1))")
+        self.next_due = Sql(
+            f"select extract(epoch from min(due_at) - clock_timestamp()) from {names.scheduled}"
+            if pg
+            else f"select (julianday(min(due_at)) - julianday('now')) * 86400.0 from {names.scheduled}"
+        )
+        needed = "not pg_visible_in_snapshot(o.tx, c.previous)" if pg else "c.position < o.position"
+        # Invariant 2: a row goes when it is old *and* read by every log reader that is not retired; never by position or time alone.
+        self.purge_log_ = Sql(f"""
+            delete from {names.outbox} where position in (
+              select o.position from {names.outbox} o
+              where o.time < {dialect.after("-1 * $4")} and {held}
+                and not exists (select 1 from {names.checkpoints} c where c.kind = 'log' and c.state <> 'retired' and {needed})
+              order by o.position limit {typed("$5", "int")})
+            returning position
+        """)
+        self.purged = Sql(
+            f"update {names.meta} set purged_to = {'greatest' if pg else 'max'}(coalesce(purged_to, 0), {typed('$1', 'bigint')})"
+        )
+        rows = "ctid" if pg else "(event_key, subscription_id)"
+        chosen = "ctid" if pg else "event_key, subscription_id"
+        self.purge_inbox_ = Sql(f"""
+            delete from {names.inbox} where {rows} in (
+              select {chosen} from {names.inbox} where handled_at < {dialect.after("-1 * $4")} and {held} limit {typed("$5", "int")})
+            returning subscription_id
+        """)
+        # Only lanes that hold nothing but their dead event: what waits behind one must not start to run because time has passed.
+        self.old_dead = Sql(f"""
+            select {"l.lane::text" if pg else "l.lane"}, l.subscription_id from {names.lanes} l
+            join {names.deliveries} d on d.lane = l.lane and d.subscription_id = l.subscription_id
+            where l.state = 'dead' and l.depth = 1 and d.failed_at < {dialect.after("-1 * $4")} and {held}
+            limit {typed("$5", "int")}
+        """)
+        lane = f"lane = {typed('$1', 'uuid' if pg else 'text')} and subscription_id = {typed('$2', 'int')}"
+        self.drop_lane = Sql(f"delete from {names.lanes} where {lane} and state = 'dead' and depth = 1 returning depth")
+        self.drop_deliveries = Sql(f"delete from {names.deliveries} where {lane}")
+        self.beat_ = Sql(f"""
+            insert into {names.workers} (id, service, environment, roles, host, pid, version{"" if pg else ", started_at, seen_at"})
+            values ({typed("$1", "uuid")}, $2, $3, $4, $5, {typed("$6", "int")}, $7{"" if pg else f", {dialect.now}, {dialect.now}"})
+            on conflict (id) do update set seen_at = {dialect.now}
+        """)
+        self.leave_ = Sql(f"delete from {names.workers} where id = {typed('$1', 'uuid')}")
+        self.forget_ = Sql(f"delete from {names.workers} where seen_at < {dialect.after('-1 * $1')}")
+        bucket = "date_trunc('minute', clock_timestamp())" if pg else "strftime('%Y-%m-%dT%H:%M:00.000Z', 'now')"
+        table = names.plain("stats")
+        self.count_ = Sql(f"""
+            insert into {names.stats} (bucket, service, subject, measure, value) values ({bucket}, $1, $2, $3, {typed("$4", "bigint")})
+            on conflict (bucket, service, subject, measure) do update set value = {table}.value + excluded.value
+        """)
+        self.lock_class = lock_class
+
+    def move_due(self, connection: Connection, lease: Lease, limit: int) -> int:
+        """Move scheduled events that are due into the log; return how many. Needs a transaction on SQLite."""
+        arguments = (lease.reader, lease.shard, lease.token, limit)
+        if self.due is None:
+            return len(run(connection, Command(self.move_, arguments)))
+        ids = [row[0] for row in run(connection, Command(self.due, arguments))]
+        if ids:
+            run(connection, Command(self.move_, (json.dumps(ids),)))
+            run(connection, Command(self.moved, (json.dumps(ids),)))
+        return len(ids)
+
+    def due_in(self, connection: Connection) -> float | None:
+        """Return in how many seconds the next scheduled event is due, or None."""
+        ((seconds,),) = run(connection, Command(self.next_due, ()))
+        return None if seconds is None else float(seconds)
+
+    def purge_log(self, connection: Connection, lease: Lease, retention: float, limit: int) -> int:
+        """Delete old log rows that no reader needs, at most `limit`; return how many. Needs a transaction."""
+        rows = run(connection, Command(self.purge_log_, (lease.reader, lease.shard, lease.token, retention, limit)))
+        if rows:
+            run(connection, Command(self.purged, (max(row[0] for row in rows),)))
+        return len(rows)
+
+    def purge_inbox(self, connection: Connection, lease: Lease, retention: float, limit: int) -> int:
+        """Delete old inbox rows, at most `limit`; return how many."""
+        return len(run(connection, Command(self.purge_inbox_, (lease.reader, lease.shard, lease.token, retention, limit))))
+
+    def purge_dead(self, connection: Connection, lease: Lease, retention: float, limit: int) -> int:
+        """Delete events that have been dead for long and that nothing waits behind, at most `limit`; return how many. Needs a transaction."""
+        gone = 0
+        arguments = (lease.reader, lease.shard, lease.token, retention, limit)
+        for lane in run(connection, Command(self.old_dead, arguments)):
+            if run(connection, Command(self.drop_lane, tuple(lane))):
+                run(connection, Command(self.drop_deliveries, tuple(lane)))
+                gone += 1
+        return gone
+
+    def beat(
+        self, connection: Connection, worker: str, service: str, environment: str | None, roles: str, host: str, pid: int, version: str
+    ) -> None:
+        """Say that this worker is alive."""
+        run(connection, Command(self.beat_, (worker, service, environment, roles, host, pid, version)))
+
+    def leave(self, connection: Connection, worker: str) -> None:
+        """Say that this worker stops, and forget workers that were not seen for a day."""
+        run(connection, Command(self.leave_, (worker,)))
+        run(connection, Command(self.forget_, (86400.0,)))
+
+    def count(self, connection: Connection, service: str, counts: dict[tuple[str, str], int]) -> None:
+        """Add to the counters of this minute: `{(subject, measure): n}`. Sorted, so that two workers cannot deadlock."""
+        for (subject, measure), value in sorted(counts.items()):
+            run(connection, Command(self.count_, (service, subject, measure, value)))

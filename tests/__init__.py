@@ -1,0 +1,1 @@
+"""Tests, named by behaviour; `services` holds what gives them databases."""

@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from tests.cli.conftest import CommandLine, Ended
+from tests.cli.till import SaleMade, fill, handled, make_engine, make_service, publish
+from tests.services.databases import Database
+from tidings.cli.health import Status, problems_of
+from tidings.stores import SQLStore
+from tidings.stores.sql.queries import Backlog, Queries, Reader, Scheduled, Subscription
+
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
+NOTHING = Backlog(0, None)
+UNSCHEDULED = Scheduled(0, None)
+
+
+def reader(**changes: object) -> Reader:
+    usual = Reader(
+        "till/till@log", "till", "till", "log", "active", "w1", "host", 1, NOW + timedelta(seconds=7), NOW - timedelta(seconds=5), 0,
+        (None, None, 0),
+    )  # fmt: skip
+    return usual._replace(**changes)  # type: ignore[arg-type]
+
+
+def status(
+    *, readers: list[Reader] | None = None, backlog: Backlog = NOTHING, subscription: Subscription | None = None,
+    scheduled: Scheduled = UNSCHEDULED, replica: bool = False,
+) -> Status:  # fmt: skip
+    readers = [reader()] if readers is None else readers
+    return Status(
+        NOW, replica, 1, readers, {item.reader: backlog for item in readers if item.state != "retired"},
+        [subscription or Subscription(1, "till", "till", "book", ("sale.made",), True, "active")], [], scheduled, [],
+    )  # fmt: skip
+
+
+def ago(seconds: float) -> datetime:
+    return NOW - timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize(
+    ("found", "says"),
+    [
+        (status(), None),
+        (status(backlog=Backlog(5, ago(3))), None),
+        (status(readers=[reader(owner=None, lease_until=None)]), None),
+        (status(readers=[reader(owner=None, lease_until=None)], backlog=Backlog(5, ago(3))), "no worker reads for it"),
+        (status(readers=[reader(lease_until=ago(1))], backlog=Backlog(5, ago(3))), "no worker reads for it"),
+        (status(readers=[reader(moved_at=ago(90))], backlog=Backlog(5, ago(100))), "has not moved for 90 s"),
+        (status(readers=[reader(moved_at=ago(90))], backlog=Backlog(5, ago(10))), None),
+        (status(readers=[reader(moved_at=ago(9000))]), None),
+        (status(readers=[reader(state="paused", owner=None)], backlog=Backlog(5, ago(9000))), None),
+        (status(readers=[reader(state="retired", owner=None)]), None),
+        (status(subscription=Subscription(1, "till", "till", "book", (), True, "active", dead=2, waiting=5)), "2 dead events, 5 waiting"),
+        (status(subscription=Subscription(1, "till", "till", "book", (), True, "retired", dead=2, waiting=5)), None),
+        (status(subscription=Subscription(1, "till", "till", "book", (), True, "active", retrying=2)), None),
+        (
+            status(subscription=Subscription(1, "till", "till", "book", (), True, "active", retrying=2, overdue=1)),
+            "nobody tries 1 key again",
+        ),
+        (status(scheduled=Scheduled(1, NOW + timedelta(hours=1))), None),
+        (status(scheduled=Scheduled(1, ago(5))), None),
+        (status(scheduled=Scheduled(1, ago(60))), "role 'schedule'"),
+        (status(replica=True), "a replica"),
+    ],
+)
+def test_what_is_not_well_is_said_and_nothing_else(found: Status, says: str | None) -> None:
+    problems = problems_of(found)
+    assert len(problems) == (says is not None)
+    assert says is None or says in problems[0]
+
+
+def test_one_screen_says_that_something_is_not_well(cli: CommandLine, filled: Database) -> None:
+    ended = cli("status", store=filled)
+    assert ended.exit_code == 1
+    assert "not well:" in ended.out
+    assert "group 'till' has a backlog and no worker reads for it" in ended.out
+    assert "subscription till/book: 1 dead event, 2 waiting behind" in ended.out
+    assert "scheduled: 1, the next one is due in" in ended.out
+    assert "workers: none" in ended.out
+
+
+def test_the_same_as_json(cli: CommandLine, filled: Database) -> None:
+    ended = cli("status", "--json", store=filled)
+    assert ended.exit_code == 1
+    found = ended.json
+    assert found["well"] is False
+    assert len(found["problems"]) == 3, "two groups have not read the last sale, and one event is dead"
+    readers = {item["group"]: item for item in found["readers"] if item["kind"] == "log"}
+    assert readers["till"]["backlog"] == 1
+    (book,) = (item for item in found["subscriptions"] if item["name"] == "book")
+    assert (book["dead"], book["waiting"], book["parked"], book["retrying"]) == (1, 2, 3, 0)
+    assert book["recently"] == {"handled": 2, "failed": 1, "duplicates": 0}
+    assert found["scheduled"]["events"] == 1
+
+
+def test_when_all_is_well_the_exit_code_is_zero_and_a_worker_is_seen(cli: CommandLine, database: Database) -> None:
+    async def look() -> list[Ended]:
+        engine = make_engine(database)
+        await SQLStore(engine).upgrade()
+        async with make_service(engine) as service:
+            async with asyncio.timeout(20):
+                while not (service._runtime and all(receiver.lease for receiver in service._runtime.receivers)):
+                    await asyncio.sleep(0.01)
+            ended = [await asyncio.to_thread(cli, "status", *options, store=database) for options in ((), ("--json",))]
+        await engine.dispose()
+        return ended
+
+    plain, machine = asyncio.run(look())
+    assert plain.exit_code == machine.exit_code == 0
+    assert "all is well" in plain.out
+    found = machine.json
+    assert found["well"] is True
+    (worker,) = found["workers"]
+    assert worker["service"] == "till"
+    assert worker["alive"] is True
+    assert {item["owner"] for item in found["readers"] if item["kind"] == "log"} == {worker["id"]}
+    assert {item["pid"] for item in found["readers"]} == {worker["pid"]}
+
+
+async def backlogs(store: SQLStore) -> dict[str, int]:
+    queries = Queries(store.names, store.dialect)
+    await store.call(store.resolve)
+    return {
+        item.group: (await store.call(queries.backlog, item)).events for item in await store.call(queries.readers) if item.kind == "log"
+    }
+
+
+async def test_a_backlog_is_what_the_checkpoint_has_not_passed(database: Database) -> None:
+    engine = make_engine(database)
+    store = SQLStore(engine)
+    await fill(database)
+    before = await backlogs(store)
+    assert before["till"] == 1
+    await publish(engine, SaleMade("a-4"), SaleMade("a-5"))
+    assert await backlogs(store) == {group: count + 2 for group, count in before.items()}
+    await handled(engine, 3)
+    assert (await backlogs(store))["till"] == 0
+    await engine.dispose()
+
+
+async def test_a_backlog_counts_what_was_committed_late_and_what_is_left_of_a_window(postgresql: Database) -> None:
+    engine = make_engine(postgresql)
+    store = SQLStore(engine)
+    await store.upgrade()
+    service = make_service(engine)
+    await service.start()
+    await service.stop()
+    start = await backlogs(store)
+    assert start == {"till": 0, "security": 0}
+    async with AsyncSession(engine) as slow:
+        service.publish(slow, SaleMade("slow"))
+        await slow.execute(text("select pg_current_xact_id()"))
+        await publish(engine, SaleMade("a"), SaleMade("b"))
+        async with engine.begin() as connection:
+            # A reader that has fixed a window over what there is now, and has read its first row.
+            await connection.execute(
+                text("""
+                update tidings_checkpoints set current = pg_current_snapshot(), position = (select min(position) from tidings_outbox)
+                where group_name = 'till' and kind = 'log'
+            """)
+            )
+        assert await backlogs(store) == {"till": 1, "security": 2}
+        await slow.commit()
+    assert await backlogs(store) == {"till": 2, "security": 3}
+    await publish(engine, SaleMade("c"))
+    assert await backlogs(store) == {"till": 3, "security": 4}
+    await engine.dispose()

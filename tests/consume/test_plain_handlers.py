@@ -1,0 +1,144 @@
+"""Handlers that ask for no transaction: at least once, written down soon after."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+
+from tests.consume.shop import OrderPlaced
+from tests.consume.waiting import until, until_equal
+from tests.consume.world import World
+from tidings import Envelope, Retry, Subscriptions
+
+
+def inbox(world: World) -> int:
+    return int(world.one("select count(*) from tidings_inbox"))
+
+
+@pytest.mark.parametrize("kind", ["async def", "def"])
+async def test_calls_are_written_down(any_world: World, kind: str) -> None:
+    world = any_world
+    handlers = Subscriptions()
+    calls: list[int] = []
+    threads: set[threading.Thread] = set()
+
+    async def handle(event: OrderPlaced, envelope: Envelope) -> None:
+        calls.append(event.number)
+
+    def handle_in_thread(event: OrderPlaced, envelope: Envelope) -> None:
+        threads.add(threading.current_thread())
+        calls.append(event.number)
+
+    function: Any = handle if kind == "async def" else handle_in_thread
+    handlers.subscribe(OrderPlaced, name="handle")(function)
+    async with world.service(handlers) as service:
+        await world.publish(service, *(OrderPlaced(f"k{number % 5}", number) for number in range(60)))
+        await until(lambda: inbox(world) == 60)
+    assert sorted(calls) == list(range(60))
+    for k in range(5):
+        assert [number for number in calls if number % 5 == k] == [number for number in range(60) if number % 5 == k]
+    assert threading.main_thread() not in threads
+
+
+async def test_no_transaction_is_open_while_it_runs(pg_world: World) -> None:
+    handlers = Subscriptions()
+    entered, leave = asyncio.Event(), asyncio.Event()
+
+    @handlers.subscribe(OrderPlaced)
+    async def handle(event: OrderPlaced) -> None:
+        entered.set()
+        await leave.wait()
+
+    async with pg_world.service(handlers) as service:
+        await pg_world.publish(service, OrderPlaced("a"))
+        await entered.wait()
+        idle = "select count(*) from pg_stat_activity where datname = current_database() and state like 'idle in transaction%'"
+        await until_equal(lambda: pg_world.one(idle), 0)
+        leave.set()
+        await until(lambda: inbox(pg_world) == 1)
+
+
+async def test_never_more_than_fifty_calls_are_unrecorded(world: World) -> None:
+    """Whatever the concurrency: what is called and not yet written down is what a crash repeats."""
+    handlers = Subscriptions()
+    called = 0
+    most = 0
+
+    @handlers.subscribe(OrderPlaced, concurrency=100)
+    async def handle(event: OrderPlaced) -> None:
+        nonlocal called, most
+        called += 1
+        most = max(most, called - inbox(world))
+        await asyncio.sleep(0)
+
+    async with world.service(handlers) as service:
+        await world.publish(service, *(OrderPlaced(f"k{number}", number) for number in range(300)))
+        await until(lambda: inbox(world) == 300)
+    assert called == 300
+    assert 1 < most <= 50
+
+
+async def test_slow_calls_are_written_down_one_by_one(world: World) -> None:
+    handlers = Subscriptions()
+    calls: list[int] = []
+    proceed = asyncio.Semaphore(0)
+
+    @handlers.subscribe(OrderPlaced, concurrency=1)
+    async def handle(event: OrderPlaced) -> None:
+        await proceed.acquire()
+        calls.append(event.number)
+
+    service = world.service(handlers)
+    await world.publish(service, *(OrderPlaced("a", number) for number in range(10)))
+    async with service:
+        for number in range(10):
+            await asyncio.sleep(0.11)
+            proceed.release()
+            await until(lambda number=number: inbox(world) == number + 1)  # type: ignore[misc]
+    assert calls == list(range(10))
+
+
+async def test_a_failure_parks_the_key_and_the_others_are_written_down(world: World) -> None:
+    handlers = Subscriptions()
+    calls: list[tuple[str, int]] = []
+
+    @handlers.subscribe(OrderPlaced, concurrency=1, retry=Retry(attempts=2, base=1000, max=1000))
+    async def handle(event: OrderPlaced) -> None:
+        calls.append((event.order_id, event.number))
+        if event == OrderPlaced("bad", 1):
+            raise ValueError("no luck")
+
+    service = world.service(handlers)
+    await world.publish(service, *(OrderPlaced(key, number) for number in range(4) for key in ("bad", "good")))
+    async with service:
+        await until(lambda: inbox(world) == 5)
+        await until_equal(world.deliveries, [("bad", "failed", 1, "ValueError"), ("bad", "behind", 0, None), ("bad", "behind", 0, None)])
+    assert sorted(calls) == [("bad", 0), ("bad", 1), *(("good", number) for number in range(4))]
+
+
+async def test_a_call_that_is_cancelled_is_made_again(world: World) -> None:
+    handlers = Subscriptions()
+    calls: list[int] = []
+    entered = asyncio.Event()
+
+    @handlers.subscribe(OrderPlaced, concurrency=1)
+    async def handle(event: OrderPlaced, envelope: Envelope) -> None:
+        calls.append(event.number)
+        assert envelope.attempt == 1
+        if event.number == 3 and calls.count(3) == 1:
+            entered.set()
+            await asyncio.Event().wait()
+
+    first = world.service(handlers, grace=0.1)
+    await world.publish(first, *(OrderPlaced("a", number) for number in range(6)))
+    async with first:
+        await entered.wait()
+    # Those before it were called, and are written down although the worker was cancelled in the same portion.
+    assert inbox(world) == 3
+    async with world.service(handlers):
+        await until(lambda: inbox(world) == 6)
+    assert calls == [0, 1, 2, 3, 3, 4, 5]
+    assert world.deliveries() == []

@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from private_services import cli, containers, debian, processes
+from private_services.base import FailedError, RunAs, UnavailableError
+from private_services.control import Control
+from private_services.postgresql import PostgreSQL
+
+SERVER = """
+import pathlib, socket, sys
+directory, port = sys.argv[1:]
+pathlib.Path(directory, "started").touch()
+with socket.create_server(("127.0.0.1", int(port))) as server:
+    while True:
+        connection, _ = server.accept()
+        connection.sendall(b"here")
+        connection.close()
+"""
+
+
+class Echo:
+    """The smallest service that there can be."""
+
+    name = "echo"
+    variable = "TIDINGS_TEST_ECHO"
+    package = "echo"
+    accounts: tuple[str, ...] = ()
+    stop_signals: tuple[int, ...] = (signal.SIGTERM,)
+    source = SERVER
+
+    def find(self) -> Path | None:
+        return Path(sys.executable)
+
+    def before_install(self) -> list[tuple[Path, str]]:
+        return []
+
+    def prepare(self, programs: Path, directory: Path, run_as: RunAs) -> None:
+        run_as(programs, "-c", f"open({str(directory / 'prepared')!r}, 'x').close()")
+
+    def command(self, programs: Path, directory: Path, port: int) -> list[str]:
+        return [str(programs), "-c", self.source, str(directory), str(port)]
+
+    def ready(self, port: int) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=2) as connection:
+                return connection.recv(4) == b"here"
+        except OSError:
+            return False
+
+    def url(self, port: int) -> str:
+        return f"echo://127.0.0.1:{port}"
+
+
+@pytest.fixture
+def echo() -> Echo:
+    return Echo()
+
+
+@pytest.fixture
+def control(tmp_path: Path, echo: Echo) -> Iterator[Control]:
+    checkout = tmp_path / "a checkout"
+    checkout.mkdir()
+    control = Control(checkout, say=lambda _sentence: None)
+    yield control
+    control.stop(echo)
+
+
+def pid_of(control: Control) -> int:
+    return int(control.how(Echo()).split()[1].rstrip(","))
+
+
+def test_starting_twice_gives_the_same_server(control: Control, echo: Echo) -> None:
+    url = control.start(echo)
+    pid = pid_of(control)
+    assert control.start(echo) == url
+    assert control.url(echo) == url
+    assert pid_of(control) == pid
+
+
+def test_stopping_throws_everything_away_and_may_be_repeated(control: Control, echo: Echo) -> None:
+    control.start(echo)
+    assert control.stop(echo)
+    assert control.url(echo) is None
+    assert not control.stop(echo)
+    assert {path.name for path in control.state.iterdir()} == {"echo.lock", "echo.log"}
+
+
+def test_what_a_killed_server_left_is_cleared_away(control: Control, echo: Echo) -> None:
+    control.start(echo)
+    pid = pid_of(control)
+    os.kill(pid, signal.SIGKILL)
+    assert processes.wait_until(lambda: processes.birth(pid) is None, 10)
+    assert control.url(echo) is None
+    control.start(echo)
+    assert pid_of(control) != pid
+
+
+def test_another_process_with_the_recorded_id_is_not_taken_for_the_server(control: Control, echo: Echo) -> None:
+    control.start(echo)
+    record = control.state / "echo.json"
+    pid = pid_of(control)
+    recorded = record.read_text()
+    control.stop(echo)
+    record.write_text(recorded.replace(f'"pid": {pid}', f'"pid": {os.getpid()}'))
+    assert control.url(echo) is None
+    assert not control.stop(echo)
+
+
+def test_two_checkouts_have_a_server_each(control: Control, echo: Echo, tmp_path: Path) -> None:
+    (tmp_path / "another").mkdir()
+    another = Control(tmp_path / "another", say=lambda _sentence: None)
+    try:
+        assert control.start(echo) != another.start(echo)
+        another.stop(echo)
+        assert control.url(echo) is not None
+    finally:
+        another.stop(echo)
+
+
+def test_a_copied_checkout_leaves_the_server_of_the_original_alone(control: Control, echo: Echo, tmp_path: Path) -> None:
+    control.start(echo)
+    copy = tmp_path / "copy"
+    (copy / ".services").mkdir(parents=True)
+    (copy / ".services" / "echo.json").write_bytes((control.state / "echo.json").read_bytes())
+    assert Control(copy, say=lambda _sentence: None).url(echo) is None
+    assert not Control(copy, say=lambda _sentence: None).stop(echo)
+    assert control.url(echo) is not None
+
+
+def test_a_server_that_ends_at_once_is_reported_with_its_last_words(control: Control, echo: Echo) -> None:
+    echo.source = "raise SystemExit('the configuration is wrong')"
+    with pytest.raises(FailedError, match="the configuration is wrong"):
+        control.start(echo)
+    assert not (control.state / "echo.json").exists()
+    assert not (control.state / "echo").exists()
+
+
+@pytest.fixture
+def nothing_to_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A machine without PostgreSQL, on which nothing may be installed and no Docker engine answers."""
+    monkeypatch.setattr(cli, "SERVICES", {"postgresql": PostgreSQL()})
+    for name in ("CI", "TIDINGS_TEST_POSTGRESQL", "TIDINGS_TEST_POSTGRESQL_MISSING"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TIDINGS_POSTGRESQL_BIN", str(tmp_path))
+    monkeypatch.setenv("TIDINGS_SERVICES_INSTALL", "no")
+    monkeypatch.setattr(containers, "why_not", lambda: "there is no docker")
+
+
+PRINT = [sys.executable, "-c", "import os; print({k: v for k, v in os.environ.items() if k.startswith('TIDINGS_TEST_')})"]
+REASON = "postgresql is not installed, TIDINGS_SERVICES_INSTALL forbids installing packages, and there is no docker."
+
+
+@pytest.mark.usefixtures("nothing_to_run")
+def test_a_service_that_cannot_be_had_is_skipped_with_the_reason(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["start"], tmp_path) == 3
+    assert capfd.readouterr().err.strip() == REASON
+    assert cli.main(["run", "--", *PRINT], tmp_path) == 0
+    assert REASON in capfd.readouterr().out
+
+
+@pytest.mark.usefixtures("nothing_to_run")
+def test_in_ci_a_service_that_could_be_had_may_not_be_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fails(package: str, meanwhile: object) -> None:
+        raise FailedError(f"{package} could not be fetched")
+
+    monkeypatch.setattr(debian, "why_not", lambda: None)
+    monkeypatch.setattr(debian, "install", fails)
+    assert cli.main(["run", "--", *PRINT], tmp_path) == 0
+    assert "could not be fetched" in capfd.readouterr().out
+    monkeypatch.setenv("CI", "true")
+    assert cli.main(["run", "--", *PRINT], tmp_path) == 1
+    captured = capfd.readouterr()
+    assert "could not be fetched" in captured.err
+    assert captured.out == ""
+
+
+@pytest.mark.usefixtures("nothing_to_run")
+def test_a_server_that_the_user_names_is_used_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TIDINGS_TEST_POSTGRESQL", "postgresql://elsewhere/db")
+    assert cli.main(["run", "--", *PRINT], tmp_path) == 0
+    assert "postgresql://elsewhere/db" in capfd.readouterr().out
+
+
+def test_run_hands_on_the_exit_code_and_stops_only_what_it_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, echo: Echo) -> None:
+    monkeypatch.setattr(cli, "SERVICES", {"echo": echo})
+    control = Control(tmp_path, say=lambda _sentence: None)
+    exits = [sys.executable, "-c", "raise SystemExit(7)"]
+    assert cli.main(["run", "--", *exits], tmp_path) == 7
+    assert control.url(echo) is None
+    control.start(echo)
+    try:
+        assert cli.main(["run", "--", *exits], tmp_path) == 7
+        assert control.url(echo) is not None
+    finally:
+        control.stop(echo)
+
+
+def test_the_last_of_several_users_stops_the_server(control: Control, echo: Echo) -> None:
+    with control.use(echo) as url:
+        with control.use(echo) as same:
+            assert same == url
+        assert control.url(echo) == url
+    assert control.url(echo) is None
+
+
+def test_a_server_that_somebody_asked_for_outlives_its_users(control: Control, echo: Echo) -> None:
+    with control.use(echo):
+        control.start(echo)
+    assert control.url(echo) is not None
+
+
+def test_without_any_way_to_run_it_the_reasons_are_all_named(control: Control, echo: Echo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Echo, "find", lambda _self: None)
+    monkeypatch.setattr(debian, "why_not", lambda: "only root may install packages")
+    monkeypatch.setattr(containers, "why_not", lambda: "no Docker engine answers")
+    with pytest.raises(UnavailableError, match="only root may install packages, and no Docker engine answers"):
+        control.start(echo)

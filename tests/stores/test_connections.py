@@ -1,0 +1,376 @@
+"""The store's connections: both kinds of engine, every driver, whatever isolation level and hooks the user's engine has."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import sqlite3
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from tests.services.databases import Database
+from tests.stores.events import earliest, everything, ids, insert, outgoing, publish, read_on
+from tests.stores.lanes import item
+from tests.stores.opening import opened
+from tests.stores.waiting import become
+from tidings.ids import lane_of
+from tidings.stores import SQLStore
+from tidings.stores.sqlite import configure
+
+KINDS = pytest.mark.parametrize("sync", [False, True], ids=["AsyncEngine", "Engine"])
+LEVELS = {
+    "postgresql": [None, "READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE", "AUTOCOMMIT"],
+    "sqlite": [None, "SERIALIZABLE", "AUTOCOMMIT"],
+}
+
+
+def notes(connection: Connection) -> list[str]:
+    return list(connection.exec_driver_sql("select word from notes order by word").scalars())
+
+
+def note(connection: Connection, word: str) -> None:
+    connection.exec_driver_sql(f"insert into notes values ('{word}')")
+
+
+@asynccontextmanager
+async def noting(database: Database, *, sync: bool, **options: Any) -> AsyncIterator[SQLStore]:
+    """A store with a table of the user's."""
+    async with opened(database, sync=sync, **options) as store:
+        await store.upgrade()
+        await store.transact(lambda c: c.exec_driver_sql("create table notes (word text primary key)").close())
+        yield store
+
+
+@pytest.fixture(params=[(kind, level) for kind, levels in LEVELS.items() for level in levels], ids=lambda case: f"{case[0]} {case[1]}")
+def leveled(request: pytest.FixtureRequest) -> tuple[Database, dict[str, str]]:
+    """A database, and engine options with each isolation level that it has."""
+    kind, level = request.param
+    return request.getfixturevalue(kind), {} if level is None else {"isolation_level": level}
+
+
+@KINDS
+class TestTransactions:
+    async def test_it_is_kept_by_commit_and_by_nothing_else(self, leveled: tuple[Database, dict[str, str]], sync: bool) -> None:
+        database, options = leveled
+        # What a handler's transaction is: on an engine that commits each statement by itself the store asks for more.
+        level = "READ COMMITTED" if database.kind == "postgresql" else None
+        async with noting(database, sync=sync, **options) as store:
+            async with store.connections.transaction(level) as held:
+                await held.run(note, "kept")
+                await held.commit()
+            async with store.connections.transaction(level) as held:
+                await held.run(note, "left")
+            with pytest.raises(ZeroDivisionError):
+                await store.transact(lambda c: (note(c, "failed"), 1 / 0))
+            async with store.connections.transaction(level) as held:
+                await held.run(note, "rolled back")
+                await held.rollback()
+                await held.begin()
+                await held.run(note, "and again")
+                await held.commit()
+            assert await store.call(notes) == ["and again", "kept"]
+
+    async def test_every_statement_of_an_autocommit_connection_sees_what_was_committed_before_it(
+        self, leveled: tuple[Database, dict[str, str]], sync: bool
+    ) -> None:
+        """A snapshot that stands still would never let the log's reader see anything new."""
+        database, options = leveled
+        async with noting(database, sync=sync, **options) as store:
+            first, second = outgoing(), outgoing()
+            await publish(store, first)
+            async with store.connections.autocommit() as reader:
+                _, _, mark = await reader.run(read_on, store, earliest(store))
+                await publish(store, second)
+                rows, _, _ = await reader.run(read_on, store, mark)
+                assert ids(rows) == [str(second.id)]
+                await reader.run(note, "at once")
+                assert await store.call(notes) == ["at once"]
+
+    async def test_the_engines_connections_are_as_they_were(self, leveled: tuple[Database, dict[str, str]], sync: bool) -> None:
+        database, options = leveled
+        async with opened(database, sync=sync, pool_size=1, max_overflow=0, **options) as store:
+            async with store.connections.transaction() as held:
+                before = await held.run(Connection.get_isolation_level)
+            await store.upgrade()
+            await publish(store, outgoing())
+            assert len(await everything(store)) == 1
+            async with store.connections.transaction() as held:
+                assert await held.run(Connection.get_isolation_level) == before
+
+
+@KINDS
+async def test_our_transactions_are_read_committed_whatever_the_engines_level(postgresql: Database, sync: bool) -> None:
+    async with opened(postgresql, sync=sync, isolation_level="SERIALIZABLE") as store:
+        assert await store.transact(lambda c: c.exec_driver_sql("show transaction_isolation").scalar_one()) == "read committed"
+
+
+@KINDS
+async def test_work_sees_the_callers_context(database: Database, sync: bool) -> None:
+    tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant")
+    tenant.set("eu")
+    async with opened(database, sync=sync) as store:
+        assert await store.call(lambda connection: tenant.get()) == "eu"
+
+
+@KINDS
+async def test_nothing_exists_before_the_first_use(database: Database, sync: bool) -> None:
+    """So that a process may fork after it has made its store."""
+    threads = set(threading.enumerate())
+    async with opened(database, sync=sync) as store:
+        assert set(threading.enumerate()) == threads
+        assert store.connections.sync_engine.pool.checkedin() == 0  # type: ignore[attr-defined]
+        assert store.connections.sync_engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+
+
+@KINDS
+async def test_a_store_that_was_closed_can_be_used_again(database: Database, sync: bool) -> None:
+    async with noting(database, sync=sync) as store:
+        store.close()
+        assert await store.call(notes) == []
+
+
+class TestCancellation:
+    """A task may be cancelled at any moment; the pool gets its connection back, fit for the next one."""
+
+    @KINDS
+    async def test_in_the_middle_of_a_statement(self, postgresql: Database, sync: bool) -> None:
+        async with noting(postgresql, sync=sync, pool_size=1, max_overflow=0, pool_timeout=20) as store:
+            for use in (store.call, store.transact):
+                task = asyncio.create_task(use(lambda c: c.exec_driver_sql("select pg_sleep(0.7)").close()))
+                await become(lambda: asleep(postgresql))
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+                await store.transact(note, use.__name__)
+            assert await store.call(notes) == ["call", "transact"]
+            assert store.connections.sync_engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+
+    @KINDS
+    async def test_between_the_statements_of_a_transaction(self, database: Database, sync: bool) -> None:
+        async with noting(database, sync=sync, pool_size=1, max_overflow=0) as store:
+            reached = asyncio.Event()
+
+            async def work() -> None:
+                async with store.connections.transaction() as held:
+                    await held.run(note, "undone")
+                    reached.set()
+                    await asyncio.Event().wait()
+
+            task = asyncio.create_task(work())
+            await reached.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            await store.transact(note, "kept")
+            assert await store.call(notes) == ["kept"]
+
+    @KINDS
+    async def test_while_waiting_for_sqlites_write_lock(self, sqlite: Database, sync: bool) -> None:
+        """A statement that still waits in a thread must not take the lock for somebody who has gone."""
+        async with noting(sqlite, sync=sync) as store:
+            with closing(sqlite3.connect(sqlite.dsn, isolation_level=None)) as other:
+                other.execute("begin immediate")
+                task = asyncio.create_task(store.transact(note, "too late"))
+                done, _ = await asyncio.wait([task], timeout=0.1)
+                assert not done
+                task.cancel()
+                await asyncio.sleep(0)
+                other.execute("commit")
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            async with asyncio.timeout(5):
+                await store.transact(note, "in time")
+            assert await store.call(notes) == ["in time"]
+
+    @KINDS
+    async def test_while_waiting_for_a_connection(self, database: Database, sync: bool) -> None:
+        async with noting(database, sync=sync, pool_size=1, max_overflow=0, pool_timeout=20) as store:
+            async with store.connections.autocommit():
+                task = asyncio.create_task(store.call(notes))
+                done, _ = await asyncio.wait([task], timeout=0.1)
+                assert not done
+                task.cancel()
+                await asyncio.sleep(0)
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert store.connections.sync_engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+            assert await store.call(notes) == []
+
+    @KINDS
+    async def test_at_any_moment(self, database: Database, sync: bool) -> None:
+        async with noting(database, sync=sync, pool_size=2, max_overflow=0) as store:
+
+            async def work(word: str) -> None:
+                async with store.connections.transaction() as held:
+                    await held.run(note, word)
+                    assert word in await held.run(notes)
+                    await held.commit()
+
+            # Words that were committed before the cancellation stay, and the others go; it is the same word, so that both show.
+            for turn in range(40):
+                task = asyncio.create_task(work(f"{turn:02}"))
+                for _ in range(turn):
+                    await asyncio.sleep(0)
+                await asyncio.wait([task], timeout=turn * 0.0002)
+                task.cancel()
+                await asyncio.wait([task])
+                assert task.cancelled() or task.exception() is None
+            await work("the last")
+            assert "the last" in await store.call(notes)
+            assert store.connections.sync_engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+
+
+async def asleep(database: Database) -> bool:
+    def look() -> bool:
+        with psycopg.connect(database.dsn) as connection:
+            query = "select exists (select 1 from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep')"
+            return connection.execute(query).fetchone() == (True,)
+
+    return await asyncio.to_thread(look)
+
+
+def untouched(engine: Engine) -> None:
+    """As `create_engine` makes it: the driver begins deferred transactions before it writes."""
+
+
+def recipe(engine: Engine) -> None:
+    """SQLAlchemy's recipe for transactions that really begin at BEGIN."""
+
+    @event.listens_for(engine, "connect")
+    def connect(connection: Any, record: object) -> None:
+        connection.isolation_level = None
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN")
+
+
+def exclusive(engine: Engine) -> None:
+    @event.listens_for(engine, "connect")
+    def connect(connection: Any, record: object) -> None:
+        connection.isolation_level = None
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN EXCLUSIVE")
+
+
+@KINDS
+@pytest.mark.parametrize("hooks", [untouched, recipe, exclusive, configure])
+class TestHooksOfASQLiteEngine:
+    @asynccontextmanager
+    async def opened(self, sqlite: Database, sync: bool, hooks: Callable[[Engine], None]) -> AsyncIterator[SQLStore]:
+        engine = create_engine(sqlite.sync_url) if sync else create_async_engine(sqlite.url)
+        store = SQLStore(engine)
+        hooks(store.connections.sync_engine)
+        try:
+            yield store
+        finally:
+            store.close()
+            if isinstance(engine, Engine):
+                engine.dispose()
+            else:
+                await engine.dispose()
+
+    async def test_the_store_works(self, sqlite: Database, sync: bool, hooks: Callable[[Engine], None]) -> None:
+        async with self.opened(sqlite, sync, hooks) as store:
+            assert await store.upgrade() == (0, 1)
+            assert await store.check() == []
+            await use_everything(store)
+
+    async def test_who_waits_for_the_write_lock_gets_it(self, sqlite: Database, sync: bool, hooks: Callable[[Engine], None]) -> None:
+        """A transaction of ours that reads first and then writes would fail at once, had it not asked for the lock at its beginning."""
+        async with self.opened(sqlite, sync, hooks) as store:
+            await store.upgrade()
+            await store.transact(store.registry.register, "shop", {"shop": "earliest"}, [])
+
+            async def work(number: int) -> None:
+                for turn in range(8):
+                    key = f"{number:016x}{turn:016x}"
+                    assert await store.transact(store.inbox.open, 1, [key], [key]) == {}
+
+            await asyncio.gather(*(work(number) for number in range(4)))
+
+
+async def test_a_file_that_somebody_locks_can_still_be_connected_to(sqlite: Database) -> None:
+    """`configure` switches to write-ahead logging; when that cannot be done now, the next connection does it."""
+    engine = create_engine(sqlite.sync_url, pool_size=5)
+    configure(engine, busy_timeout=0.05)
+    with closing(sqlite3.connect(sqlite.dsn, isolation_level=None)) as other:
+        other.execute("create table t (n integer)")
+        other.execute("begin exclusive")
+        with engine.connect() as connection, pytest.raises(OperationalError, match="locked"):
+            connection.exec_driver_sql("select count(*) from t")
+        other.execute("commit")
+    engine.dispose()
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("pragma journal_mode").scalar_one() == "wal"
+    engine.dispose()
+
+
+async def use_everything(store: SQLStore) -> None:
+    """One event through every table."""
+    await store.open()
+    await store.transact(store.registry.register, "shop", {"shop": "earliest"}, [])
+    await store.call(store.registry.add_task, "upkeep")
+    task = await store.call(store.leases.acquire, "upkeep", "me", 30.0)
+    lease = await store.call(store.leases.acquire, "shop/shop@log", "me", 30.0)
+    assert task is not None
+    assert lease is not None
+    one, many, delayed = outgoing("k", n=1), [outgoing("k"), outgoing()], outgoing("k", due=timedelta(0))
+    await publish(store, one)
+    await publish(store, *many, delayed)
+    await become(lambda: store.transact(store.upkeep.move_due, task, 10))
+    rows, _, mark = await store.call(read_on, store, lease.mark, 2)
+    assert ids(rows) == ids([one, *many, delayed])
+    keys, lane = [f"{n:032x}" for n in range(2)], lane_of("k")
+    async with store.connections.transaction() as handling:
+        assert await handling.run(store.inbox.open, 1, keys, [lane, lane]) == {}
+        await handling.run(insert, store, [outgoing("k")])
+        assert await handling.run(store.inbox.prove, 1, keys, lease.reader, lease.shard, lease.token) == 2
+        await handling.commit()
+    await store.transact(store.lanes.park, 1, [item(f"{n:032x}", lane) for n in (5, 6)])
+    (claimed,) = await store.transact(store.lanes.claim, [1], 5, 30.0, "me")
+    deliveries = await store.call(store.lanes.load, claimed, 5)
+    assert await store.transact(store.lanes.finish, claimed, [row.event_key for row in deliveries], 30.0)
+    assert await store.call(store.leases.move, lease, mark, 4, same_window=False)
+    assert await store.transact(store.upkeep.purge_log, task, 0.0, 100) == 4
+    await store.call(store.upkeep.beat, "0" * 32, "shop", None, "all", "host", 1, "0.1")
+    await store.transact(store.upkeep.count, "shop", {("shop/charge", "handled"): 2})
+    await store.call(store.upkeep.leave, "0" * 32)
+    await store.call(store.leases.release, lease)
+    assert len(await everything(store)) == 1
+
+
+DRIVERS = {
+    "asyncpg": ("postgresql+asyncpg", {}),
+    "asyncpg without its cache of statements": (
+        "postgresql+asyncpg",
+        {"connect_args": {"prepared_statement_cache_size": 0, "statement_cache_size": 0}},
+    ),
+    "psycopg, async": ("postgresql+psycopg", {}),
+    "psycopg": ("postgresql+psycopg", {"sync": True}),
+    "aiosqlite": ("sqlite+aiosqlite", {}),
+    "sqlite3": ("sqlite", {"sync": True}),
+}
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+async def test_every_driver_serves(request: pytest.FixtureRequest, driver: str) -> None:
+    name, options = DRIVERS[driver]
+    given: Database = request.getfixturevalue(name.partition("+")[0])
+    url = f"{name}://{given.url.partition('://')[2]}"
+    database = Database(given.kind, url=url, sync_url=url, dsn=given.dsn)
+    async with opened(database, **options) as store:  # type: ignore[arg-type]
+        assert await store.upgrade() == (0, 1)
+        assert await store.check() == []
+        await use_everything(store)
