@@ -7,6 +7,7 @@ import asyncio
 import logging
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -45,6 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     logging.getLogger("tidings").setLevel(logging.ERROR)
+    # Whoever ends us ends our server and our processes, too.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     directory = Path(tempfile.mkdtemp(prefix="tidings-chaos-run-"))
     with ExitStack() as stack:
         code = _run(options, directory, stack)

@@ -7,7 +7,7 @@ import os
 import random
 import sys
 import time
-from asyncio.subprocess import PIPE, Process
+from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,7 +178,7 @@ async def test_every_committed_event_is_handled_once_and_in_order_while_many_wri
 async def start(world: World, calls: Path, seed: str) -> Process:
     command = [sys.executable, "-m", "tests.consume.mortal", world.database.url, str(calls), seed]
     process = await asyncio.create_subprocess_exec(
-        *command, cwd=ROOT, stdout=PIPE, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+        *command, cwd=ROOT, stdin=DEVNULL, stdout=PIPE, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     )
     assert process.stdout is not None
     assert (await process.stdout.readline()) == b"reading\n"

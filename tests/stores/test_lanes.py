@@ -253,7 +253,7 @@ class TestFinishing:
 
 
 class TestArrivalsThatRaceWithTheEnd:
-    """What arrives while the last delivery of a lane finishes must not be left behind nothing (ENGINE: stranded events)."""
+    """What arrives while the last delivery of a lane finishes must not be left behind nothing."""
 
     @pytest.mark.parametrize("ends", ["commit", "rollback"])
     async def test_parking_waits_for_the_one_who_finishes(self, postgresql: Database, ends: str) -> None:

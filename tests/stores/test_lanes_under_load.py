@@ -121,7 +121,7 @@ class Storm:
                 await asyncio.sleep(0.005)
 
     async def work(self, lane: Claimed) -> None:
-        if self.chance(0.08, "died"):
+        if self.chance(0.06, "died"):
             return
         deliveries = await self.store.call(self.store.lanes.load, lane, 5)
         if not deliveries:
@@ -134,7 +134,7 @@ class Storm:
             delay = self.random.random() * 0.02
             await self.store.transact(self.store.lanes.release, lane, state="retrying", attempts=lane.attempts, delay=delay)
             return
-        slow = self.chance(0.03, "too slow")
+        slow = self.chance(0.015, "too slow")
         for events in ([head], rest):
             if events and not await self.finish(lane, events, TTL * 1.3 if slow else 0.0):
                 return

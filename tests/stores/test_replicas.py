@@ -60,12 +60,13 @@ async def test_reading_the_log_on_a_replica_raises_and_uses_nothing(
     assert len(batch.rows) == 5
 
 
-async def test_a_store_on_a_replica_does_not_open(
+async def test_a_store_on_a_replica_is_neither_opened_nor_upgraded(
     primary_store: SQLStore, standby_store: SQLStore, elsewhere: Cluster, standby: Cluster
 ) -> None:
     caught_up(elsewhere, standby)
-    with pytest.raises(ReplicaError, match="primary"):
-        await standby_store.open()
+    for use in (standby_store.open, standby_store.upgrade):
+        with pytest.raises(ReplicaError, match="primary"):
+            await use()
     (problem,) = await standby_store.check()
     assert "in recovery" in problem
 

@@ -3,161 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import Sequence
 
-import psycopg
 import pytest
-from sqlalchemy import Connection
 
-from tests.services.databases import Database, PostgreSQLDatabases
-from tests.stores.clusters import Cluster, Programs
+from tests.services.databases import Database
 from tests.stores.events import ids, insert, outgoing, publish, read_on
 from tests.stores.opening import opened
 from tests.stores.processes import Processes
+from tests.stores.restoring import acquire, execute, history, read_rest, read_some, register, state
 from tidings.publish.outgoing import Outgoing
 from tidings.stores import SQLStore
-from tidings.stores.base import Lease, Mark
-
-READER = "shop/shop@log"
-
-
-async def register(store: SQLStore, group: str = "shop") -> str:
-    await store.transact(store.registry.register, "shop", {group: "earliest"}, [])
-    return f"shop/{group}@log"
-
-
-async def acquire(store: SQLStore, reader: str = READER, owner: str = "me") -> Lease:
-    lease = await store.call(store.leases.acquire, reader, owner, 30.0)
-    assert lease is not None
-    return lease
-
-
-async def read_some(store: SQLStore, limit: int, count: int, reader: str = READER) -> list[str]:
-    """Read and finish that many events as a receiver does, and write the checkpoint."""
-    lease = await acquire(store, reader)
-    mark = lease.mark
-    rows: list[Any] = []
-    while len(rows) < count:
-        batch = await store.call(store.log.read, mark, limit)
-        taken = min(len(batch.rows), count - len(rows))
-        rows += batch.rows[:taken]
-        mark = batch.end if taken == len(batch.rows) else batch.marks[taken - 1]
-    high = max((row[0] for row in rows), default=0)
-    assert await store.call(store.leases.move, lease, mark, max(high, lease.high), same_window=False)
-    await store.call(store.leases.release, lease)
-    return ids(rows)
-
-
-async def read_rest(store: SQLStore, reader: str = READER) -> list[str]:
-    lease = await acquire(store, reader)
-    rows, _, mark = await store.call(read_on, store, lease.mark)
-    assert await store.call(store.leases.move, lease, mark, max([lease.high, *(row[0] for row in rows)]), same_window=False)
-    await store.call(store.leases.release, lease)
-    return ids(rows)
-
-
-async def state(store: SQLStore) -> tuple[int, str]:
-    def look(connection: Connection) -> tuple[int, str]:
-        row = connection.exec_driver_sql(f"select generation, system_identifier from {store.names.meta}").one()
-        return row[0], row[1]
-
-    return await store.call(look)
-
-
-async def execute(store: SQLStore, *statements: str) -> None:
-    def run(connection: Connection) -> None:
-        for statement in statements:
-            connection.exec_driver_sql(statement)
-
-    await store.transact(run)
-
-
-async def history(store: SQLStore) -> tuple[list[str], list[str]]:
-    """A reader that has read some of the log, with a late transaction behind it; return what it has read and what it has not."""
-    await register(store)
-    before = [outgoing() for _ in range(4)]
-    late = [outgoing(), outgoing()]
-    after = [outgoing() for _ in range(3)]
-    unread = [outgoing() for _ in range(2)]
-    await publish(store, *before)
-    async with store.connections.transaction() as slow:
-        await slow.run(insert, store, late)
-        await publish(store, *after)
-        assert await read_some(store, 100, 7) == ids([*before, *after])
-        await slow.commit()
-    await publish(store, *unread)
-    return ids([*before, *after]), ids([*late, *unread])
-
-
-def dumped(programs: Programs, database: Database) -> str:
-    with psycopg.connect(database.dsn) as connection:
-        major = connection.info.server_version // 10000
-    if programs.major < major:
-        pytest.skip(f"pg_dump is of version {programs.major} and the server of {major}")
-    return programs.run("pg_dump", "--no-owner", "--dbname", database.dsn)
-
-
-def restore(programs: Programs, dump: str, into: Database) -> None:
-    programs.run("psql", "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--dbname", into.dsn, stdin=dump)
-
-
-@asynccontextmanager
-async def another_cluster(elsewhere: Cluster) -> AsyncIterator[Database]:
-    """An empty database in the other cluster."""
-    with psycopg.connect(elsewhere.url, autocommit=True) as connection:
-        connection.execute("create database restored template template0")
-        try:
-            yield Database.postgresql(elsewhere.url.rpartition("/")[0] + "/restored")
-        finally:
-            connection.execute("drop database restored with (force)")
-
-
-class TestDumpAndRestore:
-    async def test_into_another_cluster(self, postgresql: Database, programs: Programs, elsewhere: Cluster) -> None:
-        async with opened(postgresql) as store:
-            await store.upgrade()
-            _, unread = await history(store)
-            before = await state(store)
-        dump = await asyncio.to_thread(dumped, programs, postgresql)
-        async with another_cluster(elsewhere) as database:
-            await asyncio.to_thread(restore, programs, dump, database)
-            async with opened(database) as store:
-                # A publisher is not asked to notice anything.
-                unnoticed = outgoing()
-                await publish(store, unnoticed)
-                assert any("tidings db restored" in problem for problem in await store.check())
-                await store.open()
-                assert await store.check() == []
-                generation, cluster = await state(store)
-                assert generation == before[0] + 1
-                assert cluster != before[1]
-                assert sorted(await read_rest(store)) == sorted([*unread, str(unnoticed.id)])
-                assert not await store.mend()
-                new = [outgoing(), outgoing()]
-                await publish(store, *new)
-                assert await read_rest(store) == ids(new)
-                assert (await state(store))[0] == generation
-
-    async def test_into_another_database_of_the_same_cluster(
-        self, postgresql: Database, postgresql_databases: PostgreSQLDatabases, programs: Programs
-    ) -> None:
-        """Transactions go on counting there, so nothing has to be mended."""
-        async with opened(postgresql) as store:
-            await store.upgrade()
-            _, unread = await history(store)
-            before = await state(store)
-        dump = await asyncio.to_thread(dumped, programs, postgresql)
-        with postgresql_databases.fresh() as database:
-            await asyncio.to_thread(restore, programs, dump, database)
-            async with opened(database) as store:
-                new = outgoing()
-                await publish(store, new)
-                await store.open()
-                assert await state(store) == before
-                assert await read_rest(store) == [*unread, str(new.id)]
-
+from tidings.stores.base import Mark
 
 # What a restored database looks like from inside: rows and checkpoints with transaction numbers of another cluster, which may lie in the
 # future here, and may be used again.
@@ -258,6 +115,22 @@ async def test_every_reader_gets_what_it_has_not_read(postgresql_store: SQLStore
     assert sorted(await read_rest(store, behind)) == sorted(ids(events)[2:])
     # A row is new for everyone or for nobody: what the other had not read comes once more, and the inbox knows it.
     assert sorted(await read_rest(store, ahead)) == sorted(ids(events)[2:])
+
+
+async def test_a_group_that_started_now_is_not_given_what_came_before(postgresql_store: SQLStore) -> None:
+    """It has read nothing, and everything lies above that."""
+    store = postgresql_store
+    await publish(store, *[outgoing() for _ in range(3)])
+    late, after = outgoing(), outgoing()
+    async with store.connections.transaction() as running:
+        await running.run(insert, store, [late])
+        await publish(store, outgoing())
+        await store.transact(store.registry.register, "shop", {"shop": "now"}, [])
+        await running.commit()
+    await publish(store, after)
+    await move(store)
+    assert await store.mend()
+    assert await read_rest(store) == ids([late, after])
 
 
 async def test_who_has_retired_from_the_log_makes_nothing_new(postgresql_store: SQLStore) -> None:

@@ -28,6 +28,7 @@ class Handed:
     Attributes:
         promoted: the lanes that they have then, by digest, leased by this worker; None before.
         since: when the worker took them, on the local clock.
+        over: event keys of what was settled one by one, and needs no lane any more.
     """
 
     def __init__(self, store: SQLStore, lease: Lease, items: Sequence[Received], since: float, *, ordered: bool) -> None:
@@ -37,12 +38,23 @@ class Handed:
         self.items = items
         self.since = since
         self.promoted: dict[str, Claimed] | None = None
+        self.over: set[str] = set()
+        self._parked: frozenset[str] = frozenset()
         self.closing = False
         self._changing = asyncio.Lock()
 
     def lane(self, event: Received) -> str:
         """Return the lane in which the event would be parked."""
         return event.lane if self._ordered else event.event_key
+
+    def left(self) -> list[Received]:
+        """Return what is not over, in order."""
+        return [event for event in self.items if event.event_key not in self.over]
+
+    def promote(self, claimed: Sequence[Claimed]) -> None:
+        """Note that what is left has lanes of its own now: these are ours."""
+        self._parked = frozenset(event.event_key for event in self.left())
+        self.promoted = {lane.lane.replace("-", ""): lane for lane in claimed}
 
     def is_promoted(self) -> bool:
         """Whether the events have lanes of their own by now."""
@@ -90,10 +102,12 @@ class Handed:
         raise TransactionEnded(ENDED)
 
     def finish(self, connection: Connection, events: Sequence[Received]) -> None:
-        """Take handled events off the lanes that they were promoted to."""
+        """Take handled events off the lanes that they were promoted to; what was over before is in none."""
         assert self.promoted is not None
         of_lane: dict[str, list[str]] = {}
         for event in events:
+            if event.event_key not in self._parked:
+                continue
             of_lane.setdefault(self.lane(event), []).append(event.event_key)
         for lane, keys in sorted(of_lane.items()):
             claimed = self.promoted.get(lane)

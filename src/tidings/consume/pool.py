@@ -156,10 +156,10 @@ class Pool:
                         await self._promote(handed, taken)
 
     async def _promote(self, handed: Handed, taken: Taken[Received]) -> None:
-        items = [parking(received, handed.lane(received), "slow", attempts=1) for received in handed.items]
+        items = [parking(received, handed.lane(received), "slow", attempts=1) for received in handed.left()]
         owner = f"{self._lease.reader}:{self._lease.token}:{id(handed):x}"
         claimed = await guarded(self._store.transact(self._park_in, items, PROMOTED_LEASE, owner))
-        handed.promoted = {lane.lane.replace("-", ""): lane for lane in claimed}
+        handed.promote(claimed)
         self._counters.add(self.compiled.label, "promoted", len(items))
         logger.info("%s: %d slow events go on in lanes of their own", self.compiled.label, len(items))
         self._free(taken)
@@ -279,6 +279,7 @@ class Pool:
                         attempts.append(attempt)
         for outcome, keys in finished.items():
             await self._store_transact(self._record, keys, outcome)
+            handed.over.update(keys)
         return attempts, parked, poison
 
     async def _transactional(self, attempts: list[Attempt], handed: Handed) -> list[Parking]:
@@ -353,6 +354,10 @@ class Pool:
                 else:
                     if failed.decision.state != "discarded":
                         failed_lanes.add(lanes[index])
+                    if done and handed.is_promoted():
+                        # It must stand at the head of its lane to be the one that failed.
+                        written, done = done, []
+                        await to_its_end(self._write_done(written, handed))
                     await self._fail(failed, handed)
         finally:
             if done:
@@ -376,6 +381,7 @@ class Pool:
             await self._store_transact(self._record_done, events, handed)
         else:
             await guarded(self._line.run(self._record, [event.event_key for event in events], Outcome.HANDLED))
+        handed.over.update(event.event_key for event in events)
 
     def _note(self, attempt: Attempt, standing: int, parked: list[Parking], handed: Handed) -> None:
         if standing == Standing.RUN:
@@ -383,14 +389,18 @@ class Pool:
             self.compiled.breaker.succeeded()
         elif standing == Standing.DUPLICATE:
             self._counters.add(self.compiled.label, "duplicates")
-        else:
+        if standing == Standing.PARKED:
             parked.append(self._behind(attempt.received, handed.lane(attempt.received)))
+        elif standing == Standing.DUPLICATE or self.compiled.transactional:
+            # A call without transaction is over when the inbox has it.
+            handed.over.add(attempt.received.event_key)
 
     async def _fail(self, failed: Failed, handed: Handed) -> None:
         received = failed.received
         state = failed.decision.state
         if state == "discarded":
             await self._store_transact(self._record_done, [received], handed, Outcome.DISCARDED)
+            handed.over.add(received.event_key)
             self._counters.add(self.compiled.label, "discarded")
             logger.info("discarded %s %s: %s", received.name, received.id, failed.failure.error_message, extra=self._extra(received))
             return
@@ -405,6 +415,7 @@ class Pool:
             await self._park([item])
         else:
             await self._store_transact(self._fail_promoted, failed, reason, handed)
+        handed.over.add(received.event_key)
         self._counters.add(self.compiled.label, "failed")
         self.compiled.breaker.failed(handed.lane(received))
         logger.warning(

@@ -68,6 +68,7 @@ def upgrade(connection: Connection, names: Names, lock_class: int) -> tuple[int,
     Two processes may do it at once: the second waits and finds nothing to do. A newer schema is left alone.
     """
     refuse_unsupported(connection)
+    refuse_replica(connection)
     pg = connection.dialect.name == "postgresql"
     if pg:
         connection.exec_driver_sql("set local lock_timeout = '10s'")

@@ -76,7 +76,9 @@ class Registry:
         if pg:
             # Snapshot 1:1: is before every transaction, so that its first window is the whole log.
             previous = "case $5::text when 'now' then pg_current_snapshot() when 'earliest' then '1:1:'::pg_snapshot end"
-            self.reader = Sql(f"insert into {names.checkpoints} ({columns}, previous) values ({values}, {previous}) {back}")
+            # Who starts now has, in effect, read everything up to here: a restore must not take it for unread.
+            high = f"case $5::text when 'now' then (select coalesce(max(position), 0) from {names.outbox}) else 0 end"
+            self.reader = Sql(f"insert into {names.checkpoints} ({columns}, previous, high) values ({values}, {previous}, {high}) {back}")
         else:
             position = f"case $5 when 'now' then (select coalesce(max(position), 0) from {names.outbox}) else 0 end"
             self.reader = Sql(f"insert into {names.checkpoints} ({columns}, position) values ({values}, {position}) {back}")

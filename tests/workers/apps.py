@@ -1,0 +1,102 @@
+"""Services that workers run. Each function is an application as one deploy has it; the words of `config` say what it does this time."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from tests.consume.shop import MailWanted, OrderCancelled, OrderPlaced, shop
+from tests.consume.world import effect
+from tests.workers import newer as newer_events
+from tests.workers.journal import Journal
+from tests.workers.moments import once
+from tidings import Envelope, Retry, Service, Subscriptions
+from tidings.consume.retry import Reject
+from tidings.stores import SQLStore
+
+__all__ = ["ledger", "newer", "orders"]
+
+
+def orders(store: SQLStore, journal: Journal, config: dict[str, Any]) -> Service:
+    """Charge orders, and send mails without a transaction.
+
+    `pause_in` is the number of the order in whose handler the worker pauses, if `pause` says `in the handler`; `fail` are the numbers whose
+    first attempt fails, `reject` those that are dead at once; `wait` is a number whose handler waits until the file `gate` exists.
+    """
+    handlers = Subscriptions()
+    pause = once(journal, "in the handler", Path(config["when"]) if "when" in config else None)
+
+    def is_open() -> bool:
+        return os.path.exists(config["gate"])
+
+    @handlers.subscribe(OrderPlaced, retry=Retry(base=0.05, jitter=0), timeout=None)
+    async def charge(event: OrderPlaced, session: AsyncSession, envelope: Envelope) -> None:
+        journal.say("charging", number=event.number, attempt=envelope.attempt)
+        await effect(session, "charge", event)
+        if config.get("pause") == "in the handler" and event.number == config["pause_in"] and envelope.attempt == config.get("attempt", 1):
+            pause()
+        if event.number == config.get("wait"):
+            while not is_open():
+                await asyncio.sleep(0.01)
+        if event.number in config.get("reject", ()):
+            raise Reject("not this one")
+        if event.number in config.get("fail", ()) and envelope.attempt == 1:
+            raise ValueError("not at the first attempt")
+
+    @handlers.subscribe(OrderCancelled)
+    async def cancel(event: OrderCancelled, session: AsyncSession) -> None:
+        await effect(session, "cancel", event)
+
+    @handlers.subscribe(MailWanted)
+    async def send(event: MailWanted) -> None:
+        journal.say("sending", number=event.number)
+        if config.get("pause") == "in a plain handler" and event.number == config["pause_in"]:
+            pause()
+
+    return Service(config.get("service", "shop"), contracts=[shop], subscriptions=[handlers], store=store)
+
+
+def ledger(store: SQLStore, journal: Journal, config: dict[str, Any]) -> Service:
+    """Another service on the same tables, with a subscription of the same name."""
+    handlers = Subscriptions()
+
+    @handlers.subscribe(OrderPlaced, name="charge")
+    async def book(event: OrderPlaced, session: AsyncSession) -> None:
+        await effect(session, "book", event)
+
+    return Service("ledger", contracts=[shop], subscriptions=[handlers], store=store)
+
+
+def newer(store: SQLStore, journal: Journal, config: dict[str, Any]) -> Service:
+    """The shop one deploy after `orders`: it knows version 2 of an order, and ships.
+
+    `without` are the names of subscriptions that this deploy has dropped; `renamed` is a new name for `charge`.
+    """
+    handlers = Subscriptions()
+    options: dict[str, Any] = {"name": config["renamed"], "renamed_from": "charge"} if "renamed" in config else {}
+
+    @handlers.subscribe(newer_events.OrderPlaced, **options)
+    async def charge(event: newer_events.OrderPlaced, session: AsyncSession) -> None:
+        journal.say("charging", number=event.number, currency=event.currency)
+        await effect(session, "charge", event)
+
+    if "cancel" not in config.get("without", ()):
+
+        @handlers.subscribe(newer_events.OrderCancelled)
+        async def cancel(event: newer_events.OrderCancelled, session: AsyncSession) -> None:
+            await effect(session, "cancel", event)
+
+    @handlers.subscribe(newer_events.OrderShipped)
+    async def ship(event: newer_events.OrderShipped, session: AsyncSession) -> None:
+        journal.say("shipping", number=event.number)
+        await effect(session, "ship", event)
+
+    @handlers.subscribe(newer_events.MailWanted)
+    async def send(event: newer_events.MailWanted) -> None:
+        journal.say("sending", number=event.number)
+
+    return Service("shop", contracts=[newer_events.shop], subscriptions=[handlers], store=store)
