@@ -7,7 +7,7 @@ ARGS ?=
 python := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check check-format check-lint check-mypy check-pyright format services services-stop bench clean
+.PHONY: help setup demo test check check-format check-lint check-mypy check-pyright format services services-stop bench chaos clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -47,6 +47,9 @@ services-stop: ## Stop private services and throw their data away
 
 bench: setup ## Run the benchmarks (they need PostgreSQL); ARGS choose among them
 	@$(python) scripts/services run -- $(python) -m benchmarks $(ARGS)
+
+chaos: setup ## Break everything for ten minutes and balance the books; ARGS="--seconds 60 --seed 7" shortens and repeats
+	@$(python) scripts/services run postgresql -- $(python) -m chaos --seconds 600 $(ARGS)
 
 clean: services-stop ## Remove everything that was made here
 	rm -rf .venv .services .hypothesis .pytest_cache .mypy_cache .ruff_cache build dist

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
 import random
 import shutil
 import signal
@@ -20,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 from sqlalchemy import make_url
 
 from chaos.cluster import running_cluster
+from chaos.databases import new_database
 from chaos.report import report
 from chaos.run import run
 from chaos.schedule import schedule
@@ -37,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=None, help="repeat the faults of another run")
     parser.add_argument(
         "--store", default="postgresql", metavar="URL",
-        help="postgresql (default): a cluster of our own, restarts included; sqlite: a file; or the URL of an empty PostgreSQL database",
+        help="postgresql (default): a cluster of our own, restarts included, or without one a new database on the server of the tests; sqlite: a file; or the URL of an empty PostgreSQL database",
     )  # fmt: skip
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--publishers", type=int, default=3)
@@ -65,10 +67,15 @@ def _run(options: argparse.Namespace, directory: Path, stack: ExitStack) -> int:
         url, kind = f"sqlite:///{directory / 'chaos.sqlite'}", "sqlite"
     elif options.store == "postgresql":
         cluster = stack.enter_context(running_cluster(directory / "postgresql.log"))
-        if cluster is None:
+        other = os.environ.get("TIDINGS_TEST_POSTGRESQL")
+        if cluster is not None:
+            url = cluster.url
+        elif other:
+            url = stack.enter_context(new_database(other))
+        else:
             print("No PostgreSQL server is installed here: --store URL takes another one, --store sqlite needs none.", file=sys.stderr)
             return IMPOSSIBLE
-        url, kind = cluster.url, "postgresql"
+        kind = "postgresql"
     else:
         url, kind = options.store, make_url(options.store).get_backend_name()
     asynchronous, synchronous = ("sqlite+aiosqlite", "sqlite") if kind == "sqlite" else ("postgresql+asyncpg", "postgresql+psycopg")

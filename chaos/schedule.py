@@ -24,8 +24,9 @@ _WEIGHTS = {
     "redrive one": 4,
     "pause": 4,
 }
-_SERVER_WEIGHTS = {"cut some": 6, "cut all": 3, "kill backend": 1}
-_RESTART_WEIGHTS = {"restart immediate": 2, "restart fast": 1}
+_SERVER_WEIGHTS = {"cut some": 6, "cut all": 3}
+# Only on a server of our own: the process ids of another one may be those of innocent processes here.
+_OWN_SERVER_WEIGHTS = {"kill backend": 1, "restart immediate": 2, "restart fast": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ def schedule(settings: Settings) -> list[Fault]:
     if settings.kind == "postgresql":
         weights |= _SERVER_WEIGHTS
         if settings.restarts:
-            weights |= _RESTART_WEIGHTS
+            weights |= _OWN_SERVER_WEIGHTS
     names, chances = list(weights), list(weights.values())
     faults: list[Fault] = []
     at = _QUIET
