@@ -19,7 +19,7 @@ demo: setup ## Run the demo shop; ARGS=--once ends it by itself
 	@$(python) -m tidings demo $(ARGS)
 
 test: setup ## Run the tests, with private services where they can be had; ARGS go to pytest
-	@$(python) scripts/services run -- $(python) -m pytest $(ARGS)
+	@$(python) scripts/services run all -- $(python) -m pytest $(ARGS)
 
 check: check-format check-lint check-mypy check-pyright ## Check format, lint and types; `make -k check` goes on after a failure
 

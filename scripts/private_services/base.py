@@ -65,6 +65,17 @@ class Follower(Protocol):
         """Note the URLs of what runs before this service starts, by environment variable."""
 
 
+@runtime_checkable
+class Fetched(Protocol):
+    """A service that comes from elsewhere than from one package of Debian."""
+
+    def why_not(self) -> str | None:
+        """Return why it cannot be fetched on this machine, or None when it can."""
+
+    def fetch(self) -> None:
+        """Bring it to where `find` looks; raises FailedError."""
+
+
 class RunAs(Protocol):
     """Runs a command to its end as the service's user; a failure raises FailedError with the command's output."""
 

@@ -7,18 +7,38 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import NoReturn
 
 from private_services.base import FailedError, Follower, PrivateService, UnavailableError
 from private_services.control import Control
+from private_services.kafka import Kafka
+from private_services.nats import NATS
 from private_services.pgbouncer import PgBouncer
 from private_services.postgresql import PostgreSQL
+from private_services.rabbitmq import RabbitMQ
+from private_services.redis import Redis
 
 # A service comes after those that it leads to.
-SERVICES: dict[str, PrivateService] = {"postgresql": PostgreSQL(), "pgbouncer": PgBouncer()}
+SERVICES: dict[str, PrivateService] = {
+    "postgresql": PostgreSQL(),
+    "pgbouncer": PgBouncer(),
+    "rabbitmq": RabbitMQ(),
+    "kafka": Kafka(),
+    "nats": NATS(),
+    "redis": Redis(),
+}
+
+#: What `run` starts when no service is named: what almost every command needs. The others start when a test asks for one.
+USUAL = ("postgresql", "pgbouncer")
+
+ALL = "all"
+
+#: The environment variable with the names of the services that a test may start.
+ON_DEMAND = "TIDINGS_SERVICES_ON_DEMAND"
 
 DONE, FAILED, SKIPPED = 0, 1, 3
 
@@ -32,11 +52,13 @@ Private servers for tests and benchmarks, one of each per checkout, on loopback.
   env                               print VARIABLE=URL of what runs
   run [service ...] -- command ...  run a command with these variables set; the last run stops what no `start` asked for
 
-Services: {", ".join(SERVICES)}; without a name, all of them.
-Programs are looked for in the PATH and where packages put them; else root on Debian installs the package, else `docker compose` is used.
+Services: {", ".join(SERVICES)}; without a name, all of them, but for `run`: {" and ".join(USUAL)}, while a test
+that needs another one starts it. `run all` starts all of them first.
+Programs are looked for in the PATH and where packages put them; else root on Debian installs the package (Kafka: Maven brings it), else
+`docker compose` is used.
 Exit codes of start: 0 started or running, 1 failed, {SKIPPED} cannot be had on this machine.
-TIDINGS_POSTGRESQL_BIN=directory chooses another PostgreSQL, TIDINGS_PGBOUNCER_BIN another PgBouncer; TIDINGS_SERVICES_INSTALL=no forbids
-installing packages.
+TIDINGS_POSTGRESQL_BIN=directory chooses another PostgreSQL; so do TIDINGS_PGBOUNCER_BIN, TIDINGS_RABBITMQ_BIN, TIDINGS_NATS_BIN,
+TIDINGS_REDIS_BIN, and TIDINGS_KAFKA_HOME for a distribution of Kafka; TIDINGS_SERVICES_INSTALL=no forbids installing anything.
 """
 
 
@@ -46,16 +68,18 @@ def main(arguments: Sequence[str] | None = None, root: Path | None = None) -> in
     given, command = (given[: given.index("--")], given[given.index("--") + 1 :]) if "--" in given else (given, [])
     parser = argparse.ArgumentParser("scripts/services", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("action", choices=["start", "stop", "status", "url", "env", "run"])
-    parser.add_argument("service", nargs="*", help="default: all")
+    parser.add_argument("service", nargs="*", help="default: all; for `run` " + " ".join(USUAL))
     options = parser.parse_args(given)
-    unknown = [name for name in options.service if name not in SERVICES]
+    names: list[str] = options.service or ([name for name in USUAL if name in SERVICES] if options.action == "run" else [ALL])
+    names = list(SERVICES) if ALL in names else names
+    unknown = [name for name in names if name not in SERVICES]
     if unknown:
         parser.error(f"There is no service {unknown[0]!r}; there are: {', '.join(SERVICES)}.")
     if (options.action == "run") != bool(command):
         parser.error("`run`, and only `run`, takes `-- command ...`.")
     if options.action == "url" and len(options.service) != 1:
         parser.error("`url` takes the name of one service.")
-    chosen = _with_related(options.service or list(SERVICES), options.action)
+    chosen = _with_related(names, options.action)
     control = Control(root or Path(__file__).resolve().parents[2], say=_say)
     try:
         if options.action == "run":
@@ -82,23 +106,50 @@ def _say(sentence: str) -> None:
 
 
 def _start(control: Control, chosen: list[PrivateService]) -> int:
-    code = DONE
-    urls: dict[str, str] = {}
+    started = _together(chosen, control.start, {})
     for service in chosen:
-        if isinstance(service, Follower):
-            service.lead_to(urls)
+        if isinstance(url := started[service.variable], str):
+            print(f"{service.name}  {url}", flush=True)
+        else:
+            _say(str(url))
+    errors = [url for url in started.values() if isinstance(url, Exception)]
+    if all(isinstance(error, UnavailableError) for error in errors):
+        return SKIPPED if errors else DONE
+    return FAILED
+
+
+def _together(
+    chosen: list[PrivateService], start: Callable[[PrivateService], str], given: Mapping[str, str]
+) -> dict[str, str | UnavailableError | FailedError | OSError]:
+    """Start services at the same time, those that lead to others after these; return the URL of each, or why there is none."""
+    names = {service.name: service.variable for service in chosen}
+    with ThreadPoolExecutor(max_workers=len(chosen) or 1) as pool:
+        futures: dict[str, Future[str]] = {}
+
+        def one(service: PrivateService) -> str:
+            if isinstance(service, Follower):
+                before = {names[name]: futures[names[name]] for name in service.needs if name in names}
+                wait(before.values())
+                service.lead_to({**given, **{name: future.result() for name, future in before.items() if future.exception() is None}})
+            return start(service)
+
+        for service in chosen:
+            futures[service.variable] = pool.submit(one, service)
+    results: dict[str, str | UnavailableError | FailedError | OSError] = {}
+    for name, future in futures.items():
         try:
-            urls[service.variable] = control.start(service)
-            print(f"{service.name}  {urls[service.variable]}", flush=True)
-        except UnavailableError as error:
-            _say(str(error))
-            code = SKIPPED
-    return code
+            results[name] = future.result()
+        except (UnavailableError, FailedError, OSError) as error:
+            results[name] = error
+    return results
 
 
 def _stop(control: Control, chosen: list[PrivateService]) -> int:
-    for service in reversed(chosen):
-        print(f"{service.name}  {'stopped' if control.stop(service) else 'was not running'}")
+    # Whoever leads to others ends first.
+    for group in ([s for s in chosen if isinstance(s, Follower)], [s for s in chosen if not isinstance(s, Follower)]):
+        with ThreadPoolExecutor(max_workers=len(group) or 1) as pool:
+            for service, stopped in zip(group, pool.map(control.stop, group), strict=True):
+                print(f"{service.name}  {'stopped' if stopped else 'was not running'}")
     return DONE
 
 
@@ -132,21 +183,45 @@ def _run(control: Control, chosen: list[PrivateService], command: list[str]) -> 
     before = signal.signal(signal.SIGTERM, _terminated)
     try:
         with ExitStack() as used:
-            for service in chosen:
-                if environment.get(service.variable):
-                    continue
-                if isinstance(service, Follower):
-                    service.lead_to(environment)
-                try:
-                    environment[service.variable] = used.enter_context(control.use(service))
-                except (UnavailableError, FailedError) as error:
-                    if isinstance(error, FailedError) and os.environ.get("CI") == "true":
-                        raise
-                    _say(str(error))
-                    environment[f"{service.variable}_MISSING"] = str(error)
+            finished = used.enter_context(
+                _used(control, [service for service in chosen if not environment.get(service.variable)], environment)
+            )
+            for name, url in finished.items():
+                if isinstance(url, str):
+                    environment[name] = url
+                elif not isinstance(url, UnavailableError) and os.environ.get("CI") == "true":
+                    raise url
+                else:
+                    _say(str(url))
+                    environment[f"{name}_MISSING"] = str(url)
+            # What was not asked for, a test that needs it starts by itself.
+            environment[ON_DEMAND] = " ".join(name for name, service in SERVICES.items() if service not in chosen)
             return _child(command, environment)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _used(
+    control: Control, chosen: list[PrivateService], given: Mapping[str, str]
+) -> Iterator[dict[str, str | UnavailableError | FailedError | OSError]]:
+    """Start services at the same time for a block, and stop them at the same time after it."""
+    blocks: dict[str, AbstractContextManager[str]] = {}
+
+    def enter(service: PrivateService) -> str:
+        block = control.use(service)
+        url = block.__enter__()
+        blocks[service.variable] = block
+        return url
+
+    try:
+        yield _together(chosen, enter, given)
+    finally:
+        # Whoever leads to others ends first.
+        for group in (True, False):
+            leaving = [blocks[s.variable] for s in chosen if s.variable in blocks and isinstance(s, Follower) is group]
+            with ThreadPoolExecutor(max_workers=len(leaving) or 1) as pool:
+                list(pool.map(lambda block: block.__exit__(None, None, None), leaving))
 
 
 def _child(command: list[str], environment: dict[str, str]) -> int:

@@ -1,12 +1,14 @@
 """Starts, finds again and stops private services.
 
 What runs is written down in `.services/<name>.json` before it starts, so that a later call can find it or clear away what is left of it.
-A server that no longer runs is never revived: its data is thrown away and a new one is made, which needs no recovery and takes a second.
+A server that no longer runs is revived only when a test of outages asks for it. Else its data is thrown away and a new one is made, which
+needs no recovery and takes seconds.
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -19,7 +21,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from private_services import containers, debian, processes
-from private_services.base import FailedError, PrivateService, UnavailableError
+from private_services.base import FailedError, Fetched, PrivateService, UnavailableError
 
 START_SECONDS = 60.0
 PORT_ATTEMPTS = 5
@@ -88,6 +90,26 @@ class Control:
         with self._lock(service):
             return self._clear(service)
 
+    def crash(self, service: PrivateService) -> None:
+        """Kill a running service, as a crash would, and leave its data where it is."""
+        with self._lock(service):
+            if not processes.end_marked(self._mark(service)):
+                raise FailedError(f"{service.name} does not run as a process of ours, so it cannot be killed.")
+
+    def revive(self, service: PrivateService) -> str:
+        """Start a service again after `crash`, with its data and on its port, and return its URL."""
+        with self._lock(service):
+            record = self._read(service) or {}
+            programs = service.find()
+            if programs is None or "directory" not in record or "port" not in record:
+                raise FailedError(f"{service.name} has not been started here, so there is nothing to revive.")
+            user = processes.account(service.accounts)
+            if (url := self._serve(service, programs, Path(record["directory"]), user, record["port"])) is None:
+                raise FailedError(f"{service.name} ended right after its start; its log is {self._log(service)}.")
+            if record.get("keep"):
+                self._write(service, {**(self._read(service) or {}), "keep": True})
+            return url
+
     def _started(self, service: PrivateService) -> str:
         record = self._read(service)
         if record is not None and self._runs(service, record):
@@ -104,19 +126,25 @@ class Control:
             raise
 
     def _install(self, service: PrivateService) -> Path | None:
-        if debian.why_not() is not None:
+        if self._why_not_installed(service) is not None:
             return None
-        self._say(f"Installing the package {service.package} ...")
+        self._say(f"Installing {service.package} ...")
         try:
-            debian.install(service.package, service.before_install())
+            if isinstance(service, Fetched):
+                service.fetch()
+            else:
+                debian.install(service.package, service.before_install())
         except FailedError:
             if containers.why_not() is None and containers.defines(self.root, service.name):
                 return None
             raise
         programs = service.find()
         if programs is None:
-            raise FailedError(f"The package {service.package} is installed, but its programs are not where they should be.")
+            raise FailedError(f"{service.package} is installed, but its programs are not where they should be.")
         return programs
+
+    def _why_not_installed(self, service: PrivateService) -> str | None:
+        return service.why_not() if isinstance(service, Fetched) else debian.why_not()
 
     def _start_process(self, service: PrivateService, programs: Path) -> str:
         self._say(f"Starting {service.name} ({programs}) ...")
@@ -148,10 +176,10 @@ class Control:
         ending = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-10:]
         raise FailedError("\n".join([f"{service.name} ended right after its start; its log is {log}, and ends with:", *ending]))
 
-    def _serve(self, service: PrivateService, programs: Path, directory: Path, user: str | None) -> str | None:
-        """Start the server on some port; return its URL, or None when it ended."""
-        port = processes.free_port()
-        process = processes.spawn(service.command(programs, directory, port), self._log(service), user)
+    def _serve(self, service: PrivateService, programs: Path, directory: Path, user: str | None, port: int = 0) -> str | None:
+        """Start the server on this port, or some port; return its URL, or None when it ended."""
+        port = port or processes.free_port()
+        process = processes.spawn(service.command(programs, directory, port), self._log(service), user, self._mark(service))
         born = processes.birth(process.pid)
         self._write(service, {"directory": str(directory), "pid": process.pid, "born": born, "port": port})
         processes.wait_until(lambda: process.poll() is not None or service.ready(port), START_SECONDS)
@@ -169,7 +197,7 @@ class Control:
         if no_container is None and not containers.defines(self.root, service.name):
             no_container = "compose.yaml has no container for it"
         if no_container is not None:
-            raise UnavailableError(f"{service.name} is not installed, {debian.why_not()}, and {no_container}.")
+            raise UnavailableError(f"{service.name} is not installed, {self._why_not_installed(service)}, and {no_container}.")
         self._say(f"Starting {service.name} in a container ...")
         port = processes.free_port()
         self._write(service, {"container": True, "port": port})
@@ -188,7 +216,7 @@ class Control:
             if reached.returncode != 0:
                 directory.rmdir()
                 # Not the usual place for temporary files, which is often memory: what is measured here has to reach a disk.
-                directory = Path(tempfile.mkdtemp(prefix=f"tidings-{service.name}-", dir=DISK if os.path.isdir(DISK) else None))
+                directory = Path(tempfile.mkdtemp(prefix=self._prefix(service), dir=DISK if os.path.isdir(DISK) else None))
                 shutil.chown(directory, user)
         return directory
 
@@ -205,15 +233,21 @@ class Control:
             containers.down(self.root, service.name)
         elif was_there and record is not None:
             processes.stop(record["pid"], record["born"], service.stop_signals)
-        directories = [self.state / service.name]
-        if record is not None and "directory" in record and Path(record["directory"]).name.startswith(f"tidings-{service.name}-"):
-            directories.append(Path(record["directory"]))
-        for directory in directories:
+        was_there |= processes.end_marked(self._mark(service))
+        places = {Path(DISK), Path(tempfile.gettempdir())}
+        for directory in [self.state / service.name, *(path for place in places for path in place.glob(f"{self._prefix(service)}*"))]:
             # Processes of a killed server notice its end a moment later, and may write until then.
             if not processes.wait_until(partial(_removed, directory), 10):
                 raise FailedError(f"{directory} could not be removed; remove it by hand, as the user that made it.")
         self._record(service).unlink(missing_ok=True)
         return was_there
+
+    def _mark(self, service: PrivateService) -> str:
+        return str(self.state / service.name)
+
+    def _prefix(self, service: PrivateService) -> str:
+        """Return how directories outside the checkout begin; found again by it also when nobody could write them down."""
+        return f"tidings-{service.name}-{hashlib.sha256(str(self.root).encode()).hexdigest()[:10]}-"
 
     def _record(self, service: PrivateService) -> Path:
         return self.state / f"{service.name}.json"

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
-from contextlib import ExitStack
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from private_services.base import FailedError
+
+#: Not empty when this process has brought the lists of packages up to date.
+_UPDATED: list[bool] = []
+
+#: For `before_install`: keeps a package from starting a server of its own (https://www.debian.org/doc/debian-policy/ch-opersys.html).
+NO_START = (Path("/usr/sbin/policy-rc.d"), "#!/bin/sh\nexit 101\n")
 
 
 def why_not() -> str | None:
@@ -23,8 +32,12 @@ def why_not() -> str | None:
 
 
 def install(package: str, meanwhile: list[tuple[Path, str]]) -> None:
-    """Install a package; the files in `meanwhile` exist only while that runs, and only where there was none before."""
+    """Install packages, separated by spaces; the files in `meanwhile` exist only while that runs, and only where there was none before.
+
+    Services start at the same time, but one package manager runs at a time: it would refuse a second one.
+    """
     with ExitStack() as files:
+        files.enter_context(_one_at_a_time())
         for path, text in meanwhile:
             if path.exists():
                 continue
@@ -33,8 +46,17 @@ def install(package: str, meanwhile: list[tuple[Path, str]]) -> None:
             if text.startswith("#!"):
                 path.chmod(0o755)
             files.callback(path.unlink, missing_ok=True)
-        _apt_get("update")
-        _apt_get("install", "--yes", "--no-install-recommends", "--no-upgrade", package)
+        if not _UPDATED:
+            _apt_get("update")
+            _UPDATED.append(True)
+        _apt_get("install", "--yes", "--no-install-recommends", "--no-upgrade", *package.split())
+
+
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    with Path(tempfile.gettempdir(), f"tidings-apt-{os.geteuid()}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _apt_get(*arguments: str) -> None:

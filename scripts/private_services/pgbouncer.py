@@ -14,14 +14,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from private_services import debian
 from private_services.base import RunAs, UnavailableError
 from private_services.postgresql import DATABASE, USER, PostgreSQL
 from private_services.processes import LOOPBACK
 
 #: Server connections of each database.
 POOL_SIZE = 2
-
-_FORBID_START = "#!/bin/sh\nexit 101\n"
 
 
 class PgBouncer:
@@ -56,8 +55,8 @@ class PgBouncer:
         return None if found is None else Path(found)
 
     def before_install(self) -> list[tuple[Path, str]]:
-        """Keep Debian's package from starting a proxy of its own (https://www.debian.org/doc/debian-policy/ch-opersys.html)."""
-        return [(Path("/usr/sbin/policy-rc.d"), _FORBID_START)]
+        """Keep Debian's package from starting a proxy of its own."""
+        return [debian.NO_START]
 
     def prepare(self, programs: Path, directory: Path, run_as: RunAs) -> None:
         """Refuse to lead nowhere."""

@@ -9,12 +9,16 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from private_services.base import FailedError
 
 LOOPBACK = "127.0.0.1"
+
+#: The environment variable by which everything that belongs to one private service is recognised.
+MARK = "TIDINGS_PRIVATE_SERVICE"
 
 
 def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
@@ -55,12 +59,45 @@ def credentials(user: str | None) -> dict[str, Any]:
     return {"env": environment, "cwd": "/", "user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
 
 
-def spawn(command: list[str], log: Path, user: str | None) -> subprocess.Popen[bytes]:
-    """Start a command that stays when we and our terminal are gone; its output goes to `log`."""
+def spawn(command: list[str], log: Path, user: str | None, mark: str) -> subprocess.Popen[bytes]:
+    """Start a command that stays when we and our terminal are gone; its output goes to `log`, and `mark` to its environment."""
+    how = credentials(user)
+    how["env"] = {**how["env"], MARK: mark}
     with log.open("ab") as output:
-        return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, **credentials(user)
-        )
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, **how)
+
+
+def marked(mark: str) -> list[int]:
+    """Return the ids of the processes that were spawned with this mark, and of what they have started themselves.
+
+    That finds what detached itself, and what a starter could not write down any more because it was killed. Needs Linux's /proc.
+    """
+    wanted = f"{MARK}={mark}".encode()
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if wanted in (entry / "environ").read_bytes().split(b"\0"):
+                found.append(int(entry.name))
+    return found
+
+
+def end_marked(mark: str) -> bool:
+    """Kill what is marked; return whether there was anything."""
+    there_was = False
+
+    def ended() -> bool:
+        nonlocal there_was
+        # Until none is left: one of them may have started another meanwhile.
+        left = [pid for pid in marked(mark) if birth(pid) is not None]
+        for pid in left:
+            there_was = True
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return not left
+
+    if not wait_until(ended, 10):
+        raise FailedError(f"These processes could not be ended: {marked(mark)}.")
+    return there_was
 
 
 def birth(pid: int) -> str | None:

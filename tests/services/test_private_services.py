@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -196,11 +197,11 @@ def test_run_hands_on_the_exit_code_and_stops_only_what_it_started(tmp_path: Pat
     monkeypatch.setattr(cli, "SERVICES", {"echo": echo})
     control = Control(tmp_path, say=lambda _sentence: None)
     exits = [sys.executable, "-c", "raise SystemExit(7)"]
-    assert cli.main(["run", "--", *exits], tmp_path) == 7
+    assert cli.main(["run", "echo", "--", *exits], tmp_path) == 7
     assert control.url(echo) is None
     control.start(echo)
     try:
-        assert cli.main(["run", "--", *exits], tmp_path) == 7
+        assert cli.main(["run", "echo", "--", *exits], tmp_path) == 7
         assert control.url(echo) is not None
     finally:
         control.stop(echo)
@@ -226,3 +227,108 @@ def test_without_any_way_to_run_it_the_reasons_are_all_named(control: Control, e
     monkeypatch.setattr(containers, "why_not", lambda: "no Docker engine answers")
     with pytest.raises(UnavailableError, match="only root may install packages, and no Docker engine answers"):
         control.start(echo)
+
+
+BREEDER = """
+import subprocess, sys
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+"""
+
+
+def test_what_a_server_has_detached_from_itself_ends_with_it(control: Control, echo: Echo) -> None:
+    echo.source = BREEDER + SERVER
+    control.start(echo)
+    mark = str(control.state / "echo")
+    assert len(processes.marked(mark)) == 2
+    control.stop(echo)
+    assert processes.marked(mark) == []
+
+
+def test_a_server_whose_starter_was_killed_before_it_could_note_it_is_found(control: Control, echo: Echo) -> None:
+    url = control.start(echo)
+    (control.state / "echo.json").unlink()
+    assert control.url(echo) is None
+    assert control.start(echo) != url
+    assert len(processes.marked(str(control.state / "echo"))) == 1
+
+
+def test_a_crashed_server_comes_back_on_its_port_and_with_its_data(control: Control, echo: Echo) -> None:
+    url = control.start(echo)
+    before = control.state / "echo" / "before"
+    before.touch()
+    control.crash(echo)
+    assert control.url(echo) is None
+    assert control.revive(echo) == url
+    assert control.url(echo) == url
+    assert before.exists()
+
+
+def test_services_start_at_the_same_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    slow = "import time; time.sleep(1)\n" + SERVER
+    services = {}
+    for number in range(4):
+        service = Echo()
+        service.name, service.variable, service.source = f"echo{number}", f"TIDINGS_TEST_ECHO{number}", slow
+        services[service.name] = service
+    monkeypatch.setattr(cli, "SERVICES", services)
+    began = time.monotonic()
+    assert cli.main(["run", "all", "--", *PRINT], tmp_path) == 0
+    assert time.monotonic() - began < 3.5, "one after the other they would take four seconds and more"
+    printed = capfd.readouterr().out
+    assert all(name in printed for name in ("TIDINGS_TEST_ECHO0", "TIDINGS_TEST_ECHO3"))
+    assert not list((tmp_path / ".services").glob("*.json"))
+
+
+def test_what_is_not_named_may_be_started_by_a_test(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], echo: Echo
+) -> None:
+    monkeypatch.setattr(cli, "SERVICES", {"echo": echo})
+    show = [sys.executable, "-c", "import os; print(os.environ.get('TIDINGS_TEST_ECHO'), os.environ['TIDINGS_SERVICES_ON_DEMAND'])"]
+    assert cli.main(["run", "--", *show], tmp_path) == 0
+    assert capfd.readouterr().out.strip() == "None echo"
+
+
+def test_a_failed_service_does_not_keep_the_others_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, echo: Echo) -> None:
+    broken = Echo()
+    broken.name, broken.variable, broken.source = "broken", "TIDINGS_TEST_BROKEN", "raise SystemExit(1)"
+    monkeypatch.setattr(cli, "SERVICES", {"echo": echo, "broken": broken})
+    monkeypatch.setenv("CI", "true")
+    assert cli.main(["run", "all", "--", *PRINT], tmp_path) == 1
+    assert processes.marked(str(tmp_path.resolve() / ".services" / "echo")) == []
+
+
+class Elsewhere(Echo):
+    """A service that no package of Debian brings."""
+
+    def __init__(self) -> None:
+        self.brought = False
+        self.reason: str | None = None
+
+    def find(self) -> Path | None:
+        return Path(sys.executable) if self.brought else None
+
+    def why_not(self) -> str | None:
+        return self.reason
+
+    def fetch(self) -> None:
+        self.brought = True
+
+
+def test_a_service_that_comes_from_elsewhere_is_fetched_once(control: Control) -> None:
+    service = Elsewhere()
+    control.start(service)
+    assert service.brought
+    control.stop(service)
+
+
+def test_a_service_that_cannot_be_fetched_says_why(control: Control, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = Elsewhere()
+    service.reason = "there is no Java"
+    monkeypatch.setattr(containers, "why_not", lambda: "no Docker engine answers")
+    with pytest.raises(UnavailableError, match="not installed, there is no Java, and no Docker engine answers"):
+        control.start(service)
+
+
+def test_every_service_has_a_container(request: pytest.FixtureRequest) -> None:
+    without = {"pgbouncer"}  # a proxy for a server that a container could not reach
+    assert [name for name in cli.SERVICES if not containers.defines(request.config.rootpath, name)] == sorted(without)
