@@ -12,7 +12,7 @@ from hashlib import blake2b
 from uuid import UUID
 from zlib import crc32
 
-__all__ = ["SLOTS", "event_key", "lane_of", "slot_of", "uuid7"]
+__all__ = ["SLOTS", "event_key", "event_key_bounds", "lane_of", "slot_of", "uuid7"]
 
 #: Number of slots that keys are spread over. Publishers of keys in one slot wait for one another's commit; see ENGINE in the docs.
 SLOTS = 1024
@@ -46,12 +46,24 @@ def event_key(source: str, event_id: str) -> str:
     BLAKE2b over source and id, so that one producer's ids cannot suppress another's. Any other id gives 128 bits of the hash.
     """
     digest = blake2b(f"{source}\0{event_id}".encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    head = _head(event_id)
+    return head + digest[len(head) :]
+
+
+def event_key_bounds(event_id: str) -> tuple[str, str]:
+    """Return the lowest and the highest inbox key that an event of this id can have, whoever its producer is."""
+    head = _head(event_id)
+    return head.ljust(32, "0"), head.ljust(32, "f")
+
+
+def _head(event_id: str) -> str:
+    """Return the time of a version 7 id, as 12 hexadecimal digits; nothing for any other id."""
     if len(event_id) == 36 and event_id[14] == "7" and event_id[8] == event_id[13] == event_id[18] == event_id[23] == "-":
         head = event_id[:8] + event_id[9:13]
         # Not `int(head, 16)`: it takes signs and underscores, and what comes out here must be a UUID.
         if _HEXADECIMAL.issuperset(head):
-            return head.lower() + digest[12:]
-    return digest
+            return head.lower()
+    return ""
 
 
 def lane_of(key: str) -> str:

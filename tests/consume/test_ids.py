@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidings.ids import SLOTS, event_key, lane_of, slot_of, uuid7
+from tidings.ids import SLOTS, event_key, event_key_bounds, lane_of, slot_of, uuid7
 
 V7 = "0190f5d2-7a3b-7c4d-8e5f-0123456789ab"
 V4 = "9c858901-8a57-4791-81fe-4c455b099bc9"
@@ -42,6 +42,14 @@ for key in {lanes!r}: print(lane_of(key), slot_of(key))
 @pytest.mark.parametrize(("source", "event_id"), KEYS)
 def test_event_keys_are_as_they_were(source: str, event_id: str) -> None:
     assert event_key(source, event_id) == KEYS[source, event_id]
+
+
+@pytest.mark.parametrize(("source", "event_id"), KEYS)
+def test_event_keys_lie_within_the_bounds_of_their_id(source: str, event_id: str) -> None:
+    low, high = event_key_bounds(event_id)
+    assert low <= event_key(source, event_id) <= high
+    assert (low[:12] == high[:12]) == (event_id.lower() == V7)
+    assert UUID(low) < UUID(high)
 
 
 @pytest.mark.parametrize("key", LANES)

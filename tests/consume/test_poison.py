@@ -253,3 +253,14 @@ async def test_an_event_that_has_expired_is_finished_and_not_handled(world: Worl
         await until_equal(world.effects, [("b", 1)])
         await until(lambda: service.counters.of("expired") == 1)
     assert sorted(row[0] for row in world.rows("select outcome from tidings_inbox")) == [0, 1]
+
+
+async def test_an_expired_event_that_is_read_again_is_not_counted_again(world: World) -> None:
+    await world.insert_row(headers='{"expires": "2001-01-01T00:00:00Z"}')
+    async with world.service(handlers_of(world)) as service:
+        await until(lambda: service.counters.of("expired") == 1)
+    previous = "previous = '1:1:', " if world.kind == "postgresql" else ""
+    await world.execute(f"update tidings_checkpoints set {previous}position = 0 where kind = 'log'")
+    async with world.service(handlers_of(world)) as service:
+        await until(lambda: service.counters.of("duplicates") == 1)
+        assert service.counters.of("expired") == 0

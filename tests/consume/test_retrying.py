@@ -16,6 +16,7 @@ from tests.consume.world import World, effect, effect_sync
 from tidings import Envelope, Publish, Retry, Subscriptions
 from tidings.consume.retry import Discard, Reject, RetryLater
 from tidings.service import Dead
+from tidings.stores.sql.lanes import LaneStatements
 
 SOON = Retry(attempts=10, base=0.01, max=0.02, jitter=0)
 LATE = Retry(attempts=10, base=1000, max=1000)
@@ -348,5 +349,72 @@ async def test_a_parked_event_that_expires_is_finished_and_frees_its_key(world: 
         await world.publish(service, OrderPlaced("a", 1), expires=timedelta(seconds=0.5))
         await world.publish(service, OrderPlaced("a", 2))
         await until_equal(world.effects, [("a", 2)])
+        await until_equal(world.lanes, [])
+        assert service.counters.of("expired") == 1
+
+
+@pytest.mark.parametrize("kind", ["async def", "def", "plain async def", "plain def", "list"])
+async def test_a_traceback_begins_in_the_handler(world: World, kind: str) -> None:
+    handlers = Subscriptions()
+    options: dict[str, Any] = {"retry": Retry(attempts=1)}
+
+    def fail() -> None:
+        raise ValueError("no luck")
+
+    if kind == "async def" and world.asynchronous:
+
+        @handlers.subscribe(OrderPlaced, **options)
+        async def handle(event: OrderPlaced, session: AsyncSession) -> None:
+            fail()
+
+    elif kind in ("async def", "def"):
+
+        @handlers.subscribe(OrderPlaced, **options)
+        def handle(event: OrderPlaced, session: Session) -> None:
+            fail()
+
+    elif kind == "plain async def":
+
+        @handlers.subscribe(OrderPlaced, **options)
+        async def handle(event: OrderPlaced) -> None:
+            fail()
+
+    elif kind == "plain def":
+
+        @handlers.subscribe(OrderPlaced, **options)
+        def handle(event: OrderPlaced) -> None:
+            fail()
+
+    else:
+
+        @handlers.subscribe(OrderPlaced, batch=10, **options)
+        async def handle(events: list[OrderPlaced]) -> None:
+            fail()
+
+    async with world.service(handlers) as service:
+        await world.publish(service, OrderPlaced("a", 1))
+        await until(world.deliveries)
+    frames = [line for line in world.one("select traceback from tidings_deliveries").splitlines() if line.lstrip().startswith("File ")]
+    assert [frame.rpartition(" ")[2] for frame in frames] == ["handle", "fail"]
+    assert all("test_retrying.py" in frame for frame in frames)
+
+
+async def test_a_parked_event_expires_by_the_clock_of_the_database(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    handlers = Subscriptions()
+    failing = asyncio.Event()
+
+    @handlers.subscribe(OrderPlaced, retry=Retry(attempts=1000, base=0.05, factor=1, jitter=0))
+    async def handle(event: OrderPlaced, session: AsyncSession) -> None:
+        failing.set()
+        raise ValueError("no luck")
+
+    async with world.service(handlers) as service:
+        await world.publish(service, OrderPlaced("a", 1), expires=timedelta(hours=1))
+        await failing.wait()
+        await until(world.lanes)
+        assert service.counters.of("expired") == 0
+        # Here it is as late as it was.
+        clock = LaneStatements.clock
+        monkeypatch.setattr(LaneStatements, "clock", lambda self, connection: clock(self, connection) + timedelta(hours=2))
         await until_equal(world.lanes, [])
         assert service.counters.of("expired") == 1

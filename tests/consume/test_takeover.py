@@ -12,6 +12,7 @@ from tests.consume.shop import OrderBilled, OrderCancelled, OrderPlaced
 from tests.consume.waiting import until, until_equal
 from tests.consume.world import World, effect
 from tidings import Publish, Retry, Service, Subscriptions
+from tidings.consume.retry import Discard
 from tidings.errors import ConfigurationError, RenamedSubscription
 
 
@@ -34,6 +35,25 @@ def impatient(service: Service, lease: float = 0.5) -> Service:
 
 
 # --- one reader
+
+
+async def test_what_a_worker_decides_without_its_lease_is_not_kept(world: World) -> None:
+    """Another worker may know better: whoever has the lease decides."""
+    handlers = Subscriptions()
+    attempts = 0
+
+    @handlers.subscribe(OrderPlaced)
+    async def handle(event: OrderPlaced) -> None:
+        nonlocal attempts
+        attempts += 1
+        if attempts == 1:
+            await world.execute("update tidings_checkpoints set lease_token = lease_token + 1 where kind = 'log'")
+            raise Discard("not for the likes of us")
+
+    async with world.service(handlers) as service:
+        await world.publish(service, OrderPlaced("a", 1))
+        await until_equal(lambda: world.rows("select outcome from tidings_inbox"), [(0,)])
+    assert attempts == 2
 
 
 async def test_only_one_of_two_instances_reads_and_the_other_takes_over_when_it_stops(world: World) -> None:

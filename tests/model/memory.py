@@ -73,7 +73,7 @@ class MemoryStore:
     """All tables, and the methods of `store.inbox`, `store.lanes`, `store.leases` and `store.repair` on them.
 
     Attributes:
-        choose: decides which of the lanes that are due a claim takes; the real statement does, when the model follows one.
+        writes: how many transactions that changed something were committed.
     """
 
     dialect = SQLITE
@@ -83,6 +83,7 @@ class MemoryStore:
     pending: dict[tuple[int, str], Transaction] = field(default_factory=dict)
     table: dict[tuple[int, str], Lane] = field(default_factory=dict)
     parked: dict[tuple[int, str], Parked] = field(default_factory=dict)
+    writes: int = 0
     tokens: int = 0
     numbers: int = 0
 
@@ -107,6 +108,7 @@ class MemoryStore:
         return _Repair(self)
 
     def commit(self, transaction: Transaction) -> None:
+        self.writes += bool(transaction.inserted or transaction.undo)
         for row in transaction.inserted:
             self.done[row] = 0
             del self.pending[row]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 
 from tests.model.memory import FAR
-from tests.model.world import SUBSCRIPTIONS, LaneWork, Subscription, World
+from tests.model.world import LaneWork, Subscription, World
 
 __all__ = ["check", "check_end", "drain"]
 
@@ -15,10 +15,11 @@ def check(world: World) -> None:
     _lanes_and_deliveries_belong_together(world)
     _effects_happen_once(world)
     _nothing_is_lost(world)
-    for subscription in SUBSCRIPTIONS:
+    for subscription in world.subscriptions:
         if subscription.ordered:
             _keys_keep_their_order(world, subscription)
     _attempts_are_counted(world)
+    assert not world.unfenced, f"kept under a lost lease: {world.unfenced}"
 
 
 def _lanes_and_deliveries_belong_together(world: World) -> None:
@@ -34,7 +35,7 @@ def _effects_happen_once(world: World) -> None:
     """Invariant 4: an effect and the inbox row of a handled event are the same thing."""
     for place, count in Counter(world.effects).items():
         assert count == 1, f"{place} had its effect {count} times"
-    plain = {subscription.id for subscription in SUBSCRIPTIONS if subscription.plain}
+    plain = {subscription.id for subscription in world.subscriptions if subscription.plain}
     handled = {place for place, outcome in world.model.done.items() if outcome == 0 and place[0] not in plain}
     assert handled == set(world.effects)
     assert {place for place, outcome in world.model.done.items() if outcome == 0 and place[0] in plain} <= set(world.calls)
@@ -43,10 +44,8 @@ def _effects_happen_once(world: World) -> None:
 def _nothing_is_lost(world: World) -> None:
     """Invariant 6: what the checkpoint is past is handled or parked."""
     for row in world.model.rows[: world.model.checkpoint.position]:
-        event = next(
-            event for event, position in world.position.items() if position == row[0] or world.model.rows[position - 1][1] == row[1]
-        )
-        for subscription in SUBSCRIPTIONS:
+        event = world.events[row[0] - 1]
+        for subscription in world.subscriptions:
             place = (subscription.id, event)
             assert place in world.model.done or place in world.model.parked, f"{subscription.name} has lost event {row[0]}"
 
@@ -118,10 +117,10 @@ def _calm(world: World) -> str | None:
         return "p0 claims"
     if process.lease is None:
         return "p0 acquires" if world.model.checkpoint.until != FAR else "the reader's lease runs out"
-    for subscription in SUBSCRIPTIONS:
+    for subscription in world.subscriptions:
         if process.lanes[subscription.id].ready:
             return f"p0 takes {subscription.name} 3"
-    if process.read_to.position < len(world.model.rows):  # type: ignore[attr-defined]
+    if process.read_to.position < len(world.model.rows):
         return "p0 reads"
     if process.progress.mark != process.mark:
         return "p0 saves"
@@ -135,5 +134,5 @@ def check_end(world: World) -> None:
     assert not world.model.parked
     assert world.model.checkpoint.position == len(world.model.rows)
     for event in world.position:
-        for subscription in SUBSCRIPTIONS:
+        for subscription in world.subscriptions:
             assert (subscription.id, event) in world.model.done, f"{subscription.name} has not handled {event}"

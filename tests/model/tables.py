@@ -51,6 +51,8 @@ class Tables(Protocol):
 
     def compare(self, effects: Sequence[tuple[int, str]]) -> None: ...
 
+    def close(self) -> None: ...
+
 
 class Modelled:
     """The model alone."""
@@ -101,6 +103,9 @@ class Modelled:
 
     def compare(self, effects: Sequence[tuple[int, str]]) -> None:
         """There is nothing to compare with."""
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 @dataclass(slots=True)

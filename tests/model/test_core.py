@@ -2,50 +2,47 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
-
-from tests.model.oracle import check, check_end, drain
+from tests.model.machine import Machine, test_case
 from tests.model.tables import Modelled
-from tests.model.world import World
+from tests.model.world import SUBSCRIPTIONS, Subscription, World
 
 
-class Core(RuleBasedStateMachine):
-    """Two or three workers on one reader, four subscriptions, three keys and events without one."""
+class Everything(Machine):
+    """Three workers on one reader, and every kind of subscription at once."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.world = World(Modelled(), processes=3)
-
-    @rule(keys=st.lists(st.sampled_from(["a", "b", "-"]), min_size=1, max_size=3))
-    def publish(self, keys: list[str]) -> None:
-        self.world.perform(f"publish {' '.join(keys)}")
-
-    @rule(data=st.data())
-    def step(self, data: Any) -> None:
-        self._step(data)
-
-    @rule(data=st.data())
-    def another_step(self, data: Any) -> None:
-        self._step(data)
-
-    def _step(self, data: Any) -> None:
-        steps = self.world.enabled()
-        if self.world.model.rows:
-            steps.append(f"copy {len(self.world.model.rows) // 2}")
-        self.world.perform(data.draw(st.sampled_from(steps)))
-
-    @invariant()
-    def holds(self) -> None:
-        check(self.world)
-
-    def teardown(self) -> None:
-        drain(self.world)
-        check_end(self.world)
+    def make(self) -> World:
+        return World(Modelled(), processes=3)
 
 
-TestCore = Core.TestCase
-TestCore.settings = settings(max_examples=300, stateful_step_count=60)
+class _Few(Machine):
+    """One kind of subscription and two workers: what one of them does is soon met by the other."""
+
+    subscriptions: tuple[Subscription, ...]
+    keys = ("a", "b")
+
+    def make(self) -> World:
+        return World(Modelled(), processes=2, subscriptions=self.subscriptions)
+
+
+class Blocking(_Few):
+    subscriptions = SUBSCRIPTIONS[:1]
+    keys = ("a",)
+
+
+class GoingOn(_Few):
+    subscriptions = SUBSCRIPTIONS[1:2]
+
+
+class Unordered(_Few):
+    subscriptions = SUBSCRIPTIONS[2:3]
+
+
+class Plain(_Few):
+    subscriptions = SUBSCRIPTIONS[3:]
+
+
+TestEverything = test_case(Everything, examples=100, steps=60)
+TestBlocking = test_case(Blocking, examples=100, steps=50)
+TestGoingOn = test_case(GoingOn, examples=60, steps=50)
+TestUnordered = test_case(Unordered, examples=30, steps=50)
+TestPlain = test_case(Plain, examples=60, steps=50)

@@ -10,12 +10,12 @@ the lanes in memory, the progress, the retry decisions and what is written down 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
 from tests.model.memory import READER, Blocked
 from tests.model.tables import Tables
-from tidings.consume.breaker import Breaker
 from tidings.consume.execution import Failed
 from tidings.consume.failures import failure_of
 from tidings.consume.fences import Handed, LaneFence
@@ -44,7 +44,7 @@ class Subscription:
         self.ordered = ordered
         self.on_dead = on_dead
         # What `record_failure` takes for a compiled subscription.
-        self.compiled: Any = SimpleNamespace(id=id, options=SimpleNamespace(on_dead=on_dead, ordered=ordered), breaker=Breaker())
+        self.compiled: Any = SimpleNamespace(id=id, options=SimpleNamespace(on_dead=on_dead, ordered=ordered))
 
 
 SUBSCRIPTIONS = (
@@ -64,7 +64,7 @@ class Process:
     def __init__(self, name: str) -> None:
         self.name = name
         self.lease: Lease | None = None
-        self.mark = Mark(None, None, 0)
+        self.mark = self.read_to = Mark(None, None, 0)
         self.progress: Progress[Mark] = Progress(self.mark)
         self.lanes: dict[int, Lanes[Received]] = {}
 
@@ -125,10 +125,13 @@ class World:
         failures, kills: how often an event failed, and how often an attempt of a lane was broken off by a kill or a lost lease, since it
             was last redriven.
         aside: events that were ever set aside; they may come out of order.
+        unfenced: steps in which a worker kept something although its lease was lost.
+        history: the steps so far.
     """
 
-    def __init__(self, tables: Tables, processes: int = 2) -> None:
+    def __init__(self, tables: Tables, processes: int = 2, subscriptions: Sequence[Subscription] = SUBSCRIPTIONS) -> None:
         self.tables = tables
+        self.subscriptions = subscriptions
         self.store = tables.store
         self.model = tables.model
         self.processes = [Process(f"p{number}") for number in range(processes)]
@@ -141,7 +144,9 @@ class World:
         self.aside: set[tuple[int, str]] = set()
         self.position: dict[str, int] = {}
         self.keys: dict[str, str | None] = {}
-        self.stale: list[Lease | Claimed] = []
+        self.events: list[str] = []
+        self.unfenced: list[str] = []
+        self.history: list[str] = []
 
     # What can happen now
 
@@ -177,15 +182,16 @@ class World:
             if self._can_write():
                 steps.append(f"{name} acquires")
         else:
-            steps.append(f"{name} reads")
+            if process.read_to.position < len(self.model.rows):
+                steps.append(f"{name} reads")
             if self._can_write():
                 steps.append(f"{name} renews")
                 if process.progress.mark != process.mark:
                     steps.append(f"{name} saves")
-            for subscription in SUBSCRIPTIONS:
+            for subscription in self.subscriptions:
                 if process.lanes[subscription.id].ready:
                     steps += [f"{name} takes {subscription.name} {limit}" for limit in (1, 3)]
-        if self._can_write() and self.model.lanes.due([subscription.id for subscription in SUBSCRIPTIONS]):
+        if self._can_write() and self.model.lanes.due([subscription.id for subscription in self.subscriptions]):
             steps.append(f"{name} claims")
         if process.lease is not None or any(work.process is process for work in self.works.values()):
             steps += [f"{name} is killed", f"{name} is stopped"]
@@ -223,6 +229,7 @@ class World:
 
     def perform(self, step: str) -> None:
         """Do one step."""
+        self.history.append(step)
         subject, _, rest = step.partition(" ")
         if subject == "publish":
             for key in rest.split():
@@ -237,9 +244,30 @@ class World:
             self._operate(subject, rest)
         elif subject in self.works:
             work = self.works[subject]
+            held, writes = self._holds(work, rest), self.model.writes
             (self._work if isinstance(work, Work) else self._lane_work)(work, rest)  # type: ignore[arg-type]
+            if not held and self.model.writes > writes:
+                self.unfenced.append(step)
         else:
             self._process(self.processes[int(subject[1:])], rest)
+
+    def _holds(self, work: Work | LaneWork, what: str) -> bool:
+        """Return whether a worker still has every lease that what it does now needs (invariant 7)."""
+        if isinstance(work, LaneWork):
+            return self._has_lane(work.claimed)
+        if work.subscription.plain and work.called and what in ("writes down", "settles"):
+            # Calls that were made are remembered, whoever has the lease: they can only be repeated, never undone.
+            return True
+        if work.handed.promoted is None:
+            return work.process.lease is not None and work.process.lease.token == self.model.checkpoint.token
+        events = [] if work.finished else work.portion if what == "succeeds" else [work.events[work.next]]
+        ran = [event for index, event in enumerate(events) if index not in work.standing and event in work.handed.left()]
+        lanes = {work.handed.lane(event) for event in ran} if what in ("succeeds", "discards") else set()
+        return all((claimed := work.handed.promoted.get(lane)) is not None and self._has_lane(claimed) for lane in lanes)
+
+    def _has_lane(self, claimed: Claimed) -> bool:
+        row = self.model.table.get((claimed.subscription_id, claimed.lane.replace("-", "")))
+        return row is not None and row.token == claimed.token
 
     def _publish(self, key: str | None, event_key: str | None) -> None:
         position = len(self.model.rows) + 1
@@ -249,6 +277,7 @@ class World:
         self.tables.publish(row)
         received = from_row(row)
         self.position.setdefault(received.event_key, position)
+        self.events.append(received.event_key)
         self.keys[received.event_key] = key
 
     def _copied(self, number: int) -> tuple[str | None, str]:
@@ -292,18 +321,18 @@ class World:
         if process.lease is not None:
             process.mark = process.lease.mark
             process.progress = Progress(process.lease.mark, process.lease.high)
-            process.lanes = {subscription.id: Lanes() for subscription in SUBSCRIPTIONS}
-            process.read_to = process.lease.mark  # type: ignore[attr-defined]
+            process.lanes = {subscription.id: Lanes() for subscription in self.subscriptions}
+            process.read_to = process.lease.mark
 
     def _reads(self, process: Process) -> None:
         transaction = self.tables.begin()
-        batch = self.store.log.read(transaction, process.read_to, 3)  # type: ignore[attr-defined]
+        batch = self.store.log.read(transaction, process.read_to, 3)
         self.tables.rollback(transaction)
-        process.read_to = batch.end  # type: ignore[attr-defined]
+        process.read_to = batch.end
         for row, mark in zip(batch.rows, batch.marks, strict=True):
             received = from_row(row)
-            received.ticket = process.progress.read(mark, row[0], len(SUBSCRIPTIONS))
-            for subscription in SUBSCRIPTIONS:
+            received.ticket = process.progress.read(mark, row[0], len(self.subscriptions))
+            for subscription in self.subscriptions:
                 process.lanes[subscription.id].add(received.key if subscription.ordered else None, received)
 
     def _renews(self, process: Process) -> None:
@@ -327,7 +356,7 @@ class World:
 
     def _takes(self, process: Process, name: str, limit: str) -> None:
         assert process.lease is not None
-        subscription = next(each for each in SUBSCRIPTIONS if each.name == name)
+        subscription = next(each for each in self.subscriptions if each.name == name)
         taken = process.lanes[subscription.id].take(int(limit))
         handed = Handed(self.store, process.lease, taken.items, 0.0, ordered=subscription.ordered)
         first = self.position[handed.items[0].event_key]
@@ -335,7 +364,7 @@ class World:
 
     def _claims(self, process: Process) -> None:
         transaction = self.tables.begin()
-        claimed = self.tables.claim(transaction, [subscription.id for subscription in SUBSCRIPTIONS], process.name)
+        claimed = self.tables.claim(transaction, [subscription.id for subscription in self.subscriptions], process.name)
         self.tables.commit(transaction)
         for lane in claimed:
             place = (lane.subscription_id, lane.lane)
@@ -343,7 +372,7 @@ class World:
                 # Whoever had it has neither finished nor handed it back.
                 self.kills[place] += 1
             self.leased.add(place)
-            subscription = next(each for each in SUBSCRIPTIONS if each.id == lane.subscription_id)
+            subscription = next(each for each in self.subscriptions if each.id == lane.subscription_id)
             head = self._name(place).partition(":")[2]
             self._add(LaneWork(self._new_name(f"{process.name}.lane.{subscription.name}.{head}"), process, subscription, lane))
 
@@ -351,8 +380,6 @@ class World:
         """Lose what belongs to the reader's lease: what was under way is rolled back."""
         for work in [each for each in self.works.values() if isinstance(each, Work) and each.process is process]:
             self._forget(work)
-        if process.lease is not None:
-            self.stale.append(process.lease)
         process.lease = None
 
     def _end(self, process: Process, *, killed: bool) -> None:
@@ -363,14 +390,12 @@ class World:
             else:
                 self._forget(work)
         lease, process.lease = process.lease, None
-        if lease is not None:
-            self.stale.append(lease)
-            if not killed:
-                transaction = self.tables.begin()
-                if process.progress.mark != process.mark:
-                    self.store.leases.move(transaction, lease, process.progress.mark, process.progress.high, same_window=False)
-                self.store.leases.release(transaction, lease)
-                self.tables.commit(transaction)
+        if lease is not None and not killed:
+            transaction = self.tables.begin()
+            if process.progress.mark != process.mark:
+                self.store.leases.move(transaction, lease, process.progress.mark, process.progress.high, same_window=False)
+            self.store.leases.release(transaction, lease)
+            self.tables.commit(transaction)
 
     def _add(self, work: Work | LaneWork) -> None:
         self.works[work.name] = work
@@ -384,8 +409,6 @@ class World:
             self.tables.rollback(work.transaction)
             work.transaction = None
         self.works.pop(work.name, None)
-        if isinstance(work, LaneWork):
-            self.stale.append(work.claimed)
 
     # What the reader's workers do
 
@@ -483,6 +506,8 @@ class World:
                 self.store.inbox.record(transaction, subscription.id, [event.event_key], Outcome.DISCARDED)
                 if work.handed.promoted is not None:
                     work.handed.finish(transaction, [event])
+                else:
+                    self._hold(work, transaction)
             elif work.handed.promoted is not None:
                 claimed = work.handed.promoted.pop(lane, None)
                 if claimed is None:
@@ -764,7 +789,7 @@ class World:
             self.leased.discard(place)
 
     def _name(self, place: tuple[int, str]) -> str:
-        subscription = next(each for each in SUBSCRIPTIONS if each.id == place[0])
+        subscription = next(each for each in self.subscriptions if each.id == place[0])
         deliveries = self.model.deliveries(*place)
         label = str(self.position[deliveries[0].item.event_key]) if deliveries else "?"
         return f"{subscription.name}:{label}"

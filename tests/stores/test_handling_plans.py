@@ -19,6 +19,7 @@ from tests.stores.plans import MODES, Mode, watched
 from tidings.stores import SQLStore
 from tidings.stores.base import Claimed, Failure
 from tidings.stores.sql import migrate
+from tidings.stores.sql.parked import ParkedQueries
 
 _SEEN, _UNSEEN = 1, 99
 # 20 inbox rows for each lane, and 5 deliveries in it; names are numbers, so that tests can compute them.
@@ -118,6 +119,17 @@ def test_every_statement_finds_its_rows_by_key(handling: tuple[SQLStore, Databas
                 assert any(column in scan.condition for column in columns) or (table == "lanes" and count > 1), scan
         # An index lookup is three or four pages, an insert a few more; what a new session reads of the catalogs is counted, too.
         assert plan.buffers <= 150 + 25 * count, plan.query
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_parked_event_is_found_by_its_id_without_an_index_by_id(handling: tuple[SQLStore, Database], mode: Mode) -> None:
+    store, database = handling
+    with watched(database) as worker:
+        worker.plan(mode)
+        ParkedQueries(store.names, store.dialect).by_event(worker.connection, "0190f5d2-7a3b-7c4d-8e5f-0123456789ab")
+        (plan,) = worker.plans
+    assert all(any(column in scan.condition for column in ("event_key", "lane", "number =")) for scan in plan.scans("tidings_deliveries")), plan
+    assert plan.buffers <= 150
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -162,7 +162,7 @@ class Retrier:
         """Run the head of a lane alone; return whether the lane can go on."""
         received = from_delivery(delivery)
         expires = received.expires()
-        if expires is not None and expires <= datetime.now(UTC):
+        if expires is not None and expires <= await guarded(self._store.call(self._store.lanes.clock)):
             await guarded(self._store.transact(self._finish, lane, execution.compiled.id, [received], Outcome.EXPIRED))
             self._counters.add(execution.compiled.label, "expired")
             return True

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import json
+import os
 import re
 import traceback
 from datetime import UTC, datetime
@@ -14,6 +17,11 @@ __all__ = ["HISTORY", "failure_of", "printable", "remember"]
 
 #: How many attempts a delivery remembers.
 HISTORY = 10
+
+_HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+#: Where the frames lie that stand between the event loop and a handler; the demo's handlers are a user's.
+_ON_THE_WAY = (_HERE, os.path.dirname(asyncio.__file__) + os.sep, os.path.dirname(concurrent.futures.__file__) + os.sep)
+_DEMO = os.path.join(_HERE, "demo", "")
 
 _VARIES = re.compile(r"0x[0-9a-fA-F]+|[0-9a-fA-F]{8}-[0-9a-fA-F-]{27}|\d+|'[^']*'|\"[^\"]*\"")
 
@@ -37,12 +45,20 @@ def failure_of(error: BaseException) -> Failure:
         message = str(error)
     except Exception as broken:  # noqa: BLE001 - the user's own __str__
         message = f"<its message raised {type(broken).__name__}>"
-    frames = traceback.extract_tb(error.__traceback__)
+    frames = _users(traceback.extract_tb(error.__traceback__))
     calls = "|".join(f"{frame.filename.rpartition('/')[2]}:{frame.name}" for frame in frames)
     shape = f"{kind}\0{calls}\0{_VARIES.sub('?', message[:500])}"
     fingerprint = blake2b(shape.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
     lines = "".join(traceback.format_list(frames[-20:])) if frames else ""
     return Failure(printable(kind, 200), printable(message, 2000), printable(lines, 8000), fingerprint)
+
+
+def _users(frames: list[traceback.FrameSummary]) -> list[traceback.FrameSummary]:
+    """Leave out how we came to the handler: the first frame is the user's. An error of ours keeps all of its frames."""
+    for index, frame in enumerate(frames):
+        if not frame.filename.startswith(_ON_THE_WAY) or frame.filename.startswith(_DEMO):
+            return frames[index:]
+    return frames
 
 
 def remember(history: str, attempt: int, failure: Failure) -> str:

@@ -243,7 +243,7 @@ class Pool:
         poison: list[Failed] = []
         attempts: list[Attempt] = []
         parked: list[Parking] = []
-        finished: dict[int, list[str]] = {}
+        expired: list[str] = []
         blocked: set[str] = set()
         seen: set[str] = set()
         for received in handed.items:
@@ -256,8 +256,7 @@ class Pool:
             if lane in blocked:
                 parked.append(self._behind(received, lane))
             elif expires is not None and expires.timestamp() <= self._clock():
-                finished.setdefault(Outcome.EXPIRED, []).append(received.event_key)
-                self._counters.add(self.compiled.label, "expired")
+                expired.append(received.event_key)
             else:
                 try:
                     attempt = self.execution.attempt(received, 1)
@@ -277,9 +276,11 @@ class Pool:
                         self._counters.add(self.compiled.label, "skipped")
                     else:
                         attempts.append(attempt)
-        for outcome, keys in finished.items():
-            await self._store_transact(self._record, keys, outcome)
-            handed.over.update(keys)
+        if expired:
+            fresh = await guarded(self._store.transact(self._record_expired, expired))
+            self._counters.add(self.compiled.label, "expired", fresh)
+            self._counters.add(self.compiled.label, "duplicates", len(expired) - fresh)
+            handed.over.update(expired)
         return attempts, parked, poison
 
     async def _transactional(self, attempts: list[Attempt], handed: Handed) -> list[Parking]:
@@ -470,17 +471,30 @@ class Pool:
             # Its key goes on without it: a copy that is read again must not run out of order.
             self._store.inbox.record(connection, self.compiled.id, aside, Outcome.DEAD)
         claimed = self._store.lanes.park(connection, self.compiled.id, items, ttl=ttl, owner=owner)
-        if not self._store.leases.holds(connection, self._lease):
-            raise LeaseLost(f"another worker reads for {self._lease.reader!r} now")
+        self._hold(connection)
         return claimed
 
     def _record(self, connection: Connection, keys: Sequence[str], outcome: int) -> None:
         self._store.inbox.record(connection, self.compiled.id, keys, outcome)
 
+    def _record_expired(self, connection: Connection, keys: Sequence[str]) -> int:
+        """Finish events that have expired; return how many of them were not over already."""
+        fresh = len(keys) - self._store.inbox.present(connection, self.compiled.id, keys)
+        self._record(connection, keys, Outcome.EXPIRED)
+        self._hold(connection)
+        return fresh
+
+    def _hold(self, connection: Connection) -> None:
+        if not self._store.leases.holds(connection, self._lease):
+            raise LeaseLost(f"another worker reads for {self._lease.reader!r} now")
+
     def _record_done(self, connection: Connection, events: Sequence[Received], handed: Handed, outcome: int = Outcome.HANDLED) -> None:
         self._record(connection, [event.event_key for event in events], outcome)
         if handed.is_promoted():
             handed.finish(connection, events)
+        elif outcome != Outcome.HANDLED:
+            # A call that was made is remembered whoever has the lease. What was only decided is decided by whoever has it.
+            self._hold(connection)
 
     async def _store_transact(self, function: Callable[..., object], *arguments: object) -> None:
         await guarded(self._store.transact(function, *arguments))

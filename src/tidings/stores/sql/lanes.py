@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from sqlalchemy import Connection
 
 from tidings.stores.base import Claimed, Failure
-from tidings.stores.sql.dialect import Dialect
+from tidings.stores.sql.dialect import Dialect, as_datetime
 from tidings.stores.sql.driver import run
 from tidings.stores.sql.names import Names
 from tidings.stores.sql.statement import Command, Sql
@@ -87,7 +89,15 @@ class LaneStatements:
             select subscription_id, sum(depth) from {names.lanes} where {dialect.among("subscription_id", "$1", "int")} group by subscription_id
         """)
         self.active = Sql(f"select id from {names.subscriptions} where {dialect.among('id', '$1', 'int')} and state = 'active'")
+        self.clock_ = Sql(f"select {dialect.now}")
         self.dialect = dialect
+
+    def clock(self, connection: Connection) -> datetime:
+        """Return the database's time: what expires, expires by it."""
+        ((now,),) = run(connection, Command(self.clock_, ()))
+        time = as_datetime(now)
+        assert time is not None
+        return time
 
     def finish(self, connection: Connection, lane: Claimed, event_keys: list[str], ttl: float) -> bool:
         """Take the first events off their lane, in the transaction that holds their effects, and keep the lease for the next."""

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import Connection
 
+from tidings.ids import event_key_bounds
 from tidings.stores.sql.dialect import Dialect, as_datetime
 from tidings.stores.sql.driver import run
 from tidings.stores.sql.names import Names
@@ -91,7 +92,10 @@ class ParkedQueries:
         """)
         found = f"select {columns} from {names.deliveries} d {lane} join {names.deliveries} h on h.number = {head}"
         self.by_number_ = Sql(f"{found} where d.number = {typed('$1', 'bigint')}")
-        self.by_event_ = Sql(f"{found} where d.event_id = {typed('$1', 'text')} order by d.number limit 100")
+        # The first 48 bits of an event key are those of a version 7 id, so the index on it leads there: an index by id, which every parked
+        # event would pay for, is not needed.
+        within = f"d.event_key between {typed('$2', 'uuid')} and {typed('$3', 'uuid')}"
+        self.by_event_ = Sql(f"{found} where {within} and d.event_id = {typed('$1', 'text')} order by d.number limit 100")
 
     def dead(
         self, connection: Connection, limit: int, subscription: str | None = None, event: str | None = None, key: str | None = None
@@ -111,7 +115,7 @@ class ParkedQueries:
 
     def by_event(self, connection: Connection, event_id: str) -> list[Parked]:
         """Return the parked event of this id once for each subscription that has it parked."""
-        return [_parked(row) for row in run(connection, Command(self.by_event_, (event_id,)))]
+        return [_parked(row) for row in run(connection, Command(self.by_event_, (event_id, *event_key_bounds(event_id))))]
 
 
 def _parked(row: tuple[Any, ...]) -> Parked:
