@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tidings.consume.breaker import Breaker
     from tidings.consume.retry import Retry
     from tidings.consume.subscriptions import Subscription, Subscriptions
     from tidings.contracts import Contract, PartitionKey
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Breaker",
     "Contract",
     "Envelope",
     "PartitionKey",
@@ -33,6 +35,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Breaker": "tidings.consume.breaker",
     "Contract": "tidings.contracts",
     "Envelope": "tidings.envelope",
     "PartitionKey": "tidings.contracts",

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from tidings.errors import ConfigurationError
+from tidings.stores.sql.queries import Queries, Subscription
 from tidings.stores.sql.repair import BlockedKey, Heads
 from tidings.stores.sql.store import SQLStore
 
@@ -109,6 +110,14 @@ class Operations:
         """
         heads = self._heads(None, None, subscription, None, key, None, None, None)
         return await self._store.call(self._store.repair.blocked, heads, state=state, limit=limit)
+
+    async def subscriptions(self) -> list[Subscription]:
+        """Return the service's subscriptions: state, parked keys, and the circuit breaker as it is in the process that reads now.
+
+        Any process may ask. `breaker` is `closed`, `open`, `half-open`, or None while no process reads for the group.
+        """
+        found = await self._store.call(Queries(self._store.names, self._store.dialect).subscriptions)
+        return [item for item in found if self._service in (None, item.service)]
 
     async def pause(self, subscription: str) -> bool:
         """Let a subscription take nothing more, across restarts, until `resume`; False when there is none of that name."""

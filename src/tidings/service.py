@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 from uuid import UUID
 
 from tidings import __version__
+from tidings.consume.breaker import Breaker
 from tidings.consume.counters import Counters
 from tidings.consume.execution import Execution
 from tidings.consume.providers import Providers
@@ -51,6 +52,7 @@ class Service:
         store: the tables in the service's database.
         transport: how events travel; `Local()` hands the log of the store to the subscribers.
         retry: the default policy for failed events.
+        breaker: the default of when a subscription stops taking events because what its handlers need is down; `Breaker.off()` for never.
         environment: `dev`, `test`, `prod` … for topic namers that use it.
         start: where a group starts that the store does not know yet: `earliest` (everything the log still has) or `now`; or by group.
         outbox_retention: how long published events are kept.
@@ -75,6 +77,7 @@ class Service:
         store: SQLStore,
         transport: Local | None = None,
         retry: Retry | None = None,
+        breaker: Breaker | None = None,
         environment: str | None = None,
         start: Literal["earliest", "now"] | Mapping[str, Literal["earliest", "now"]] = "earliest",
         outbox_retention: timedelta = timedelta(days=7),
@@ -94,6 +97,8 @@ class Service:
         unknown = set(roles) - ROLES
         if unknown:
             raise ConfigurationError(f"Service roles={sorted(unknown)!r}: there are {', '.join(sorted(ROLES))}")
+        if breaker is not None and not isinstance(breaker, Breaker):
+            raise ConfigurationError(f"Service breaker={breaker!r}: give a Breaker(...), or nothing")
         if max_message_bytes < 1024:
             raise ConfigurationError(f"Service max_message_bytes={max_message_bytes}: give at least 1024")
         self.name = name
@@ -103,6 +108,7 @@ class Service:
         self.counters = Counters()
         self.tuning = Tuning()
         self.retry = retry or Retry()
+        self.breaker = breaker or Breaker()
         self.environment = environment
         self.grace = grace
         self._types = event_types(self.contracts)
@@ -284,7 +290,7 @@ class Service:
     def _compile(self) -> list[Compiled]:
         return [
             compile_subscription(
-                subscription, self._types, subscription.group or self.name, self.retry, self._providers,
+                subscription, self._types, subscription.group or self.name, self.retry, self._providers, breaker=self.breaker,
                 async_engine=self.store.connections.asynchronous, driver=self.store.connections.sync_engine.dialect.driver,
             )
             for declared in self._declared

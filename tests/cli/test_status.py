@@ -62,6 +62,25 @@ def ago(seconds: float) -> datetime:
             status(subscription=Subscription(1, "till", "till", "book", (), True, "active", retrying=2, overdue=1)),
             "nobody tries 1 key again",
         ),
+        (
+            status(
+                subscription=Subscription(
+                    1,
+                    "till",
+                    "till",
+                    "book",
+                    (),
+                    True,
+                    "active",
+                    breaker="open",
+                    breaker_since=ago(180),
+                    breaker_reason="10 keys failed in a row: no",
+                )
+            ),
+            "till/book: its breaker has been open for 3 min, its events wait in the log: 10 keys failed in a row: no",
+        ),
+        (status(subscription=Subscription(1, "till", "till", "book", (), True, "active", breaker="closed")), None),
+        (status(subscription=Subscription(1, "till", "till", "book", (), True, "retired", breaker="open")), None),
         (status(scheduled=Scheduled(1, NOW + timedelta(hours=1))), None),
         (status(scheduled=Scheduled(1, ago(5))), None),
         (status(scheduled=Scheduled(1, ago(60))), "role 'schedule'"),
@@ -120,6 +139,42 @@ def test_when_all_is_well_the_exit_code_is_zero_and_a_worker_is_seen(cli: Comman
     assert worker["alive"] is True
     assert {item["owner"] for item in found["readers"] if item["kind"] == "log"} == {worker["id"]}
     assert {item["pid"] for item in found["readers"]} == {worker["pid"]}
+
+
+def test_a_breaker_that_is_open_is_seen_with_its_reason_as_long_as_its_process_reads(cli: CommandLine, database: Database) -> None:
+    async def look() -> list[Ended]:
+        engine = make_engine(database)
+        store = SQLStore(engine)
+        await store.upgrade()
+        async with make_service(engine) as service:
+            runtime = service._runtime
+            assert runtime is not None
+            async with asyncio.timeout(20):
+                while not all(receiver.lease for receiver in runtime.receivers):
+                    await asyncio.sleep(0.01)
+            (book,) = (item for item in runtime.subscriptions if item.name == "book")
+            for number in range(10):
+                book.circuit.failed(str(number), "ConnectionError: \x1b[2Jthe bank is down")
+            async with asyncio.timeout(20):
+                while not any(item.breaker == "half-open" for item in await service.operations.subscriptions()):
+                    await asyncio.sleep(0.01)
+            commands = (("status",), ("status", "--json"), ("subscriptions", "list"), ("subscriptions", "list", "--json"))
+            ended = [await asyncio.to_thread(cli, *words, store=database) for words in commands]
+        ended.append(await asyncio.to_thread(cli, "subscriptions", "list", "--json", store=database))
+        await engine.dispose()
+        return ended
+
+    status, status_json, listed, listed_json, after = asyncio.run(look())
+    assert status.exit_code == status_json.exit_code == 1
+    assert "its events wait in the log: 10 keys failed in a row: ConnectionError: \\x1b[2Jthe bank is down" in status.out
+    assert "half-open since 20" in listed.out
+    for found in (status_json.json["subscriptions"], listed_json.json):
+        (book,) = (item for item in found if item["name"] == "book")
+        assert book["breaker"] == "half-open"
+        assert book["breaker_reason"].startswith("10 keys failed in a row: ConnectionError")
+        assert datetime.fromisoformat(book["breaker_since"]) <= datetime.now(UTC)
+        assert {item["breaker"] for item in found if item["name"] != "book"} == {"closed"}
+    assert {item["breaker"] for item in after.json} == {None}
 
 
 async def backlogs(store: SQLStore) -> dict[str, int]:

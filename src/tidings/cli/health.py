@@ -83,6 +83,12 @@ def problems_of(status: Status) -> list[str]:
         if subscription.state == "retired":
             continue
         label = f"{subscription.group}/{subscription.name}"
+        if subscription.breaker in ("open", "half-open"):
+            since = "" if subscription.breaker_since is None else f" for {duration(status.now - subscription.breaker_since)}"
+            problems.append(
+                f"subscription {label}: its breaker has been {subscription.breaker}{since}, its events wait in the log: "
+                f"{subscription.breaker_reason or 'the reason is not known'}"
+            )
         if subscription.dead:
             problems.append(
                 f"subscription {label}: {_many(subscription.dead, 'dead event', 'dead events')}, {subscription.waiting:,} waiting behind: "

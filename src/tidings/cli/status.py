@@ -14,7 +14,7 @@ from tidings.cli.table import Cell, show_table
 from tidings.cli.text import as_json, counted, duration, safe
 
 if TYPE_CHECKING:
-    from tidings.stores.sql.queries import Reader
+    from tidings.stores.sql.queries import Reader, Subscription
 
 __all__ = ["status"]
 
@@ -66,10 +66,10 @@ def _show(found: Status, target: Target) -> None:
     )  # fmt: skip
     recent = {(item.subject, item.measure): item.total for item in found.activity}
     show_table(
-        ("subscription", "state", "retrying", "dead", "waiting", "blocked", *_MEASURES),
+        ("subscription", "state", "breaker", "retrying", "dead", "waiting", "blocked", *_MEASURES),
         [
             (
-                f"{item.group}/{item.name}", item.state, Cell(f"{item.retrying:,}", "yellow" if item.retrying else ""),
+                f"{item.group}/{item.name}", item.state, _breaker(found, item), Cell(f"{item.retrying:,}", "yellow" if item.retrying else ""),
                 Cell(f"{item.dead:,}", "bold red" if item.dead else ""), f"{item.waiting:,}", _age(found, item.blocked_since),
                 *(f"{recent.get((f'{item.group}/{item.name}', measure), 0):,}" for measure in _MEASURES),
             )
@@ -108,6 +108,12 @@ def _show_rest(found: Status) -> None:
 
 def _age(found: Status, time: datetime | None) -> str:
     return "" if time is None else duration(found.now - time)
+
+
+def _breaker(found: Status, item: Subscription) -> Cell:
+    if item.breaker is None or item.breaker == "closed":
+        return Cell(item.breaker or "")
+    return Cell(f"{item.breaker} {_age(found, item.breaker_since)}", "bold red" if item.breaker == "open" else "yellow")
 
 
 def _owner(reader: Reader) -> str:

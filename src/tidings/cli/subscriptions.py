@@ -10,7 +10,7 @@ from tidings.cli.command import Command, Failed
 from tidings.cli.confirm import confirmed
 from tidings.cli.store import Target, on_store, store_options
 from tidings.cli.table import Cell, show_table
-from tidings.cli.text import as_json
+from tidings.cli.text import as_json, when
 
 if TYPE_CHECKING:
     from tidings.stores import SQLStore
@@ -28,16 +28,19 @@ def subscriptions() -> None:
 @store_options
 @click.option("--json", "json_", is_flag=True, help="Print JSON.")
 def list_(target: Target, json_: bool) -> None:
-    """List the subscriptions of every service, with what is parked in them."""
+    """List the subscriptions of every service, with what is parked in them.
+
+    The breaker is that of the process that reads for the group now; nothing is shown where none does.
+    """
     found = on_store(target, _all)
     if json_:
         click.echo(as_json(list(found)))
         return
     show_table(
-        ("subscription", "service", "state", "ordered", "events", "retrying", "dead", "parked"),
+        ("subscription", "service", "state", "breaker", "ordered", "events", "retrying", "dead", "parked"),
         [
             (
-                f"{item.group}/{item.name}", item.service, Cell(item.state, "dim" if item.state == "retired" else ""),
+                f"{item.group}/{item.name}", item.service, Cell(item.state, "dim" if item.state == "retired" else ""), _breaker(item),
                 "yes" if item.ordered else "no", ", ".join(item.events), item.retrying, Cell(item.dead, "bold red" if item.dead else ""),
                 item.parked,
             )
@@ -82,6 +85,12 @@ def retire(target: Target, name: str, of: str | None, yes: bool) -> None:
 
     on_store(target, work)
     click.echo(f"retired {name} of service {found.service}")
+
+
+def _breaker(item: Subscription) -> Cell:
+    if item.breaker is None or item.breaker == "closed":
+        return Cell(item.breaker or "")
+    return Cell(f"{item.breaker} since {when(item.breaker_since)}: {item.breaker_reason or ''}", "red")
 
 
 async def _all(store: SQLStore) -> list[Subscription]:

@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 from tidings.consume.calling import HandlerFailed
 from tidings.consume.counters import Counters
 from tidings.consume.execution import Attempt, Execution, Failed, StoreDown
+from tidings.consume.failures import said
 from tidings.consume.fences import LaneFence
 from tidings.consume.outcome import Outcome
 from tidings.consume.parking import guarded, record_failure, to_its_end, undecodable
@@ -185,7 +186,7 @@ class Retrier:
         self._counters.add(execution.compiled.label, "duplicates" if result == Standing.DUPLICATE else "handled")
         if number > 1 and result != Standing.DUPLICATE:
             self._counters.add(execution.compiled.label, "retried")
-        execution.compiled.breaker.succeeded()
+        execution.compiled.circuit.succeeded()
         return True
 
     async def _plain(self, lane: Claimed, execution: Execution, attempt: Attempt, age: float) -> Failed | int:
@@ -229,7 +230,8 @@ class Retrier:
             self._counters.add(label, "discarded")
             return True
         await self._record(lane, execution, delivery, failed, "failed")
-        execution.compiled.breaker.failed(lane.lane)
+        if not execution.compiled.retry.refuses(failed.error):
+            execution.compiled.circuit.failed(lane.lane, said(failed.failure))
         self._counters.add(label, "failed")
         logger.warning(
             "failed processing %s %s (attempt %d, %s): %s: %s", received.name, received.id, failed.number, failed.decision.state,

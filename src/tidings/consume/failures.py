@@ -13,7 +13,7 @@ from hashlib import blake2b
 
 from tidings.stores.base import Failure
 
-__all__ = ["HISTORY", "failure_of", "printable", "remember"]
+__all__ = ["HISTORY", "failure_of", "printable", "remember", "said"]
 
 #: How many attempts a delivery remembers.
 HISTORY = 10
@@ -51,6 +51,11 @@ def failure_of(error: BaseException) -> Failure:
     fingerprint = blake2b(shape.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
     lines = "".join(traceback.format_list(frames[-20:])) if frames else ""
     return Failure(printable(kind, 200), printable(message, 2000), printable(lines, 8000), fingerprint)
+
+
+def said(failure: Failure) -> str:
+    """Return the error's type and the first line of its message."""
+    return f"{failure.error_type}: {failure.error_message.partition(chr(10))[0][:300]}"
 
 
 def _users(frames: list[traceback.FrameSummary]) -> list[traceback.FrameSummary]:

@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from tidings.consume.guard import ENDED
 from tidings.consume.received import Received
 from tidings.errors import LeaseLost, TransactionEnded
-from tidings.stores.base import Claimed, Lease
+from tidings.stores.base import Claimed, Lease, Parking
 from tidings.stores.sql.store import SQLStore
 
 __all__ = ["PROMOTED_LEASE", "Handed", "LaneFence"]
@@ -29,6 +29,7 @@ class Handed:
         promoted: the lanes that they have then, by digest, leased by this worker; None before.
         since: when the worker took them, on the local clock.
         over: event keys of what was settled one by one, and needs no lane any more.
+        withheld: what did not get its turn, because the breaker opened; it goes back to where it was taken from.
     """
 
     def __init__(self, store: SQLStore, lease: Lease, items: Sequence[Received], since: float, *, ordered: bool) -> None:
@@ -39,6 +40,7 @@ class Handed:
         self.since = since
         self.promoted: dict[str, Claimed] | None = None
         self.over: set[str] = set()
+        self.withheld: list[Received] = []
         self._parked: frozenset[str] = frozenset()
         self.closing = False
         self._changing = asyncio.Lock()
@@ -50,6 +52,20 @@ class Handed:
     def left(self) -> list[Received]:
         """Return what is not over, in order."""
         return [event for event in self.items if event.event_key not in self.over]
+
+    def withhold(self, events: Sequence[Received], parked: Sequence[Parking]) -> list[Parking]:
+        """Note what did not get its turn; return what of `parked` still has to be parked: not what comes after it in a lane (invariant 5)."""
+        keys = {event.event_key for event in events}
+        waiting = {item.event_key for item in parked}
+        held: set[str] = set()
+        self.withheld = []
+        for event in self.items:
+            lane = self.lane(event)
+            if event.event_key in keys or (lane in held and event.event_key in waiting):
+                held.add(lane)
+                self.withheld.append(event)
+                waiting.discard(event.event_key)
+        return [item for item in parked if item.event_key in waiting]
 
     def promote(self, claimed: Sequence[Claimed]) -> None:
         """Note that what is left has lanes of its own now: these are ours."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Generic, TypeVar
 
 __all__ = ["Lanes"]
@@ -80,8 +80,19 @@ class Lanes(Generic[T]):
         self.waiting -= len(items)
         return Taken(items, lanes)
 
+    def put_back(self, items: Sequence[tuple[Hashable | None, T]]) -> None:
+        """Put items with their keys, taken but not settled, back to the heads of their lanes, in this order; before `give_back`."""
+        self.waiting += len(items)
+        for key, item in reversed(items):
+            if key is None:
+                lane: _Lane[T] = _Lane(None)
+                self._ready.append(lane)
+            else:
+                lane = self._lanes[key]
+            lane.items.appendleft(item)
+
     def give_back(self, taken: Taken[T]) -> None:
-        """Free the lanes of what was taken: everything in it is settled."""
+        """Free the lanes of what was taken: everything in it is settled, or put back."""
         for lane in taken.lanes:
             if lane.key is None:
                 continue

@@ -14,7 +14,7 @@ from tidings.clock import elapsed
 from tidings.consume.calling import HandlerFailed
 from tidings.consume.counters import Counters
 from tidings.consume.execution import Attempt, Execution, Failed, StoreDown
-from tidings.consume.failures import remember
+from tidings.consume.failures import remember, said
 from tidings.consume.fences import PROMOTED_LEASE, Handed
 from tidings.consume.lanes import Lanes, Taken
 from tidings.consume.outcome import Outcome
@@ -87,15 +87,17 @@ class Pool:
         Raises:
             LeaseLost: the reader's lease is lost; nothing of what was under way was kept.
         """
+        circuit = self.compiled.circuit
         while True:
             size = self._size()
-            pause = self.compiled.breaker.wait(elapsed())
-            if pause > 0:
-                await asyncio.sleep(min(pause, 1.0))
-                continue
             if self.paused or self.stopped or not self.lanes.ready or size == 0:
                 await self._rest()
                 continue
+            pause = circuit.wait(elapsed())
+            if pause > 0:
+                await asyncio.sleep(min(pause, 1.0))
+                continue
+            probing = circuit.is_open
             # Lanes are left for others to take, so that the database works on one transaction while the handlers of another run.
             taken = self.lanes.take(size, min(_TAKERS, self.compiled.options.concurrency))
             handed = Handed(self._store, self._lease, taken.items, elapsed(), ordered=self.compiled.options.ordered)
@@ -108,8 +110,10 @@ class Pool:
             finally:
                 self._unrecorded += len(taken.items)
                 del self._running[handed]
+            if probing:
+                circuit.returned()
             if not handed.is_promoted():
-                self._free(taken)
+                self._free(taken, handed.withheld)
 
     @property
     def busy(self) -> bool:
@@ -128,10 +132,15 @@ class Pool:
                 self._nudge()
         self.paused = paused
 
-    def _free(self, taken: Taken[Received]) -> None:
+    def _free(self, taken: Taken[Received], withheld: Sequence[Received] = ()) -> None:
+        if withheld:
+            # The breaker opened before their turn: they wait in memory like what was never taken.
+            ordered = self.compiled.options.ordered
+            self.lanes.put_back([(received.key if ordered else None, received) for received in withheld])
         self.lanes.give_back(taken)
         for received in taken.items:
-            self._settled(received)
+            if received not in withheld:
+                self._settled(received)
         if self.lanes.ready:
             self._nudge()
 
@@ -182,7 +191,7 @@ class Pool:
 
     def _size(self) -> int:
         options = self.compiled.options
-        if self.compiled.breaker.is_open:
+        if self.compiled.circuit.is_open:
             return 1
         fair = ceil(self.lanes.waiting / options.concurrency)
         fast = self.execution.pace.share()
@@ -220,6 +229,7 @@ class Pool:
             await self._hand_back(handed)
             return
         items = handed.items
+        handed.withheld = []
         attempts, parked, poison = await self._prepare(handed)
         if not self.compiled.transactional:
             parked += await self._plain(attempts, handed)
@@ -227,7 +237,12 @@ class Pool:
             parked += await self._transactional(attempts, handed)
         if handed.is_promoted():
             await self._hand_back(handed)
-        elif parked:
+            return
+        if handed.withheld:
+            parked = handed.withhold(handed.withheld, parked)
+            left = {item.event_key for item in parked}
+            poison = [failed for failed in poison if failed.received.event_key in left]
+        if parked:
             # In the order of reading: what was found out later may stand before what was found out first.
             place = {received.event_key: index for index, received in enumerate(items)}
             await self._park(sorted(parked, key=lambda item: place[item.event_key]))
@@ -298,7 +313,7 @@ class Pool:
                     self._note(attempt, standing.get(index, Standing.RUN), parked, handed)
                 return parked
         behind: set[str] = set()
-        for attempt in attempts:
+        for index, attempt in enumerate(attempts):
             lane = handed.lane(attempt.received)
             if lane in behind:
                 # The key may be free by now: what comes after an event that found it blocked waits behind that one all the same.
@@ -307,6 +322,9 @@ class Pool:
             result = await self.execution.alone(attempt, handed)
             if isinstance(result, Failed):
                 await self._fail(result, handed)
+                if self.compiled.circuit.is_open:
+                    handed.withheld = [later.received for later in attempts[index + 1 :]]
+                    return parked
             else:
                 self._note(attempt, result, parked, handed)
                 if result == Standing.PARKED:
@@ -360,6 +378,9 @@ class Pool:
                         written, done = done, []
                         await to_its_end(self._write_done(written, handed))
                     await self._fail(failed, handed)
+                    if self.compiled.circuit.is_open:
+                        handed.withheld = [later.received for later in attempts[index + 1 :]]
+                        return parked
         finally:
             if done:
                 # Also when cancelled: these calls have been made, and would be made again.
@@ -387,7 +408,7 @@ class Pool:
     def _note(self, attempt: Attempt, standing: int, parked: list[Parking], handed: Handed) -> None:
         if standing == Standing.RUN:
             self._counters.add(self.compiled.label, "handled")
-            self.compiled.breaker.succeeded()
+            self.compiled.circuit.succeeded()
         elif standing == Standing.DUPLICATE:
             self._counters.add(self.compiled.label, "duplicates")
         if standing == Standing.PARKED:
@@ -418,7 +439,8 @@ class Pool:
             await self._store_transact(self._fail_promoted, failed, reason, handed)
         handed.over.add(received.event_key)
         self._counters.add(self.compiled.label, "failed")
-        self.compiled.breaker.failed(handed.lane(received))
+        if not self.compiled.retry.refuses(failed.error):
+            self.compiled.circuit.failed(handed.lane(received), said(failed.failure))
         logger.warning(
             "failed processing %s %s (attempt %d, %s): %s: %s", received.name, received.id, failed.number, state,
             failed.failure.error_type, failed.failure.error_message.partition("\n")[0][:300], extra=self._extra(received),

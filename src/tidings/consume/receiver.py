@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from tidings.clock import elapsed
+from tidings.consume.announcing import Announcer
 from tidings.consume.counters import Counters
 from tidings.consume.execution import Execution, Failed, StoreDown
 from tidings.consume.parking import guarded, parking
@@ -183,11 +184,13 @@ class Receiver:
             if other.group == self.group and other.id not in own and other.state != "retired":
                 for name in other.events:
                     foreign.setdefault(name, []).append(other)
+        announcer = Announcer([pool.compiled for pool in pools], self._store, lease, self._worker)
+        await announcer.inherit()
         try:
             async with asyncio.TaskGroup() as tasks:
                 workers = [tasks.create_task(pool.work()) for pool in pools for _ in range(pool.compiled.options.concurrency)]
                 workers.append(tasks.create_task(self._keep(lease)))
-                workers.append(tasks.create_task(self._watch(pools)))
+                workers.append(tasks.create_task(self._watch(pools, announcer)))
                 await self._feed(lease, routes, foreign)
                 await self._drain(pools)
                 for task in workers:
@@ -244,11 +247,15 @@ class Receiver:
                 async with asyncio.timeout(0.1):
                     await self._room.wait()
 
-    async def _watch(self, pools: Sequence[Pool]) -> None:
-        """Move slow events out of the way of the source; hold back subscriptions that an operator paused, or that have parked too much."""
+    async def _watch(self, pools: Sequence[Pool], announcer: Announcer) -> None:
+        """Move slow events out of the way of the source; hold back subscriptions that an operator paused, or that have parked too much.
+
+        Tell everybody about breakers that open and close.
+        """
         tuning = self._tuning
         looked = 0.0
         while True:
+            await announcer.tell()
             await asyncio.sleep(min(1.0, tuning.slow / 2))
             for pool in pools:
                 await pool.promote(tuning.slow)

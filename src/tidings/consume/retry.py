@@ -97,12 +97,16 @@ class Retry:
         """Decide after attempt number `attempt` (from 1) failed, `age` seconds after the first attempt."""
         if isinstance(error, Discard):
             return Decision("discarded")
-        if isinstance(error, (Reject, *self.give_up_on)) or attempt >= self.attempts:
+        if self.refuses(error) or attempt >= self.attempts:
             return Decision("dead")
         delay = error.after if isinstance(error, RetryLater) else self.delay(attempt, chance)
         if self.give_up_after is not None and age + delay > _seconds(self.give_up_after):
             return Decision("dead")
         return Decision("retrying", delay)
+
+    def refuses(self, error: BaseException) -> bool:
+        """Whether a handler that raised this has come to a decision on its event: that is no sign of an outage."""
+        return isinstance(error, (Reject, *self.give_up_on))
 
     def delay(self, attempt: int, chance: Callable[[], float] = random.random) -> float:
         """Return the seconds to wait after attempt number `attempt` failed."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tidings.consume.breaker import Breaker
+from tidings.consume.breaker import Breaker, Circuit
 from tidings.consume.injection import Plan, plan
 from tidings.consume.providers import Providers
 from tidings.consume.retry import Retry
@@ -44,7 +44,7 @@ class Compiled:
     newest: dict[str, int]
     transactional: bool
     batch: int | None
-    breaker: Breaker
+    circuit: Circuit
     id: int = 0
     label: str = field(default="")
 
@@ -78,6 +78,7 @@ def compile_subscription(
     retry: Retry,
     providers: Providers,
     *,
+    breaker: Breaker | None = None,
     async_engine: bool,
     driver: str | None = None,
 ) -> Compiled:
@@ -119,7 +120,7 @@ def compile_subscription(
         newest={name: max((t.version or 0) for t in versions) for name, versions in by_name.items()},
         transactional=any(p.transactional for p in every),
         batch=every[0].batch,
-        breaker=Breaker(label=f"{group}/{subscription.name}"),
+        circuit=Circuit(subscription.options.breaker or breaker, label=f"{group}/{subscription.name}"),
         label=f"{group}/{subscription.name}",
     )  # fmt: skip
 

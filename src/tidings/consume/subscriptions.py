@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Concatenate, Literal, ParamSpec, TypedDict, TypeVar, Unpack, overload
 
+from tidings.consume.breaker import Breaker
 from tidings.consume.retry import Retry
 from tidings.errors import ConfigurationError
 
@@ -26,6 +27,7 @@ class Options(TypedDict, total=False):
 
     Attributes:
         retry: when a failed event is tried again.
+        breaker: when it stops taking events because what its handlers need is down.
         concurrency: how many keys are handled at once, 1 to 1,000 (default 8).
         ordered: keep order by key (default); `False` handles every event on its own.
         timeout: seconds a handler may take (default 60), or None.
@@ -35,6 +37,7 @@ class Options(TypedDict, total=False):
     """
 
     retry: Retry | None
+    breaker: Breaker | None
     concurrency: int
     ordered: bool
     timeout: float | timedelta | None
@@ -55,6 +58,7 @@ class SubscriptionOptions:
     """`Options` with their defaults, checked."""
 
     retry: Retry | None = None
+    breaker: Breaker | None = None
     concurrency: int = 8
     ordered: bool = True
     timeout: float | None = 60.0
@@ -86,6 +90,8 @@ class SubscriptionOptions:
             raise ConfigurationError(f"subscription {subscription!r}: on_dead={result.on_dead!r} is neither 'block' nor 'continue'")
         if result.retry is not None and not isinstance(result.retry, Retry):
             raise ConfigurationError(f"subscription {subscription!r}: retry={result.retry!r} is not a Retry(...)")
+        if result.breaker is not None and not isinstance(result.breaker, Breaker):
+            raise ConfigurationError(f"subscription {subscription!r}: breaker={result.breaker!r} is not a Breaker(...)")
         return result
 
 

@@ -26,7 +26,7 @@ TIMES = {
     "deliveries": ("time", "parked_at", "failed_at"),
     "checkpoints": ("lease_until", "moved_at"),
     "scheduled": ("due_at", "published_at"),
-    "subscriptions": ("registered_at",),
+    "subscriptions": ("registered_at", "breaker_since"),
     "workers": ("started_at", "seen_at"),
 }
 

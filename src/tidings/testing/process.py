@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from functools import partial
-from sys import maxsize
 
 from sqlalchemy import Connection
 
-from tidings.consume.breaker import Breaker
+from tidings.consume.breaker import Breaker, Circuit
 from tidings.consume.deliveries import Retrier
 from tidings.consume.receiver import Receiver, Tuning
 from tidings.consume.routing import Compiled
@@ -128,5 +127,5 @@ def _prepared(compiled: Compiled, *, concurrent: bool) -> Compiled:
     """Return the subscription without what depends on chance or time: jitter, the circuit breaker, and who shares a transaction."""
     options = compiled.options if concurrent else replace(compiled.options, concurrency=1, shared=False)
     return replace(
-        compiled, options=options, retry=replace(compiled.retry, jitter=0.0), breaker=Breaker(threshold=maxsize, label=compiled.label)
+        compiled, options=options, retry=replace(compiled.retry, jitter=0.0), circuit=Circuit(Breaker.off(), label=compiled.label)
     )

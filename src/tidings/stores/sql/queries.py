@@ -68,6 +68,8 @@ class Subscription(NamedTuple):
         waiting: events that wait behind a dead one.
         overdue: keys that should have been tried again more than a minute ago, and that nobody has taken.
         blocked_since: since when the longest blocked of its keys is.
+        breaker: `closed`, `open` or `half-open` (one event probes) in the process that reads for its group now; None when none does.
+        breaker_since, breaker_reason: since when it is not closed, and why.
     """
 
     id: int
@@ -83,6 +85,9 @@ class Subscription(NamedTuple):
     waiting: int = 0
     overdue: int = 0
     blocked_since: datetime | None = None
+    breaker: str | None = None
+    breaker_since: datetime | None = None
+    breaker_reason: str | None = None
 
 
 class Activity(NamedTuple):
@@ -170,9 +175,16 @@ class Queries:
               order by o.position limit {COUNTED + 1}) u
         """)
         events = "events::text" if pg else "events"
+        # A state of the breaker is that of the process that told it: it counts as long as that one reads.
+        told = "s.breaker is not null and s.breaker_owner = c.owner"
         self.subscriptions_ = Sql(f"""
-            select id, service, group_name, name, {events}, ordered, state from {names.subscriptions}
-            order by service, group_name, name limit {_LISTED}
+            select s.id, s.service, s.group_name, s.name, s.{events}, s.ordered, s.state,
+                   case when {told} then s.breaker when c.owner is not null then 'closed' end,
+                   case when {told} then s.breaker_since end, case when {told} then s.breaker_reason end
+            from {names.subscriptions} s
+            left join {names.checkpoints} c
+              on c.reader = s.service || '/' || s.group_name || '@log' and c.shard = 0 and c.lease_until >= {dialect.now}
+            order by s.service, s.group_name, s.name limit {_LISTED}
         """)
         late = f"due_at < {dialect.after('-60')} and (lease_until is null or lease_until < {dialect.now})"
         self.lanes_ = Sql(f"""
@@ -239,9 +251,11 @@ class Queries:
         for row in run(connection, Command(self.lanes_, ())):
             lanes.setdefault(row[0], []).append(row)
         result = []
-        for id_, service, group, name, events, ordered, state in run(connection, Command(self.subscriptions_, ())):
+        for id_, service, group, name, events, ordered, state, breaker, since_open, reason in run(
+            connection, Command(self.subscriptions_, ())
+        ):
             counts = {row[1]: row[2] for row in lanes.get(id_, ())}
-            since = [time for row in lanes.get(id_, ()) if (time := as_datetime(row[5])) is not None]
+            blocked = [time for row in lanes.get(id_, ()) if (time := as_datetime(row[5])) is not None]
             result.append(
                 Subscription(
                     id_, service, group, name, tuple(json.loads(events)), bool(ordered), state,
@@ -249,7 +263,8 @@ class Queries:
                     parked=sum(int(row[3]) for row in lanes.get(id_, ())),
                     waiting=sum(int(row[3] - row[2]) for row in lanes.get(id_, ()) if row[1] == "dead"),
                     overdue=sum(int(row[4]) for row in lanes.get(id_, ()) if row[1] == "retrying"),
-                    blocked_since=min(since, default=None),
+                    blocked_since=min(blocked, default=None),
+                    breaker=breaker, breaker_since=as_datetime(since_open), breaker_reason=reason,
                 )
             )  # fmt: skip
         return result

@@ -16,6 +16,7 @@ from tidings.errors import ConfigurationError, SchemaError
 from tidings.publish.outgoing import Outgoing
 from tidings.publish.publisher import PublishStatements
 from tidings.stores.sql import migrate
+from tidings.stores.sql.breakers import Breakers
 from tidings.stores.sql.connections import Connections
 from tidings.stores.sql.dialect import POSTGRESQL, SQLITE, Dialect
 from tidings.stores.sql.errors import kind_of
@@ -87,6 +88,7 @@ class SQLStore:
         self.inbox = pg_inbox.Inbox(names) if postgresql else lite_inbox.Inbox(names)
         self.lanes = pg_lanes.Lanes(names) if postgresql else lite_lanes.Lanes(names)
         self.leases = Leases(names, self.dialect)
+        self.breakers = Breakers(names, self.dialect)
         self.registry = Registry(names, self.dialect, self.lock_class)
         self.repair = Repair(names, self.dialect)
         self.history = History(names, self.dialect)

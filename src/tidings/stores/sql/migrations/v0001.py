@@ -147,7 +147,11 @@ create table {t:subscriptions} (
   events json not null,
   ordered boolean not null default true,
   state text not null default 'active' constraint {i:subscriptions_state_check} check (state in ('active', 'paused', 'retired')),
-  registered_at timestamptz not null default clock_timestamp()
+  registered_at timestamptz not null default clock_timestamp(),
+  breaker text,
+  breaker_since timestamptz,
+  breaker_reason text,
+  breaker_owner text
 );
 create unique index {i:subscriptions_name} on {t:subscriptions} (service, group_name, name);
 
@@ -293,7 +297,11 @@ create table {t:subscriptions} (
   events text not null,
   ordered integer not null default 1,
   state text not null default 'active' constraint {i:subscriptions_state_check} check (state in ('active', 'paused', 'retired')),
-  registered_at text not null
+  registered_at text not null,
+  breaker text,
+  breaker_since text,
+  breaker_reason text,
+  breaker_owner text
 );
 create unique index {i:subscriptions_name} on {t:subscriptions} (service, group_name, name);
 
