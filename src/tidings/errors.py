@@ -10,12 +10,14 @@ TidingsError
 ├── PublishError                an event cannot be published
 │   ├── InvalidEvent            it does not fit its contract, or is too large
 │   ├── NoTransaction           outside a transaction, on an autocommit connection, on a closed session
+│   ├── Unsendable              the wire format or the transport cannot carry it
 │   └── WrongDatabase           the session belongs to another database than the store
 ├── StoreError                  the store's tables cannot be used
 │   ├── SchemaError             missing, too old, too new or altered tables
 │   ├── ReplicaError            the server is in recovery: the log is read from the primary only
 │   └── LeaseLost               another worker acts for this reader or lane now
 ├── DecodeError                 a stored or received event cannot be understood
+│   └── Undecodable             a message from outside is no event in any format that is read here
 └── TransactionEnded            a handler committed, rolled back or broke the transaction it was given
 """
 
@@ -37,7 +39,9 @@ __all__ = [
     "StoreError",
     "TidingsError",
     "TransactionEnded",
+    "Undecodable",
     "UnresolvedParameter",
+    "Unsendable",
     "WrongDatabase",
 ]
 
@@ -85,6 +89,10 @@ class NoTransaction(PublishError):
     """There is no transaction that the event could be part of."""
 
 
+class Unsendable(PublishError):
+    """A stored event that the wire format or the transport cannot carry as it is; it will not get better by itself."""
+
+
 class WrongDatabase(PublishError):
     """The session or connection belongs to another database than the store."""
 
@@ -107,6 +115,18 @@ class LeaseLost(StoreError):
 
 class DecodeError(TidingsError, ValueError):
     """A stored or received event cannot be understood as the type it says it is."""
+
+
+class Undecodable(DecodeError):
+    """A message from outside is no event in any format that is read here.
+
+    Attributes:
+        reason: a word for it that does not change: `unknown format`, `attributes`, `headers`, `data`, `too deep` or `too large`.
+    """
+
+    def __init__(self, reason: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.reason = reason
 
 
 class TransactionEnded(TidingsError):
