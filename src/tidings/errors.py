@@ -16,6 +16,10 @@ TidingsError
 │   ├── SchemaError             missing, too old, too new or altered tables
 │   ├── ReplicaError            the server is in recovery: the log is read from the primary only
 │   └── LeaseLost               another worker acts for this reader or lane now
+├── ProcessEnded                a process was killed, or killed itself, whenever it handled an event
+├── TransportError              a broker cannot be used
+│   ├── TransportDown           it cannot be reached, refuses us, or the connection is lost
+│   └── ProvisionError          a topic, queue or stream is missing, or is there with other properties
 ├── DecodeError                 a stored or received event cannot be understood
 │   └── Undecodable             a message from outside is no event in any format that is read here
 └── TransactionEnded            a handler committed, rolled back or broke the transaction it was given
@@ -32,6 +36,8 @@ __all__ = [
     "LeaseLost",
     "MissingExtra",
     "NoTransaction",
+    "ProcessEnded",
+    "ProvisionError",
     "PublishError",
     "RenamedSubscription",
     "ReplicaError",
@@ -39,6 +45,8 @@ __all__ = [
     "StoreError",
     "TidingsError",
     "TransactionEnded",
+    "TransportDown",
+    "TransportError",
     "Undecodable",
     "UnresolvedParameter",
     "Unsendable",
@@ -113,6 +121,18 @@ class LeaseLost(StoreError):
     """Another worker acts for this reader or lane now; nothing of this attempt was kept."""
 
 
+class TransportError(TidingsError):
+    """A broker cannot be used."""
+
+
+class TransportDown(TransportError):
+    """The broker cannot be reached or refuses us, or the connection is lost; it may get better by itself."""
+
+
+class ProvisionError(TransportError):
+    """A topic, queue, stream or consumer is missing at the broker, or is there with other properties than ours."""
+
+
 class DecodeError(TidingsError, ValueError):
     """A stored or received event cannot be understood as the type it says it is."""
 
@@ -127,6 +147,10 @@ class Undecodable(DecodeError):
     def __init__(self, reason: str, sentence: str) -> None:
         super().__init__(sentence)
         self.reason = reason
+
+
+class ProcessEnded(TidingsError):
+    """The process ended in the middle of each attempt to handle an event. Nobody raises it: it is what a dead event gives as its reason."""
 
 
 class TransactionEnded(TidingsError):

@@ -1,0 +1,211 @@
+"""The port: what a broker has to be able to do. A transport is a value that says where the broker is; its publishers and receivers do the work.
+
+Nothing here reconnects. A publisher or receiver that has lost its connection is over: whoever uses it throws away what it had in memory,
+makes a new one and begins again at its checkpoint, because that is what makes a take-over by another process harmless.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Literal, Protocol, TypeAlias
+
+import msgspec
+
+from tidings.codecs.bindings import Binding
+from tidings.codecs.message import Message, written_time
+
+__all__ = [
+    "CONFIRMED", "WITHHELD", "Failure", "Incoming", "Outcome", "Outgoing", "Provision", "Publisher", "Receiver", "Transport", "as_header",
+    "refused", "sifted", "size_of", "unconfirmed",
+]  # fmt: skip
+
+#: What it says about the others of a `publish` that one message was not confirmed. `atomic`: none was sent. `prefix`: none of the later ones
+#: of its partition was. `independent`: nothing, so that no two messages of one key may be under way at a time.
+Failure: TypeAlias = Literal["atomic", "prefix", "independent"]
+
+#: `create` what is missing, `verify` that nothing is, or leave it `off`.
+Provision: TypeAlias = Literal["create", "verify", "off"]
+
+
+class Outgoing(msgspec.Struct, frozen=True):
+    """A message with where it goes."""
+
+    topic: str
+    message: Message
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What became of one message.
+
+    Attributes:
+        kind: `confirmed`: the broker has it, for good. `refused`: it has not, and will not take it as it is: too large, unroutable, for an
+            unknown topic. `withheld`: it was not sent, because an earlier one of its key was refused. `unconfirmed`: the connection or the
+            broker failed before it could say so; it may have it or not.
+        reason: a sentence, unless it was confirmed.
+    """
+
+    kind: Literal["confirmed", "refused", "withheld", "unconfirmed"]
+    reason: str = ""
+
+
+CONFIRMED = Outcome("confirmed")
+
+
+def refused(reason: str) -> Outcome:
+    """Return the outcome of a message that the broker will not take as it is."""
+    return Outcome("refused", reason)
+
+
+def unconfirmed(reason: str) -> Outcome:
+    """Return the outcome of a message that the broker may have or not."""
+    return Outcome("unconfirmed", reason)
+
+
+WITHHELD = Outcome("withheld", "an earlier message of its key was refused")
+
+
+def sifted(batch: Sequence[Outgoing], why_not: Callable[[Outgoing], str | None]) -> list[Outcome | None]:
+    """Return None for what may be sent, and an outcome for what is refused at once, or withheld behind a refused one of its key.
+
+    Args:
+        why_not: a sentence for a message that need not be tried.
+    """
+    outcomes: list[Outcome | None] = []
+    blocked: set[tuple[str, str]] = set()
+    for outgoing in batch:
+        key = outgoing.message.key
+        if blocked and key is not None and (outgoing.topic, key) in blocked:
+            outcomes.append(WITHHELD)
+        elif (reason := why_not(outgoing)) is not None:
+            outcomes.append(refused(reason))
+            if key is not None:
+                blocked.add((outgoing.topic, key))
+        else:
+            outcomes.append(None)
+    return outcomes
+
+
+def size_of(message: Message) -> int:
+    """Return how many bytes a message has at least, without what a broker adds."""
+    return len(message.body or b"") + sum(len(name) + len(value or "") for name, value in message.headers.items())
+
+
+class Incoming(msgspec.Struct, frozen=True):
+    """A message with where it came from.
+
+    Attributes:
+        coordinates: its place at the broker, to be read by people: `orders/3/4711`. The same when it is delivered again.
+        receipt: what the receiver needs to acknowledge it; opaque to everybody else.
+        shard: what order holds in: a partition, a queue, a stream.
+        redelivered: whether the broker may have delivered it before.
+    """
+
+    topic: str
+    message: Message
+    coordinates: str
+    receipt: Any
+    shard: str = ""
+    redelivered: bool = False
+
+
+class Publisher(Protocol):
+    """One connection that sends. `publish` may be called while an earlier call is under way; messages are sent in the order of the calls."""
+
+    async def publish(self, batch: Sequence[Outgoing], /) -> Sequence[Outcome]:
+        """Send messages, all before the first confirmation is waited for, and return what became of each.
+
+        An `unconfirmed` one means that the publisher is over; whatever is called then returns `unconfirmed`, too.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Give the connection up; what is under way ends as confirmed or unconfirmed. May be repeated."""
+        ...
+
+
+class Receiver(Protocol):
+    """One connection that receives, for one group."""
+
+    async def receive(self, most: int, seconds: float) -> Sequence[Incoming]:
+        """Return messages as soon as there are any, or none after that time; in order within a shard.
+
+        A message is returned once, and again by another receiver if this one does not acknowledge it.
+
+        Raises:
+            TransportDown: the connection is lost; what was not acknowledged will be delivered again.
+        """
+        ...
+
+    async def acknowledge(self, incoming: Sequence[Incoming], /) -> None:
+        """Say that these need not be delivered again, in whichever order they were finished. Those of another receiver are ignored.
+
+        Raises:
+            TransportDown: the connection is lost; they may be delivered again.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Give the connection up, and with it what was not acknowledged. May be repeated."""
+        ...
+
+
+class Transport(Protocol):
+    """Where a broker is and how it is used. A value: it has no connection, and making one needs nothing but its client library.
+
+    Attributes:
+        name: what logs, metrics and deliveries call it: `rabbitmq`.
+        failure: what a message that was not confirmed says about others.
+        ordered: whether a receiver of an ordered group gets the messages of one key in the order in which they were sent.
+        binding: how its messages carry headers.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def failure(self) -> Failure: ...
+    @property
+    def ordered(self) -> bool: ...
+    @property
+    def binding(self) -> Binding: ...
+
+    async def provision(self, topics: Sequence[str], groups: Mapping[str, Sequence[str]], mode: Provision = "create") -> None:
+        """Make topics, and groups with the topics that they receive from, or look whether they are there.
+
+        A new group begins with the earliest message that the broker still has. May be repeated, also by several processes at a time.
+
+        Raises:
+            ProvisionError: something is missing (`verify`), or is there with other properties.
+            TransportDown: the broker cannot be reached.
+        """
+        ...
+
+    async def publisher(self) -> Publisher:
+        """Connect, to send.
+
+        Raises:
+            TransportDown: the broker cannot be reached, or refuses us.
+        """
+        ...
+
+    async def receiver(self, group: str, topics: Sequence[str]) -> Receiver:
+        """Connect, to receive what these topics have for a group that is provisioned.
+
+        Raises:
+            ProvisionError: the group or a topic is missing.
+            TransportDown: the broker cannot be reached, or refuses us.
+        """
+        ...
+
+
+def as_header(value: object) -> str | bytes | None:
+    """Return what a client library found in a header as text or bytes; whatever else it is, as somebody would write it down."""
+    if value is None or isinstance(value, (str, bytes)):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, datetime):
+        return written_time(value) if value.tzinfo is not None else value.isoformat()
+    if isinstance(value, (bytearray, memoryview)):
+        return bytes(value)
+    return str(value)
