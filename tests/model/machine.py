@@ -54,9 +54,8 @@ class Machine(RuleBasedStateMachine):
         # Half of the time somebody goes on with what he is at. Otherwise nearly all that is begun would be broken off.
         # The first one is what an example shrinks to, and what hypothesis itself tries most: something that leads on.
         steps = [step for step in sorted(world.enabled(), key=self._weight, reverse=True) for _ in range(self._weight(step))]
-        steps += ["publish"] * 5
-        if world.model.rows:
-            steps.append(f"copy {len(world.model.rows) // 2}")
+        if world.can_write():
+            steps += [*["publish"] * 5, f"copy {len(world.model.rows) // 2}"]
         return steps
 
     def _weight(self, step: str) -> int:

@@ -55,6 +55,7 @@ class Parked:
     lane: str
     attempts: int
     reason: str
+    history: str
 
 
 @dataclass(slots=True)
@@ -66,6 +67,7 @@ class Checkpoint:
     until: float | None = None
     owner: str | None = None
     high: int = 0
+    restarts: int = 0
 
 
 @dataclass(slots=True)
@@ -212,8 +214,8 @@ class _Leases(_Part):
         row = self.store.checkpoint
         if row.until == FAR and row.owner != owner:
             return None
-        row.token, row.until, row.owner = row.token + 1, FAR, owner
-        return Lease(reader, 0, row.token, Mark(None, None, row.position), row.high, 0)
+        row.token, row.until, row.owner, row.restarts = row.token + 1, FAR, owner, row.restarts + 1
+        return Lease(reader, 0, row.token, Mark(None, None, row.position), row.high, row.restarts)
 
     def renew(self, transaction: Transaction, lease: Lease, ttl: float) -> bool:
         if not self.holds(transaction, lease):
@@ -221,9 +223,11 @@ class _Leases(_Part):
         self.store.checkpoint.until = FAR
         return True
 
-    def release(self, transaction: Transaction, lease: Lease) -> None:
+    def release(self, transaction: Transaction, lease: Lease, restarts: int = 0) -> None:
+        row = self.store.checkpoint
         if self.holds(transaction, lease):
-            self.store.checkpoint.until = self.store.checkpoint.owner = None
+            row.until = row.owner = None
+            row.restarts = restarts
 
     def holds(self, transaction: Transaction, lease: Lease) -> bool:
         return lease.token == self.store.checkpoint.token
@@ -233,6 +237,7 @@ class _Leases(_Part):
             return False
         self.store.checkpoint.position = mark.position
         self.store.checkpoint.high = max(self.store.checkpoint.high, high)
+        self.store.checkpoint.restarts = 0
         return True
 
 
@@ -240,7 +245,7 @@ class _Log(_Part):
     def read(self, transaction: Transaction, mark: Mark, limit: int) -> Batch:
         rows = [row for row in self.store.rows if row[0] > mark.position][:limit]
         marks = [Mark(None, None, row[0]) for row in rows]
-        return Batch(rows, marks, marks[-1] if marks else mark, "2026-01-01T00:00:00Z")
+        return Batch(rows, marks, marks[-1] if marks else mark, "2026-01-01T00:00:00Z", more=len(rows) == limit)
 
 
 class _Lanes(_Part):
@@ -251,7 +256,7 @@ class _Lanes(_Part):
         first: dict[str, Parking] = {}
         for item in items:
             first.setdefault(item.lane, item)
-        claimed = []
+        claimed: list[Claimed] = []
         for item in first.values():
             token = store.token() if owner is not None else 0
             if (subscription, item.lane) not in store.table:
@@ -266,8 +271,15 @@ class _Lanes(_Part):
                 self.keep(transaction, store.parked, (subscription, item.event_key))
                 self.keep(transaction, store.table, (subscription, item.lane))
                 store.numbers += 1
-                store.parked[subscription, item.event_key] = Parked(item, store.numbers, item.lane, item.attempts, item.reason)
+                store.parked[subscription, item.event_key] = Parked(
+                    item, store.numbers, item.lane, item.attempts, item.reason, item.history
+                )
                 store.table[subscription, item.lane].depth += 1
+        for lane in first:
+            # A lane has a head: none is made for what is parked in another one.
+            if store.table[subscription, lane].depth == 0:
+                del store.table[subscription, lane]
+                claimed = [each for each in claimed if each.lane != lane]
         return claimed
 
     def due(self, subscriptions: Sequence[int]) -> list[tuple[int, str]]:
@@ -293,7 +305,7 @@ class _Lanes(_Part):
             found.append(
                 Delivery(
                     item.event_key, item.event_id, item.source, item.name, item.version, item.topic, item.key, item.time, item.sequence,
-                    item.headers, item.data, row.reason, row.attempts, item.history,
+                    item.headers, item.data, row.reason, row.attempts, row.history,
                 )
             )  # fmt: skip
         return found
@@ -355,7 +367,7 @@ class _Lanes(_Part):
     ) -> None:
         self.keep(transaction, self.store.parked, (lane.subscription_id, event_key))
         row = self.store.parked[lane.subscription_id, event_key]
-        row.reason, row.attempts = reason, attempts
+        row.reason, row.attempts, row.history = reason, attempts, history
 
     def renew(self, transaction: Transaction, lane: Claimed, ttl: float) -> bool:
         row = self._mine(transaction, lane)

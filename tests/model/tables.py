@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from sqlalchemy import Connection, Engine
 
 from tests.model.memory import FAR, READER, MemoryStore, Transaction
-from tidings.stores.base import Claimed
+from tidings.stores.base import Batch, Claimed
 from tidings.stores.sql.repair import Heads
 from tidings.stores.sql.store import SQLStore
 
@@ -217,14 +217,15 @@ class Twin:
                   {"subscription": subscription, "lane": lane})  # fmt: skip
 
     def redrive(self, place: tuple[int, str]) -> None:
+        heads = self._head(place)
         both = self.begin()
-        assert self.sql.repair.redrive(both.sql, self._head(place)) == 1
+        assert self.sql.repair.redrive(both.sql, heads) == 1
         self.model.repair.redrive(both.model, place)
         self.commit(both)
 
     def discard(self, place: tuple[int, str], *, whole: bool) -> list[str]:
-        both = self.begin()
         heads = self._head(place)
+        both = self.begin()
         expected = self.model.repair.discard(both.model, place, whole=whole)
         # One lane is one round: what waited behind the head is no longer dead.
         assert self.sql.repair.discard(both.sql, heads, whole=whole) == len(expected)
@@ -276,7 +277,10 @@ class Twin:
 def _plain(value: Any) -> Any:
     """Return an answer in the form in which both give it."""
     if isinstance(value, Claimed):
-        return value._replace(lane=value.lane.replace("-", ""))
+        # Who had it before is nothing that the model knows.
+        return Claimed(*value[:6])._replace(lane=value.lane.replace("-", ""))
+    if isinstance(value, Batch):
+        return value._replace(clock=None)
     if isinstance(value, list):
         return [_plain(each) for each in value]
     return value

@@ -42,7 +42,7 @@ class Plain(_Few):
 
 
 TestEverything = test_case(Everything, examples=100, steps=60)
-TestBlocking = test_case(Blocking, examples=100, steps=50)
-TestGoingOn = test_case(GoingOn, examples=60, steps=50)
+TestBlocking = test_case(Blocking, examples=200, steps=50)
+TestGoingOn = test_case(GoingOn, examples=200, steps=50)
 TestUnordered = test_case(Unordered, examples=30, steps=50)
-TestPlain = test_case(Plain, examples=60, steps=50)
+TestPlain = test_case(Plain, examples=100, steps=50)

@@ -163,35 +163,37 @@ class World:
             name = self._name(place)
             if row.until == TTL:
                 steps.append(f"the lease of {name} runs out")
-            if row.state == "retrying" and row.due == TTL and not self._being_changed(place):
+            if row.state == "retrying" and row.due == TTL and self.can_write():
                 steps.append(f"{name} comes due")
-            if row.state == "dead" and self._can_write():
+            if row.state == "dead" and self.can_write():
                 steps += [f"redrive {name}", f"discard the head of {name}", f"discard {name}"]
+        if not self.can_write():
+            # One transaction at a time: that one goes on, or its process is killed.
+            going = tuple(f"{work.name} " for work in self.works.values() if work.transaction is not None)
+            steps = [step for step in steps if step.startswith(going) or " takes " in step or step.endswith("is killed")]
         return steps
 
-    def _can_write(self) -> bool:
+    def can_write(self) -> bool:
+        """Return whether another transaction can begin."""
         return self.tables.concurrent or not any(work.transaction for work in self.works.values())
-
-    def _being_changed(self, place: tuple[int, str]) -> bool:
-        return not self._can_write()
 
     def _steps_of(self, process: Process) -> list[str]:
         steps = []
         name = process.name
         if process.lease is None:
-            if self._can_write():
+            if self.can_write():
                 steps.append(f"{name} acquires")
         else:
             if process.read_to.position < len(self.model.rows):
                 steps.append(f"{name} reads")
-            if self._can_write():
+            if self.can_write():
                 steps.append(f"{name} renews")
                 if process.progress.mark != process.mark:
                     steps.append(f"{name} saves")
             for subscription in self.subscriptions:
                 if process.lanes[subscription.id].ready:
                     steps += [f"{name} takes {subscription.name} {limit}" for limit in (1, 3)]
-        if self._can_write() and self.model.lanes.due([subscription.id for subscription in self.subscriptions]):
+        if self.can_write() and self.model.lanes.due([subscription.id for subscription in self.subscriptions]):
             steps.append(f"{name} claims")
         if process.lease is not None or any(work.process is process for work in self.works.values()):
             steps += [f"{name} is killed", f"{name} is stopped"]
@@ -202,7 +204,7 @@ class World:
         if work.transaction is not None:
             steps = [f"{name} succeeds", f"{name} fails", f"{name} rejects", f"{name} discards", f"{name} loses its transaction"]
             return steps + ([f"{name} is promoted"] if work.handed.promoted is None and self.tables.concurrent else [])
-        if not self._can_write():
+        if not self.can_write():
             return []
         # A plain handler that runs while it is promoted comes to its end; what else was taken with it does not run any more.
         running = work.subscription.plain and not work.finished and work.promoted_at == work.next
@@ -219,7 +221,7 @@ class World:
         if work.transaction is not None:
             failing = [] if len(work.portion) > 1 else [f"{name} rejects", f"{name} discards"]
             return [f"{name} succeeds", f"{name} fails", *failing, f"{name} loses its transaction", f"{name} is handed back"]
-        if not self._can_write():
+        if not self.can_write():
             return []
         if work.subscription.plain:
             return [f"{name} calls", f"{name} fails", f"{name} rejects", f"{name} is handed back", f"{name} renews"]

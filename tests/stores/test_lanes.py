@@ -62,6 +62,12 @@ async def left(store: SQLStore) -> tuple[list[tuple[str, int]], int]:
     return lanes, count
 
 
+async def leased(store: SQLStore) -> list[tuple[str, int]]:
+    """The lanes with an owner, and their tokens."""
+    sql = "select lane, lease_token from tidings_lanes where owner is not null"
+    return await store.call(lambda c: [(str(row[0]).replace("-", ""), row[1]) for row in c.exec_driver_sql(sql)])
+
+
 class TestParking:
     async def test_a_lane_keeps_its_events_in_the_order_in_which_they_came(self, store: SQLStore) -> None:
         await park(store, item(key(5), LANE), item(key(9), LANE_2), item(key(3), LANE))
@@ -71,6 +77,18 @@ class TestParking:
         assert await keys(store, lanes[LANE]) == [key(5), key(3), key(4)]
         assert (lanes[LANE].depth, lanes[LANE_2].depth) == (3, 1)
         assert [row.event_key.replace("-", "") for row in await load(store, lanes[LANE], 2)] == [key(5), key(3)]
+
+    async def test_no_lane_is_made_for_what_is_parked_in_another_one(self, store: SQLStore) -> None:
+        """A copy of an event that was set aside: its key is not blocked by it."""
+        await park(store, item(key(1), key(1), state="dead"))
+        claimed = await park(store, item(key(1), LANE), item(key(2), LANE_2), owner="me", ttl=30.0)
+        assert [(lane.lane.replace("-", ""), lane.token) for lane in claimed] == await leased(store)
+        assert [lane for lane, _ in await leased(store)] == [LANE_2]
+        assert await left(store) == ([("dead", 1), ("retrying", 1)], 2)
+        await park(store, item(key(1), LANE))
+        assert await left(store) == ([("dead", 1), ("retrying", 1)], 2)
+        await park(store, item(key(1), LANE), item(key(3), LANE))
+        assert await left(store) == ([("dead", 1), ("retrying", 1), ("retrying", 1)], 3)
 
     async def test_what_is_parked_already_stays_as_it_is(self, store: SQLStore) -> None:
         await park(store, item(key(1), LANE, "failed"), item(key(2), LANE))

@@ -40,6 +40,10 @@ class LaneStatements:
         self.remove = Sql(f"""
             delete from {names.deliveries} where {dialect.among("event_key", "$2", "uuid")} and subscription_id = {typed("$1", "int")} returning number
         """)
+        self.clear_ = Sql(f"""
+            delete from {names.lanes}
+            where {dialect.among("lane", "$2", uuid)} and subscription_id = {typed("$1", "int")} and depth = 0
+        """)
         self.close_ = Sql(f"delete from {names.lanes} where {mine} and depth = 0")
         self.release_ = Sql(f"""
             update {names.lanes} set state = {typed("$4", "text")}, attempts = {typed("$5", "int")}, due_at = {dialect.after("$6")},
@@ -98,6 +102,11 @@ class LaneStatements:
         time = as_datetime(now)
         assert time is not None
         return time
+
+    def clear(self, connection: Connection, subscription_id: int, lanes: list[str]) -> None:
+        """Remove lanes that this transaction has made for events that were parked already, in lanes of their own: a lane has a head."""
+        if lanes:
+            run(connection, Command(self.clear_, (subscription_id, self.dialect.items(lanes))))
 
     def finish(self, connection: Connection, lane: Claimed, event_keys: list[str], ttl: float) -> bool:
         """Take the first events off their lane, in the transaction that holds their effects, and keep the lease for the next."""

@@ -53,6 +53,7 @@ class Lanes(LaneStatements):
               order by u.ord on conflict do nothing returning lane)
             update {names.lanes} l set depth = l.depth + c.n
             from (select lane, count(*)::int as n from i group by lane) c where l.lane = c.lane and l.subscription_id = $1::int
+            returning l.lane::text
         """)
         self.claim_ = Sql(f"""
             with due as materialized (
@@ -89,8 +90,10 @@ class Lanes(LaneStatements):
             )
             for item in items
         ]  # fmt: skip
-        run(connection, Command(self.park_, (subscription_id, *(list(column) for column in zip(*rows, strict=True)))))
-        return [Claimed(*row[:6]) for row in locked if owner is not None and row[6]]
+        filled = {row[0] for row in run(connection, Command(self.park_, (subscription_id, *(list(column) for column in zip(*rows, strict=True)))))}
+        new = [row for row in locked if row[6]]
+        self.clear(connection, subscription_id, [row[1] for row in new if row[1] not in filled])
+        return [Claimed(*row[:6]) for row in new if owner is not None and row[1] in filled]
 
     def claim(self, connection: Connection, subscriptions: Sequence[int], limit: int, ttl: float, owner: str) -> list[Claimed]:
         """Take the leases of lanes that are due, at most `limit`, for `ttl` seconds; counts the attempt. One statement, autocommit."""

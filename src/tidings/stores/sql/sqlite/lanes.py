@@ -57,14 +57,14 @@ class Lanes(LaneStatements):
         """
         first: dict[str, Parking] = {}
         added: dict[str, int] = {}
-        claimed = []
+        new: list[Claimed] = []
         for item in items:
             first.setdefault(item.lane, item)
         for item in first.values():
             token = 0 if owner is None else run(connection, Command(self.draw, (1,)))[0][0]
             values: tuple[object, ...] = (subscription_id, item.lane, item.key, item.state, item.attempts, item.delay, token, ttl, owner)
-            if run(connection, Command(self.lock, values)) and owner is not None:
-                claimed.append(Claimed(subscription_id, item.lane, item.key, token, item.attempts, 0))
+            if run(connection, Command(self.lock, values)):
+                new.append(Claimed(subscription_id, item.lane, item.key, token, item.attempts, 0))
         for item in items:
             values = (
                 subscription_id, item.event_key, item.lane, item.event_id, item.source, item.name, item.version, item.topic, item.key,
@@ -75,7 +75,8 @@ class Lanes(LaneStatements):
                 added[item.lane] = added.get(item.lane, 0) + 1
         for lane, count in added.items():
             run(connection, Command(self.deepen, (subscription_id, lane, count)))
-        return claimed
+        self.clear(connection, subscription_id, [lane.lane for lane in new if lane.lane not in added])
+        return [lane for lane in new if owner is not None and lane.lane in added]
 
     def claim(self, connection: Connection, subscriptions: Sequence[int], limit: int, ttl: float, owner: str) -> list[Claimed]:
         """Take the leases of lanes that are due, at most `limit`, for `ttl` seconds; counts the attempt. Needs a transaction."""
