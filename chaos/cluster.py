@@ -39,7 +39,7 @@ class Cluster:
         """Start, and return as soon as the server is there; it may still be recovering."""
         # Without fsync a commit survives everything that a run does to the server, and other users of the disk do not notice us.
         command = [*_SERVICE.command(self._programs, self._directory, self._port), "--fsync=off"]
-        self._process = spawn(command, self._log, self._user)
+        self._process = spawn(command, self._log, self._user, str(self._directory))
 
     def wait(self) -> None:
         """Wait until sessions can be opened.

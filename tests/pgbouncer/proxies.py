@@ -82,7 +82,7 @@ def proxy_of_our_own(program: Path, upstream: str, settings: Mapping[str, str]) 
     try:
         place.chmod(0o755)
         port = free_port()
-        process = spawn(service.command(program, place, port), place / "log", user)
+        process = spawn(service.command(program, place, port), place / "log", user, str(place))
         born = birth(process.pid)
         try:
             assert wait_until(lambda: service.ready(port), 30), (place / "log").read_text()

@@ -78,7 +78,7 @@ class Programs:
     @contextmanager
     def _running(self, place: Path) -> Iterator[int]:
         port = free_port()
-        process = spawn([*_SERVICE.command(self.directory, place, port), "--fsync=off"], place / "log", self.user)
+        process = spawn([*_SERVICE.command(self.directory, place, port), "--fsync=off"], place / "log", self.user, str(place))
         born = birth(process.pid)
         try:
             assert wait_until(lambda: _SERVICE.ready(port), 30), (place / "log").read_text()

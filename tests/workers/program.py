@@ -31,7 +31,7 @@ def main(config: dict[str, Any]) -> int:
 
     Args:
         config: `app`, the name of a function in `apps`; `url` of the database; `journal`, where to write. Optional: `lease`, seconds that
-            each lease lasts; `slow`, after how many seconds an event is promoted; `beat`, how often the reader looks after its lease; `roles`; `publish`, how many orders to publish; `pause`, the moment at which to stop itself once,
+            each lease lasts; `slow`, after how many seconds an event is promoted; `beat`, how often the reader looks after its lease; `roles`; `web`, to run inside `service.lifespan`; `publish`, how many orders to publish, with keys that begin with `key`, and `pause_between` them; `pause`, the moment at which to stop itself once,
             and `when`, a file that has to exist for that; further words are the app's.
     """
     journal = Journal(Path(config["journal"]))
@@ -55,16 +55,28 @@ async def _run(config: dict[str, Any], journal: Journal) -> None:
         moments.pause_at(config["pause"], service.store, journal, Path(config["when"]) if "when" in config else None)
     asked = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asked.set)
-    await service.start(config.get("roles"))
+    if config.get("web"):
+        # As an ASGI server does.
+        async with service.lifespan(object()):
+            await _serve(config, journal, service, engine, asked)
+    else:
+        await service.start(config.get("roles"))
+        await _serve(config, journal, service, engine, asked)
+        await service.stop()
+    await engine.dispose()
+    journal.say("stopped")
+
+
+async def _serve(config: dict[str, Any], journal: Journal, service: Service, engine: AsyncEngine, asked: asyncio.Event) -> None:
+    """Publish what this worker has to publish, one transaction for each request, then wait for the end."""
     journal.say("started", pid=os.getpid())
-    for event in orders(1, config.get("publish", 0)):
+    for event in orders(1, config.get("publish", 0), key=config.get("key", "k")):
         async with AsyncSession(engine) as session, session.begin():
             service.publish(session, event)
         journal.say("published", number=event.number)
+        if "pause_between" in config:
+            await asyncio.sleep(config["pause_between"])
     await asked.wait()
-    await service.stop()
-    await engine.dispose()
-    journal.say("stopped")
 
 
 def make_engine(url: str) -> AsyncEngine:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from tests.consume.waiting import until
+from tests.consume.shop import OrderPlaced
+from tests.consume.waiting import until, until_equal
 from tests.consume.world import World
 from tests.workers.checks import each_once_and_in_order, owner, publisher, reader_among
 from tests.workers.conftest import Start
@@ -47,6 +48,31 @@ async def test_when_the_reader_is_killed_another_one_goes_on(any_world: World, s
     await each_once_and_in_order(any_world, events)
     # Until the lease has run out, and until somebody looks: two thirds of that at most, and what a busy machine adds.
     assert taken_over - killed < LEASE * 1.4 + 10
+
+
+async def test_eight_web_workers_publish_and_one_of_them_handles(any_world: World, start: Start) -> None:
+    """As under `uvicorn --workers 8`: each serves requests, one reads, and the others take over from it."""
+    workers = [start(lease=LEASE, web=True, publish=30, key=f"w{place}-", pause_between=0.02) for place in range(8)]
+    for worker in workers:
+        await worker.says("started")
+    events = [[OrderPlaced(f"w{place}-{number % 5}", number) for number in range(1, 31)] for place in range(8)]
+    # The one that handles has published everything, so that it is clear what has to arrive; then it dies.
+    active, others = await reader_among(any_world, workers)
+    await active.says("published", number=30)
+    active.kill()
+    taken_over, _ = await reader_among(any_world, others)
+    for worker in others:
+        await worker.says("published", number=30)
+    await taken_over.stop()
+    expected = [event for of_worker in events for event in of_worker]
+    await until_equal(lambda: len(set(any_world.effects())), len(expected), 40)
+    # Numbers repeat from worker to worker; keys do not.
+    assert sorted(any_world.effects()) == sorted((event.order_id, event.number) for event in expected)
+    for key in {event.order_id for event in expected}:
+        numbers = [number for found, number in any_world.effects() if found == key]
+        assert numbers == sorted(numbers)
+    # No process handled what another one handled: there was one reader at a time.
+    assert len([worker for worker in workers if worker.said("charging")]) <= 3
 
 
 async def test_a_reader_that_is_stopped_gives_its_lease_up(any_world: World, start: Start) -> None:
