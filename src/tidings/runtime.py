@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from sqlalchemy.pool import NullPool, QueuePool
 
+from tidings.consume.company import Company
 from tidings.consume.counters import Counters
 from tidings.consume.deliveries import Retrier
 from tidings.consume.execution import Failed
@@ -109,13 +110,19 @@ class Runtime:
         self._heart = heart
         self._parts = [heart]
         slots = asyncio.Semaphore(self._slots(len(starts)))
+        company = Company()
         if "consume" in self.roles and self.subscriptions:
             for group in starts:
                 mine = [compiled for compiled in self.subscriptions if compiled.group == group]
                 self.receivers.append(
-                    Receiver(self.service, group, mine, store, self.publisher, self.worker, slots, self.counters, self._died, self.tuning)
-                )
-            self.retrier = Retrier(self.subscriptions, store, self.publisher, self.worker, slots, self.counters, self._died)
+                    Receiver(
+                        self.service, group, mine, store, self.publisher, self.worker, slots, self.counters, self._died, self.tuning,
+                        company=company,
+                    )
+                )  # fmt: skip
+            self.retrier = Retrier(
+                self.subscriptions, store, self.publisher, self.worker, slots, self.counters, self._died, company=company
+            )
             self._parts += [*self.receivers, self.retrier]
         if "schedule" in self.roles:
             self.mover = LeasedTask("task:mover", store, self.worker, Mover(store, self._wake_receivers, self.counters).step)

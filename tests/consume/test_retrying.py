@@ -417,4 +417,4 @@ async def test_a_parked_event_expires_by_the_clock_of_the_database(world: World,
         clock = LaneStatements.clock
         monkeypatch.setattr(LaneStatements, "clock", lambda self, connection: clock(self, connection) + timedelta(hours=2))
         await until_equal(world.lanes, [])
-        assert service.counters.of("expired") == 1
+        await until_equal(lambda: service.counters.of("expired"), 1)

@@ -16,9 +16,10 @@ from tests.workers.journal import Journal
 from tests.workers.moments import once
 from tidings import Envelope, Retry, Service, Subscriptions
 from tidings.consume.retry import Reject
+from tidings.service import Dead
 from tidings.stores import SQLStore
 
-__all__ = ["ledger", "newer", "orders"]
+__all__ = ["deadly", "ledger", "newer", "orders"]
 
 
 def orders(store: SQLStore, journal: Journal, config: dict[str, Any]) -> Service:
@@ -58,6 +59,56 @@ def orders(store: SQLStore, journal: Journal, config: dict[str, Any]) -> Service
             pause()
 
     return Service(config.get("service", "shop"), contracts=[shop], subscriptions=[handlers], store=store)
+
+
+def deadly(store: SQLStore, journal: Journal, config: dict[str, Any]) -> Service:
+    """A shop one of whose events ends the process that handles it.
+
+    `kind` of handler: `transaction`, `plain` or `batch`; `kill` are the numbers that do, by `signal` or, without, by `os._exit`; from attempt
+    `since` on (in batches always). `fail` are numbers whose first attempt fails. `takes` is how many seconds each event takes.
+    """
+    handlers = Subscriptions()
+    options: dict[str, Any] = {"retry": Retry(attempts=config.get("attempts", 4), base=0.05, jitter=0), "name": "charge"}
+
+    async def charge(number: int, attempt: int) -> None:
+        await asyncio.sleep(config.get("takes", 0.01))
+        if number in config.get("kill", ()) and attempt >= config.get("since", 1):
+            journal.say("dying", number=number, attempt=attempt)
+            if "signal" in config:
+                os.kill(os.getpid(), config["signal"])
+            os._exit(1)
+        if number in config.get("fail", ()) and attempt == 1:
+            raise ValueError("not at the first attempt")
+
+    if config["kind"] == "transaction":
+
+        @handlers.subscribe(OrderPlaced, **options)
+        async def one(event: OrderPlaced, session: AsyncSession, envelope: Envelope) -> None:
+            await effect(session, "charge", event)
+            await charge(event.number, envelope.attempt)
+
+    elif config["kind"] == "batch":
+
+        @handlers.subscribe(OrderPlaced, batch=10, **options)
+        async def many(events: list[OrderPlaced], session: AsyncSession) -> None:
+            for event in events:
+                await effect(session, "charge", event)
+                await charge(event.number, 1)
+
+    else:
+
+        @handlers.subscribe(OrderPlaced, **options)
+        async def plain(event: OrderPlaced, envelope: Envelope) -> None:
+            await charge(event.number, envelope.attempt)
+            journal.say("called", number=event.number, key=event.order_id)
+
+    service = Service("shop", contracts=[shop], subscriptions=[handlers], store=store)
+
+    @service.on_dead
+    def died(dead: Dead) -> None:
+        journal.say("dead", key=dead.key, attempts=dead.retry_count, error=type(dead.exception).__name__)
+
+    return service
 
 
 def ledger(store: SQLStore, journal: Journal, config: dict[str, Any]) -> Service:

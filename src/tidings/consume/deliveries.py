@@ -5,25 +5,27 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 
 from sqlalchemy import Connection
 
 from tidings.consume.calling import HandlerFailed
+from tidings.consume.company import ALONE_SECONDS, Company, Stay
 from tidings.consume.counters import Counters
 from tidings.consume.execution import Attempt, Execution, Failed, StoreDown
-from tidings.consume.failures import said
+from tidings.consume.failures import failure_of, said
 from tidings.consume.fences import LaneFence
 from tidings.consume.outcome import Outcome
 from tidings.consume.parking import guarded, record_failure, to_its_end, undecodable
 from tidings.consume.received import Received, from_delivery
-from tidings.consume.retry import Decision
+from tidings.consume.retry import Decision, Retry
 from tidings.consume.routing import Compiled
-from tidings.errors import DecodeError, LeaseLost, TransactionEnded
+from tidings.consume.suspects import given_up, suspected
+from tidings.errors import DecodeError, LeaseLost, ProcessEnded, TransactionEnded
 from tidings.publish.publisher import Publisher
-from tidings.stores.base import Claimed, Delivery, Standing
+from tidings.stores.base import ALONE, Claimed, Delivery, Standing
 from tidings.stores.sql.store import SQLStore
 
 __all__ = ["Retrier"]
@@ -43,6 +45,7 @@ class Retrier:
     def __init__(
         self, subscriptions: Sequence[Compiled], store: SQLStore, publisher: Publisher, worker: str, slots: asyncio.Semaphore,
         counters: Counters, died: Callable[[Compiled, Failed], None], execution: Callable[[Compiled, SQLStore, Publisher], Execution] = Execution,
+        company: Company | None = None,
     ) -> None:  # fmt: skip
         self._executions = {compiled.id: execution(compiled, store, publisher) for compiled in subscriptions}
         self._store = store
@@ -50,8 +53,15 @@ class Retrier:
         self._slots = slots
         self._counters = counters
         self._died = died
+        self._company = company or Company()
+        self._alone: dict[int, Stay] = {}
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
+
+    @property
+    def lease_seconds(self) -> float:
+        """How long the lease of a lane lasts; it is renewed while its worker runs."""
+        return _LEASE
 
     def wake(self) -> None:
         """Look for lanes that are due now."""
@@ -68,6 +78,7 @@ class Retrier:
         delay = 0.1
         async with asyncio.TaskGroup() as tasks:
             while not self._stopping.is_set():
+                await self._company.over()
                 self._wake.clear()
                 pause = 1.0
                 try:
@@ -76,8 +87,8 @@ class Retrier:
                         claimed = await guarded(
                             self._store.transact(self._store.lanes.claim, mine, _LANES - len(working), _LEASE, self._worker)
                         )
-                        for lane in claimed:
-                            task = tasks.create_task(self._work(lane))
+                        for lane in await self._one_suspect(claimed):
+                            task = tasks.create_task(self.work(lane))
                             working.add(task)
                             task.add_done_callback(working.discard)
                             task.add_done_callback(lambda _: self._wake.set())
@@ -108,16 +119,52 @@ class Retrier:
             claimed = await guarded(self._store.transact(self._store.lanes.claim, mine, 1, _LEASE, self._worker))
             if not claimed:
                 return count
-            await self._work(claimed[0])
+            await self.work(claimed[0])
             count += 1
 
-    async def _work(self, lane: Claimed) -> None:
-        """Run a lane from its head, as long as that goes well and its lease is ours."""
+    async def _one_suspect(self, claimed: Sequence[Claimed]) -> list[Claimed]:
+        """Return what of the claimed lanes is worked on now: of those that may have ended a process, one, which runs alone."""
+        chosen: list[Claimed] = []
+        suspect = False
+        for lane in claimed:
+            if not suspected(lane, self._executions[lane.subscription_id].compiled.retry):
+                chosen.append(lane)
+            elif not suspect:
+                suspect = True
+                chosen.append(lane)
+            else:
+                # It would be counted as tried if the one that runs alone ends the process.
+                await guarded(self._store.call(self._store.lanes.restore, lane))
+        return chosen
+
+    @asynccontextmanager
+    async def _turn(self, lane: Claimed, retry: Retry) -> AsyncIterator[None]:
+        if not suspected(lane, retry):
+            async with self._company.present(), self._slots:
+                yield
+            return
+        async with self._company.alone(ALONE_SECONDS) as stay, self._slots:
+            if stay.alone:
+                await guarded(self._store.call(self._store.lanes.name, lane, self._worker + ALONE))
+                self._alone[lane.token] = stay
+            try:
+                yield
+            finally:
+                self._alone.pop(lane.token, None)
+
+    async def work(self, lane: Claimed) -> None:
+        """Run a claimed lane from its head, as long as that goes well and its lease is ours; alone if it may have ended a process."""
         execution = self._executions[lane.subscription_id]
         keeper = asyncio.create_task(self._keep(lane))
+        began = False
         try:
-            async with self._slots:
+            async with self._turn(lane, execution.compiled.retry):
+                began = True
                 await self._run_lane(lane, execution)
+        except asyncio.CancelledError:
+            if not began:
+                await self._hand_back(lane, lane.attempts - 1, 0.0)
+            raise
         except LeaseLost as error:
             logger.info("%s: %s", execution.compiled.label, error)
         except StoreDown as error:
@@ -134,6 +181,10 @@ class Retrier:
             try:
                 if not await self._store.call(self._store.lanes.renew, lane, _LEASE):
                     return
+                if (stay := self._alone.get(lane.token)) is not None and not stay.alone:
+                    # It has company by now, and is not to blame for what happens to the process.
+                    del self._alone[lane.token]
+                    await self._store.call(self._store.lanes.name, lane, self._worker)
             except Exception as error:  # noqa: BLE001 - without the lease the work is repeated, not lost
                 logger.info("could not renew the lease of a lane: %s", error)
 
@@ -147,10 +198,15 @@ class Retrier:
                     await guarded(self._store.transact(self._store.lanes.recount, lane))
                     return
                 head, rest = deliveries[0], deliveries[1:]
+                if given_up(lane, number, execution.compiled.retry):
+                    await self._end(lane, execution, head, number)
+                    return
                 if not await self._run_head(lane, execution, head, number):
                     return
                 number = 1
-                await self._run_rest(lane, execution, rest)
+                if not lane.interrupted:
+                    # The one that ended a process must not do so together with others, which would be tried again with it.
+                    await self._run_rest(lane, execution, rest)
                 if self._stopping.is_set():
                     await self._hand_back(lane, 0, 0.0)
                     return
@@ -253,6 +309,24 @@ class Retrier:
         failed = Failed(received, error, failure, Decision("dead"), number)
         await self._record(lane, execution, delivery, failed, "undecodable")
         self._counters.add(execution.compiled.label, "dead")
+        self._died(execution.compiled, failed)
+
+    async def _end(self, lane: Claimed, execution: Execution, delivery: Delivery, number: int) -> None:
+        """Let an event be dead that ends the process whenever it is handled."""
+        received = from_delivery(delivery)
+        error = ProcessEnded(
+            f"the process ended during each of the {number - 1} attempts (it was killed, or the handler ended it); in the last one nothing "
+            "else was handled beside it"
+        )
+        failed = Failed(received, error, failure_of(error), Decision("dead"), number - 1)
+        await self._record(lane, execution, delivery, failed, "failed")
+        label = execution.compiled.label
+        logger.error(
+            "%s: %s %s is dead: %s", label, received.name, received.id, error,
+            extra={"subscription": label, "event_id": received.id, "event_name": received.name, "key": received.key},
+        )  # fmt: skip
+        self._counters.add(label, "failed")
+        self._counters.add(label, "dead")
         self._died(execution.compiled, failed)
 
     async def _record(self, lane: Claimed, execution: Execution, delivery: Delivery, failed: Failed, reason: str) -> None:

@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 
 from tidings.clock import elapsed
 from tidings.consume.calling import HandlerFailed
+from tidings.consume.company import Company
 from tidings.consume.counters import Counters
 from tidings.consume.execution import Attempt, Execution, Failed, StoreDown
 from tidings.consume.failures import remember, said
@@ -56,6 +57,7 @@ class Pool:
     def __init__(
         self, execution: Execution, store: SQLStore, lease: Lease, slots: asyncio.Semaphore, counters: Counters,
         settled: Callable[[Received], None], clock: Callable[[], float], died: Callable[[Failed], None], line: Line,
+        company: Company | None = None,
     ) -> None:  # fmt: skip
         self.execution = execution
         self.compiled = execution.compiled
@@ -67,6 +69,7 @@ class Pool:
         self._clock = clock
         self._died = died
         self._line = line
+        self._company = company or Company()
         self.lanes: Lanes[Received] = Lanes()
         self._idle: list[asyncio.Future[None]] = []
         self._bound = _SHARE
@@ -92,6 +95,9 @@ class Pool:
             size = self._size()
             if self.paused or self.stopped or not self.lanes.ready or size == 0:
                 await self._rest()
+                continue
+            if self._company.reserved:
+                await self._company.over()
                 continue
             pause = circuit.wait(elapsed())
             if pause > 0:
@@ -486,6 +492,17 @@ class Pool:
     async def _park(self, items: Sequence[Parking]) -> None:
         await self._store_transact(self._park_in, items)
         self._counters.add(self.compiled.label, "parked", len(items))
+
+    async def park(self, items: Sequence[Parking], ttl: float = 0.0, owner: str | None = None) -> list[Claimed]:
+        """Park events under the reader's lease; with an owner, return the lanes that are new, leased to it for `ttl` seconds.
+
+        Raises:
+            LeaseLost: another worker reads for the group.
+            StoreDown: the database cannot be used.
+        """
+        claimed = await guarded(self._store.transact(self._park_in, items, ttl, owner))
+        self._counters.add(self.compiled.label, "parked" if owner is None else "promoted", len(items))
+        return claimed
 
     def _park_in(self, connection: Connection, items: Sequence[Parking], ttl: float = 0.0, owner: str | None = None) -> list[Claimed]:
         aside = [item.event_key for item in items if item.state == "dead" and item.lane == item.event_key]

@@ -15,7 +15,10 @@ from sqlalchemy import Connection
 
 from tidings.clock import elapsed
 from tidings.consume.announcing import Announcer
+from tidings.consume.careful import Careful
+from tidings.consume.company import Company
 from tidings.consume.counters import Counters
+from tidings.consume.deliveries import Retrier
 from tidings.consume.execution import Execution, Failed, StoreDown
 from tidings.consume.parking import guarded, parking
 from tidings.consume.pool import Pool
@@ -70,7 +73,7 @@ class Receiver:
     def __init__(
         self, service: str, group: str, subscriptions: Sequence[Compiled], store: SQLStore, publisher: Publisher, worker: str,
         slots: asyncio.Semaphore, counters: Counters, died: Callable[[Compiled, Failed], None], tuning: Tuning,
-        execution: Callable[[Compiled, SQLStore, Publisher], Execution] = Execution,
+        execution: Callable[[Compiled, SQLStore, Publisher], Execution] = Execution, company: Company | None = None,
     ) -> None:  # fmt: skip
         self.reader = reader_name(service, group)
         self.group = group
@@ -82,6 +85,9 @@ class Receiver:
         self._died = died
         self._tuning = tuning
         self._executions = [execution(compiled, store, publisher) for compiled in subscriptions]
+        self._company = company or Company()
+        #: What careful mode runs its lanes with.
+        self._retrier = Retrier(subscriptions, store, publisher, worker, slots, counters, died, execution, self._company)
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
         self._to_end = False
@@ -101,6 +107,7 @@ class Receiver:
     def stop(self) -> None:
         """Read nothing more; `run` returns when what is under way is finished."""
         self._stopping.set()
+        self._retrier.stop()
         self._wake.set()
 
     @property
@@ -170,7 +177,7 @@ class Receiver:
         pools = self.pools = [
             Pool(
                 execution, self._store, lease, self._slots, self._counters, self._settle, self.database_time,
-                lambda failed, compiled=execution.compiled: self._died(compiled, failed), line,  # type: ignore[misc]
+                lambda failed, compiled=execution.compiled: self._died(compiled, failed), line, self._company,  # type: ignore[misc]
             )
             for execution in self._executions
         ]  # fmt: skip
@@ -184,14 +191,19 @@ class Receiver:
             if other.group == self.group and other.id not in own and other.state != "retired":
                 for name in other.events:
                     foreign.setdefault(name, []).append(other)
+        careful = Careful(
+            lease, self._store, self._retrier, self._worker, self._counters, self._tuning.events, self._pause, self._stopping.is_set
+        )
         announcer = Announcer([pool.compiled for pool in pools], self._store, lease, self._worker)
         await announcer.inherit()
+        leave = self._company.join(lambda: any(pool.busy for pool in pools))
         try:
             async with asyncio.TaskGroup() as tasks:
                 workers = [tasks.create_task(pool.work()) for pool in pools for _ in range(pool.compiled.options.concurrency)]
                 workers.append(tasks.create_task(self._keep(lease)))
                 workers.append(tasks.create_task(self._watch(pools, announcer)))
-                await self._feed(lease, routes, foreign)
+                await self._feed(lease, routes, foreign, careful, tasks)
+                await careful.finish()
                 await self._drain(pools)
                 for task in workers:
                     task.cancel()
@@ -202,6 +214,7 @@ class Receiver:
             await _bounded(self._leave(lease))
             raise
         finally:
+            leave()
             await _bounded(line.close())
         await self._leave(lease)
 
@@ -209,7 +222,9 @@ class Receiver:
         await self._save(lease)
         await guarded(self._store.call(self._store.leases.release, lease))
 
-    async def _feed(self, lease: Lease, routes: dict[str, list[Pool]], foreign: dict[str, list[Registered]]) -> None:
+    async def _feed(
+        self, lease: Lease, routes: dict[str, list[Pool]], foreign: dict[str, list[Registered]], careful: Careful, tasks: asyncio.TaskGroup
+    ) -> None:
         tuning = self._tuning
         mark = lease.mark
         quiet_since = elapsed()
@@ -222,7 +237,12 @@ class Receiver:
                     self._offset = _timestamp(batch.clock) - elapsed()
                 mark = batch.end
                 for row, after in zip(batch.rows, batch.marks, strict=True):
-                    await self._route(lease, from_row(row), after, routes, foreign)
+                    received = from_row(row)
+                    for pool in await self._route(lease, received, after, routes, foreign):
+                        if careful.on and await careful.handle(received, pool, tasks):
+                            self._settle(received)
+                        else:
+                            pool.add(received)
                 if batch.rows:
                     quiet_since = elapsed()
                     mean = max(self._bytes // max(len(self._progress), 1), 600)
@@ -230,6 +250,8 @@ class Receiver:
                 else:
                     self._progress.reach(batch.end)
                 await self._wait_for_room()
+                if careful.on:
+                    careful.read(to_the_end=not batch.more, progress=self._progress.finished > 0)
                 if not batch.more:
                     if self._to_end:
                         return
@@ -281,7 +303,8 @@ class Receiver:
 
     async def _route(
         self, lease: Lease, received: Received, after: Mark, routes: dict[str, list[Pool]], foreign: dict[str, list[Registered]]
-    ) -> None:
+    ) -> Sequence[Pool]:
+        """Note an event that was read; return the pools of those who handle it."""
         pools = routes.get(received.name, ())
         assert received.sequence is not None
         if received.name in foreign:
@@ -289,10 +312,9 @@ class Receiver:
         received.ticket = self._progress.read(after, received.sequence, len(pools))
         if not pools:
             self._counters.add("", "skipped")
-            return
+            return pools
         self._bytes += received.size
-        for pool in pools:
-            pool.add(received)
+        return pools
 
     async def _park_for_others(self, lease: Lease, received: Received, others: Sequence[Registered]) -> None:
         """Park an event for subscriptions that this process lacks: another deploy has them (invariant 6)."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-__all__ = ["Batch", "Claimed", "Delivery", "Failure", "Lease", "Mark", "Parking", "Registered", "Standing"]
+__all__ = ["ALONE", "Batch", "Claimed", "Delivery", "Failure", "Lease", "Mark", "Parking", "Registered", "Standing"]
 
 
 class Mark(NamedTuple):
@@ -74,7 +74,7 @@ class Parking(NamedTuple):
         state: state of the lane if this event is the first of it.
         delay: seconds until the lane is due, if this event is the first of it.
         attempts: how often it was tried; 0 when it only waits behind others.
-        reason: `failed`, `rejected`, `behind`, `waiting for code`, `undecodable` or `slow`.
+        reason: `failed`, `rejected`, `behind`, `waiting for code`, `undecodable`, `slow` or `careful`.
         history: JSON list of the last ten attempts.
     """
 
@@ -98,8 +98,18 @@ class Parking(NamedTuple):
     failure: Failure | None = None
 
 
+#: What a worker's name ends with in `lanes.owner` while it runs nothing but that lane.
+ALONE = ":alone"
+
+
 class Claimed(NamedTuple):
-    """A lane that this worker holds the lease of."""
+    """A lane that this worker holds the lease of.
+
+    Attributes:
+        attempts: the number of the attempt that the claim began.
+        interrupted: whether the lease before ran out: its worker ended, or was paused, in the middle of the attempt.
+        before: who had that lease.
+    """
 
     subscription_id: int
     lane: str
@@ -107,6 +117,13 @@ class Claimed(NamedTuple):
     token: int
     attempts: int
     depth: int
+    interrupted: bool = False
+    before: str | None = None
+
+    @property
+    def was_alone(self) -> bool:
+        """Whether nothing else ran in the process that was interrupted."""
+        return self.before is not None and self.before.endswith(ALONE)
 
 
 class Delivery(NamedTuple):

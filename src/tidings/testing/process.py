@@ -9,6 +9,7 @@ from functools import partial
 from sqlalchemy import Connection
 
 from tidings.consume.breaker import Breaker, Circuit
+from tidings.consume.company import Company
 from tidings.consume.deliveries import Retrier
 from tidings.consume.receiver import Receiver, Tuning
 from tidings.consume.routing import Compiled
@@ -46,17 +47,18 @@ class Process:
         execution = partial(MortalExecution, life=life)
         groups = list(dict.fromkeys(item.group for item in compiled))
         slots = asyncio.Semaphore(runtime._slots(len(groups)) if concurrent else 1)
+        company = Company()
         tuning = Tuning()
         tuning.lease = tuning.checkpoint_seconds = _NEVER
         self._receivers = [
             Receiver(
                 runtime.service, group, [item for item in compiled if item.group == group], self._store, runtime.publisher, self._worker,
-                slots, runtime.counters, runtime._died, tuning, execution,
+                slots, runtime.counters, runtime._died, tuning, execution, company,
             )
             for group in groups
         ]  # fmt: skip
         self._retrier = Retrier(
-            compiled, self._store, runtime.publisher, self._worker, slots, runtime.counters, runtime._died, execution
+            compiled, self._store, runtime.publisher, self._worker, slots, runtime.counters, runtime._died, execution, company
         )  # fmt: skip
 
     async def take_over(self) -> None:
@@ -118,9 +120,11 @@ class Process:
         names, dialect = self._store.names, self._store.dialect
         readers = [receiver.reader for receiver in self._receivers]
         free = "set lease_until = null, owner = null where"
+        # In the middle of an attempt, which counts.
+        past = f"set lease_until = {dialect.after('-1')} where lease_until is not null and"
         among = dialect.among("reader", "$1", "text"), dialect.among("subscription_id", "$1", "int")
         run(connection, Command(Sql(f"update {names.checkpoints} {free} {among[0]}"), (dialect.items(readers),)))
-        run(connection, Command(Sql(f"update {names.lanes} {free} {among[1]}"), (dialect.items(self._ids),)))
+        run(connection, Command(Sql(f"update {names.lanes} {past} {among[1]}"), (dialect.items(self._ids),)))
 
 
 def _prepared(compiled: Compiled, *, concurrent: bool) -> Compiled:

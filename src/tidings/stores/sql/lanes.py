@@ -79,6 +79,11 @@ class LaneStatements:
             update {names.lanes} set depth = {typed("$4", "int")}, attempts = 0, due_at = {dialect.now}, lease_until = null, owner = null
             where {mine}
         """)
+        # As it was before the claim: the lease has run out, in the middle of an attempt of that worker.
+        self.restore_ = Sql(f"""
+            update {names.lanes} set attempts = attempts - 1, lease_until = {dialect.now}, owner = {typed("$4", "text")} where {mine}
+        """)
+        self.name_ = Sql(f"update {names.lanes} set owner = {typed('$4', 'text')} where {mine} returning depth")
         self.renew_ = Sql(f"update {names.lanes} set lease_until = {dialect.after('$4')} where {mine} returning depth")
         self.due_in = Sql(f"""
             select min({
@@ -122,6 +127,14 @@ class LaneStatements:
     def release(self, connection: Connection, lane: Claimed, *, state: str, attempts: int, delay: float) -> bool:
         """Give the lease up and say when the lane is due again."""
         return bool(run(connection, Command(self.release_, (lane.subscription_id, lane.lane, lane.token, state, attempts, delay))))
+
+    def restore(self, connection: Connection, lane: Claimed) -> None:
+        """Give back the lease of a lane that was interrupted before, and is still to be taken for interrupted; nothing was tried."""
+        run(connection, Command(self.restore_, (lane.subscription_id, lane.lane, lane.token, lane.before)))
+
+    def name(self, connection: Connection, lane: Claimed, owner: str) -> bool:
+        """Say anew who has the lease."""
+        return bool(run(connection, Command(self.name_, (lane.subscription_id, lane.lane, lane.token, owner))))
 
     def detach(self, connection: Connection, lane: Claimed, event_key: str, attempts: int) -> bool:
         """Set the head of a lane aside as dead and let the others go on; give the lease up."""

@@ -57,7 +57,7 @@ class Lanes(LaneStatements):
         """)
         self.claim_ = Sql(f"""
             with due as materialized (
-              select l.lane, l.subscription_id from {names.lanes} l
+              select l.lane, l.subscription_id, l.lease_until is not null as interrupted, l.owner as before from {names.lanes} l
               where l.state = 'retrying' and l.due_at <= clock_timestamp()
                 and (l.lease_until is null or l.lease_until < clock_timestamp()) and l.subscription_id = any($1::int[])
               order by l.due_at limit $2::int for update skip locked)
@@ -65,7 +65,7 @@ class Lanes(LaneStatements):
             set lease_token = nextval('{names("token")}'), lease_until = clock_timestamp() + $3::float8 * interval '1 second', owner = $4::text,
                 attempts = l.attempts + 1
             from due where l.lane = due.lane and l.subscription_id = due.subscription_id
-            returning l.subscription_id, l.lane::text, l.key, l.lease_token, l.attempts, l.depth
+            returning l.subscription_id, l.lane::text, l.key, l.lease_token, l.attempts, l.depth, due.interrupted, due.before
         """)
 
     def park(

@@ -36,7 +36,7 @@ class Lanes(LaneStatements):
         """)
         self.deepen = Sql(f"update {names.lanes} set depth = depth + $3 where lane = $2 and subscription_id = $1")
         self.due = Sql(f"""
-            select subscription_id, lane, key, attempts + 1, depth from {names.lanes}
+            select subscription_id, lane, key, attempts + 1, depth, lease_until is not null, owner from {names.lanes}
             where state = 'retrying' and due_at <= {SQLITE.now} and (lease_until is null or lease_until < {SQLITE.now})
               and {SQLITE.among("subscription_id", "$1", "int")}
             order by due_at limit $2
@@ -85,9 +85,9 @@ class Lanes(LaneStatements):
             return []
         ((last,),) = run(connection, Command(self.draw, (len(due),)))
         claimed = []
-        for token, (subscription_id, lane, key, attempts, depth) in enumerate(due, last - len(due) + 1):
+        for token, (subscription_id, lane, key, attempts, depth, interrupted, before) in enumerate(due, last - len(due) + 1):
             run(connection, Command(self.take, (subscription_id, lane, token, ttl, owner)))
-            claimed.append(Claimed(subscription_id, lane, key, token, attempts, depth))
+            claimed.append(Claimed(subscription_id, lane, key, token, attempts, depth, bool(interrupted), before))
         return claimed
 
     def load(self, connection: Connection, claimed: Claimed, limit: int) -> list[Delivery]:
