@@ -93,7 +93,11 @@ class Control:
     def crash(self, service: PrivateService) -> None:
         """Kill a running service, as a crash would, and leave its data where it is."""
         with self._lock(service):
-            if not processes.end_marked(self._mark(service)):
+            record = self._read(service)
+            running = record is not None and "pid" in record and self._runs(service, record)
+            if running and record is not None:
+                processes.stop(record["pid"], record["born"], ())
+            if not processes.end_marked(self._mark(service)) and not running:
                 raise FailedError(f"{service.name} does not run as a process of ours, so it cannot be killed.")
 
     def revive(self, service: PrivateService) -> str:

@@ -40,6 +40,8 @@ class Redis:
     def command(self, programs: Path, directory: Path, port: int) -> list[str]:
         """Return the server's command line."""
         settings = {"bind": LOOPBACK, "port": str(port), "dir": str(directory), "appendonly": "yes", "save": "", "daemonize": "no"}
+        # A title of its own would be written over its environment, by which it is recognised.
+        settings["set-proc-title"] = "no"
         return [str(programs), *(part for name, value in settings.items() for part in (f"--{name}", value))]
 
     def ready(self, port: int) -> bool:

@@ -1,0 +1,342 @@
+"""Redis Streams: a stream for each topic, and the stream's own groups, whose receivers share its messages.
+
+A batch is one MULTI/EXEC, so it is added as a whole or not at all. Groups of Redis give what one receiver held to another after some time, and
+what came later meanwhile: that is why they are not ordered. Closing hands back at once what was not acknowledged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from tidings.codecs import cap
+from tidings.codecs.bindings import REDIS, Binding
+from tidings.codecs.message import Message
+from tidings.codecs.wire import Wire
+from tidings.errors import MissingExtra, ProvisionError, TransportDown
+from tidings.transports.base import CONFIRMED, Failure, Incoming, Outcome, Outgoing, Provision, refused, sifted, size_of, unconfirmed
+from tidings.transports.urls import described
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis as Client
+
+__all__ = ["Redis"]
+
+#: The consumer that holds what receivers have handed back.
+_RETURNED = "returned"
+# One blocking read lasts that long at most, so that a receiver also looks for what others have left behind.
+_BLOCK = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Redis:
+    """A server of Redis 6.2 or newer, or Valkey.
+
+    Attributes:
+        url: `redis://user:password@host:port/0`, or `rediss://`, with the parameters that redis-py knows.
+        wire: `cap` writes the two fields of DotNetCore.CAP; both are read.
+        idle: seconds after which another receiver takes what one that has crashed held; handlers must be quicker.
+        retain: entries that a stream keeps at least; None keeps all of them for ever.
+        most: bytes that a message may have.
+        timeout: seconds without an answer after which a connection is over.
+    """
+
+    url: str = field(repr=False)
+    wire: Wire = "cloudevents"
+    idle: float = 60.0
+    retain: int | None = None
+    most: int = 16 << 20
+    timeout: float = 30.0
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return "redis"
+
+    @property
+    def failure(self) -> Failure:
+        """A batch is one transaction."""
+        return "atomic"
+
+    @property
+    def ordered(self) -> bool:
+        """Not while a group's messages move from a dead receiver to another."""
+        return False
+
+    @property
+    def binding(self) -> Binding:
+        """One field for each attribute."""
+        return REDIS
+
+    async def provision(self, topics: Sequence[str], groups: Mapping[str, Sequence[str]], mode: Provision = "create") -> None:
+        """Make streams, and groups that begin at their first entry."""
+        if mode == "off":
+            return
+        client = self._client()
+        try:
+            for group, needed in groups.items():
+                for topic in needed:
+                    await (self._verify(client, topic, group) if mode == "verify" else _create(client, topic, group))
+            for topic in topics:
+                if mode == "verify":
+                    await self._verify(client, topic, None)
+                elif not await client.exists(topic):
+                    # Nothing else makes a stream without an entry.
+                    temporary = f"provisioning-{uuid4().hex}"
+                    await _create(client, topic, temporary)
+                    await client.xgroup_destroy(topic, temporary)
+        except _redis().exceptions.ResponseError as error:
+            raise ProvisionError(f"{described(self.url)}: {error}") from error
+        except (_redis().exceptions.RedisError, OSError) as error:
+            raise self._down(error) from error
+        finally:
+            await _closed(client)
+
+    async def publisher(self) -> _Publisher:
+        """Connect, to send."""
+        return _Publisher(self, await self._connected())
+
+    async def receiver(self, group: str, topics: Sequence[str]) -> _Receiver:
+        """Connect, to receive."""
+        client = await self._connected()
+        try:
+            for topic in topics:
+                await self._verify(client, topic, group)
+        except (_redis().exceptions.RedisError, OSError) as error:
+            await _closed(client)
+            raise self._down(error) from error
+        except ProvisionError:
+            await _closed(client)
+            raise
+        return _Receiver(self, client, group, topics)
+
+    async def _verify(self, client: Client, topic: str, group: str | None) -> None:
+        if not await client.exists(topic):
+            raise ProvisionError(f"{described(self.url)}: there is no stream {topic!r}")
+        if group is not None and group.encode() not in [found["name"] for found in await client.xinfo_groups(topic)]:
+            raise ProvisionError(f"{described(self.url)}: stream {topic!r} has no group {group!r}")
+
+    async def _connected(self) -> Client:
+        client = self._client()
+        try:
+            await client.ping()
+        except (_redis().exceptions.RedisError, OSError) as error:
+            await _closed(client)
+            raise self._down(error) from error
+        return client
+
+    def _client(self) -> Client:
+        redis = _redis()
+        client: Client = redis.asyncio.Redis.from_url(
+            self.url,
+            # A command that was sent once more after a lost connection would come after what followed it.
+            retry=redis.asyncio.retry.Retry(redis.backoff.NoBackoff(), 0),
+            socket_timeout=self.timeout,
+            socket_connect_timeout=self.timeout,
+            protocol=2,
+        )
+        return client
+
+    def _down(self, error: object) -> TransportDown:
+        return TransportDown(f"{described(self.url)}: {str(error) or type(error).__name__}")
+
+
+class _Publisher:
+    def __init__(self, transport: Redis, client: Client) -> None:
+        self._transport = transport
+        self._client = client
+        self._over: str | None = None
+        self._turn = asyncio.Lock()
+
+    async def publish(self, batch: Sequence[Outgoing], /) -> list[Outcome]:
+        outcomes = sifted(batch, self._why_not)
+        sent = [number for number, outcome in enumerate(outcomes) if outcome is None]
+        # One transaction after the other: the pool would send them side by side.
+        async with self._turn:
+            found = await self._send([batch[number] for number in sent]) if sent else []
+        for number, result in zip(sent, found, strict=True):
+            outcomes[number] = result
+        return [outcome for outcome in outcomes if outcome is not None]
+
+    async def close(self) -> None:
+        self._over = self._over or "the publisher is closed"
+        await _closed(self._client)
+
+    def _why_not(self, outgoing: Outgoing) -> str | None:
+        if (size := size_of(outgoing.message)) > self._transport.most:
+            return f"the message has {size:,} bytes, more than {self._transport.most:,}"
+        return None
+
+    async def _send(self, batch: Sequence[Outgoing]) -> list[Outcome]:
+        redis = _redis()
+        if self._over is not None:
+            return [unconfirmed(self._over)] * len(batch)
+        limit = () if self._transport.retain is None else ("MAXLEN", "~", self._transport.retain)
+        try:
+            pipeline = self._client.pipeline(transaction=True)
+            for outgoing in batch:
+                fields = [part for pair in _fields(outgoing.message, self._transport.wire).items() for part in pair]
+                # A stream that nobody has provisioned has a name that somebody has mistyped.
+                pipeline.execute_command("XADD", outgoing.topic, "NOMKSTREAM", *limit, "*", *fields)
+            results = await pipeline.execute(raise_on_error=False)
+        except (redis.exceptions.RedisError, OSError, RuntimeError, AttributeError) as error:
+            self._over = self._over or f"{str(error) or type(error).__name__}"
+            await _closed(self._client)
+            return [unconfirmed(self._over)] * len(batch)
+        return [_outcome(outgoing, result) for outgoing, result in zip(batch, results, strict=True)]
+
+
+class _Receiver:
+    def __init__(self, transport: Redis, client: Client, group: str, topics: Sequence[str]) -> None:
+        self._transport = transport
+        self._client = client
+        self._group = group
+        self._topics = list(topics)
+        self._me = uuid4().hex
+        self._waiting: deque[Incoming] = deque()
+        self._held: dict[str, set[str]] = {topic: set() for topic in topics}
+        self._look_at = 0.0
+        self._over: str | None = None
+
+    async def receive(self, most: int, seconds: float) -> list[Incoming]:
+        redis = _redis()
+        deadline = time.monotonic() + seconds
+        try:
+            while not self._waiting and self._over is None:
+                await self._claim(most)
+                if not self._waiting and not await self._read(most, deadline - time.monotonic()):
+                    break
+        except (redis.exceptions.RedisError, OSError, RuntimeError, AttributeError) as error:
+            self._over = self._over or f"{str(error) or type(error).__name__}"
+        if self._over is not None:
+            raise self._transport._down(self._over)
+        return [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
+
+    async def acknowledge(self, incoming: Sequence[Incoming], /) -> None:
+        redis = _redis()
+        if self._over is not None:
+            raise self._transport._down(self._over)
+        by_topic: dict[str, list[str]] = {}
+        for one in incoming:
+            owner, entry = one.receipt
+            if owner is self:
+                by_topic.setdefault(one.topic, []).append(entry)
+        try:
+            if by_topic:
+                pipeline = self._client.pipeline(transaction=False)
+                for topic, entries in by_topic.items():
+                    pipeline.execute_command("XACK", topic, self._group, *entries)
+                await pipeline.execute()
+        except (redis.exceptions.RedisError, OSError, RuntimeError, AttributeError) as error:
+            self._over = self._over or f"{str(error) or type(error).__name__}"
+            raise self._transport._down(self._over) from error
+        for topic, entries in by_topic.items():
+            self._held[topic].difference_update(entries)
+
+    async def close(self) -> None:
+        if self._over is None:
+            self._over = "the receiver is closed"
+            with contextlib.suppress(_redis().exceptions.RedisError, OSError, TimeoutError):
+                async with asyncio.timeout(5):
+                    await self._hand_back()
+        await _closed(self._client)
+
+    async def _hand_back(self) -> None:
+        long_ago = int(self._transport.idle * 2000) + 1
+        for topic, held in self._held.items():
+            if held:
+                # Whoever looks next finds them idle for long enough. `justid`: this was no attempt to handle them.
+                entries: Any = sorted(held, key=lambda entry: tuple(map(int, entry.split("-"))))
+                await self._client.xclaim(topic, self._group, _RETURNED, 0, entries, idle=long_ago, justid=True)
+            pending: Any = await self._client.xpending_range(topic, self._group, "-", "+", 1, consumername=self._me)
+            if not pending:
+                await self._client.xgroup_delconsumer(topic, self._group, self._me)
+
+    async def _claim(self, most: int) -> None:
+        """Take over what others have held for too long, or handed back."""
+        now = time.monotonic()
+        if now < self._look_at:
+            return
+        self._look_at = now + min(_BLOCK, self._transport.idle / 4)
+        for topic in self._topics:
+            start: bytes | str = "0-0"
+            client: Any = self._client
+            answer = await client.execute_command(
+                "XAUTOCLAIM", topic, self._group, self._me, int(self._transport.idle * 1000), start, "COUNT", most
+            )
+            for entry, fields in answer[1]:
+                if fields is not None:
+                    self._keep(topic, entry, fields, again=True)
+                    # There may be more of them.
+                    self._look_at = 0.0
+
+    async def _read(self, most: int, seconds: float) -> bool:
+        """Wait for new entries; return whether there is time left to go on."""
+        block = max(1, int(min(seconds, _BLOCK) * 1000))
+        answer: Any = await self._client.xreadgroup(self._group, self._me, dict.fromkeys(self._topics, ">"), count=most, block=block)
+        for topic, entries in answer or ():
+            for entry, fields in entries:
+                self._keep(topic.decode(), entry, fields, again=False)
+        return seconds > _BLOCK
+
+    def _keep(self, topic: str, entry: bytes, fields: Mapping[bytes, bytes], *, again: bool) -> None:
+        number = entry.decode()
+        self._held[topic].add(number)
+        self._waiting.append(Incoming(topic, _message(fields), f"{topic}/{number}", (self, number), topic, again))
+
+
+def _fields(message: Message, wire: Wire) -> dict[str, str | bytes]:
+    if wire == "cap":
+        return {**cap.to_redis(message)}
+    fields: dict[str, str | bytes] = {name: value for name, value in message.headers.items() if value is not None}
+    if message.content_type is not None:
+        fields["content-type"] = message.content_type
+    fields["data"] = message.body or b""
+    return fields
+
+
+def _message(fields: Mapping[bytes, bytes]) -> Message:
+    named = {name.decode("utf-8", "backslashreplace"): value for name, value in fields.items()}
+    if "data" not in named and {"headers", "body"} <= named.keys():
+        with contextlib.suppress(ValueError):
+            return cap.from_redis(named)
+    body, content_type = named.pop("data", b""), named.pop("content-type", None)
+    headers: dict[str, str | bytes | None] = {**named}
+    return Message(headers, body, None if content_type is None else content_type.decode("utf-8", "backslashreplace"))
+
+
+def _outcome(outgoing: Outgoing, result: object) -> Outcome:
+    if result is None:
+        return refused(f"there is no stream {outgoing.topic!r}")
+    if isinstance(result, Exception):
+        return refused(str(result))
+    return CONFIRMED
+
+
+async def _create(client: Client, topic: str, group: str) -> None:
+    try:
+        await client.xgroup_create(topic, group, id="0", mkstream=True)
+    except _redis().exceptions.ResponseError as error:
+        if "BUSYGROUP" not in str(error):
+            raise
+
+
+async def _closed(client: Client) -> None:
+    with contextlib.suppress(Exception):
+        async with asyncio.timeout(5):
+            await client.aclose()
+
+
+def _redis() -> Any:
+    try:
+        import redis
+        import redis.asyncio
+    except ModuleNotFoundError as error:
+        raise MissingExtra("tidings.transports.redis", "redis") from error
+    return redis

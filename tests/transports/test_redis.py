@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from private_services.control import Control
+
+from tests.transports.conftest import private
+from tests.transports.failing import Crash, Proxy
+from tests.wire.events import PLACED
+from tidings.codecs import cap
+from tidings.codecs.bindings import REDIS
+from tidings.codecs.cloudevents import encode_binary
+from tidings.codecs.wire import Wire, decode
+from tidings.testing.conformance import TransportConformance
+from tidings.transports.base import Outgoing
+from tidings.transports.redis import Redis
+
+
+@pytest.fixture
+async def proxy(redis_url: str) -> AsyncIterator[Proxy]:
+    proxy = Proxy(redis_url)
+    await proxy.start()
+    yield proxy
+    await proxy.stop()
+
+
+class TestConformance(TransportConformance):
+    too_large = 2 << 20
+    returned = 1.0
+
+    @pytest.fixture
+    def transport(self, proxy: Proxy) -> Redis:
+        return Redis(url=proxy.url, most=1 << 20, idle=1.0)
+
+    @pytest.fixture
+    def outage(self, proxy: Proxy) -> Proxy:
+        return proxy
+
+
+async def test_a_killed_broker_has_lost_nothing_that_it_had_confirmed(tmp_path: Path) -> None:
+    with private("redis", Control(tmp_path, say=lambda _sentence: None)) as (control, url):
+        transport = Redis(url=url, idle=1.0)
+        await transport.provision(["killed"], {"killed": ["killed"]})
+        suite = TransportConformance()
+        suite.returned = 1.0
+        await suite.test_an_outage_is_seen_and_nothing_that_was_confirmed_is_lost(transport, "killed", Crash(control, "redis"))
+
+
+@pytest.mark.parametrize("wire", ["cloudevents", "cap"])
+async def test_both_wire_formats_are_read(redis_url: str, wire: Wire) -> None:
+    transport = Redis(url=redis_url, wire=wire)
+    topic = f"wire.{wire}"
+    await transport.provision([topic], {topic: [topic]})
+    publisher, receiver = await transport.publisher(), await transport.receiver(topic, [topic])
+    message = cap.encode(PLACED, topic, REDIS) if wire == "cap" else encode_binary(PLACED, REDIS)
+    await publisher.publish([Outgoing(topic, message)])
+    (found,) = await receiver.receive(1, 5)
+    assert decode(found.message, REDIS, ("cloudevents", "cap")).id == PLACED.id
+    await receiver.acknowledge([found])
+    await publisher.close()
+    await receiver.close()
+
+
+async def test_what_a_crashed_receiver_held_comes_to_another_after_a_time(redis_url: str) -> None:
+    transport = Redis(url=redis_url, idle=0.3)
+    await transport.provision(["crashed"], {"crashed": ["crashed"]})
+    publisher = await transport.publisher()
+    await publisher.publish([Outgoing("crashed", encode_binary(PLACED, REDIS))])
+    crashed = await transport.receiver("crashed", ["crashed"])
+    assert len(await crashed.receive(1, 5)) == 1
+    other = await transport.receiver("crashed", ["crashed"])
+    (found,) = await other.receive(1, 5)
+    assert found.redelivered
+    await other.acknowledge([found])
+    for one in (publisher, crashed, other):
+        await one.close()
