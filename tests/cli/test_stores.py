@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from tests.cli.conftest import CommandLine
 from tests.services.databases import Database
 from tidings.cli.command import Misused
+from tidings.cli.store import failed
 from tidings.cli.urls import masked, url_of
 
 
@@ -46,6 +49,19 @@ def test_without_sqlalchemy_a_sentence_says_what_to_install(monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, "sqlalchemy", None)
     with pytest.raises(Misused, match="needs SQLAlchemy"):
         url_of("sqlite:///x")
+
+
+def test_a_file_that_nobody_may_write_can_be_looked_at(cli: CommandLine, tmp_path: Path) -> None:
+    file = tmp_path / "a.db"
+    assert cli("db", "upgrade", "--store", f"sqlite:///{file}").exit_code == 0
+    with closing(sqlite3.connect(file)) as connection:
+        assert connection.execute("pragma journal_mode = wal").fetchone() == ("wal",)
+    assert not file.with_name("a.db-wal").exists()
+    for words in ("mode=ro", "mode=ro&immutable=1"):
+        for command in (("status",), ("tail",), ("dead", "list")):
+            assert cli(*command, "--store", f"sqlite:///file:{file}?{words}&uri=true").exit_code == 0
+    # In a directory that is read-only, too, SQLite cannot even read: the sentence says what to do.
+    assert "immutable=1" in str(failed(sqlite3.OperationalError("attempt to write a readonly database"), "x"))
 
 
 def test_passwords_are_not_shown() -> None:

@@ -128,7 +128,9 @@ def test_a_parked_event_is_found_by_its_id_without_an_index_by_id(handling: tupl
         worker.plan(mode)
         ParkedQueries(store.names, store.dialect).by_event(worker.connection, "0190f5d2-7a3b-7c4d-8e5f-0123456789ab")
         (plan,) = worker.plans
-    assert all(any(column in scan.condition for column in ("event_key", "lane", "number =")) for scan in plan.scans("tidings_deliveries")), plan
+    assert all(
+        any(column in scan.condition for column in ("event_key", "lane", "number =")) for scan in plan.scans("tidings_deliveries")
+    ), plan
     assert plan.buffers <= 150
 
 

@@ -131,6 +131,11 @@ def failed(error: Exception, store: str, secret: object = None) -> Failed:
         return Unreachable(message) if isinstance(error, StoreError) or type(error).__name__ == "StoreDown" else Failed(message)
     if secret:
         message = message.replace(str(secret), "***")
+    if message == "attempt to write a readonly database":
+        message += (
+            ". SQLite writes beside a file in write-ahead mode even to read it: allow writing in its directory, or give a file that nobody "
+            "changes meanwhile as 'sqlite:///file:PATH?mode=ro&immutable=1&uri=true', which status, tail and dead can read"
+        )
     return Unreachable(f"{store} cannot be used: {message}")
 
 
