@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
 from datetime import timedelta
@@ -100,6 +101,55 @@ async def test_a_file_that_somebody_locks_can_still_be_connected_to(sqlite: Data
     engine.dispose()
     with engine.connect() as connection:
         assert connection.exec_driver_sql("pragma journal_mode").scalar_one() == "wal"
+    engine.dispose()
+
+
+class Modern(sqlite3.Connection):
+    """What Python 3.12 has, as its documentation describes it, for older ones: `autocommit`, and what `commit` does by it."""
+
+    _mode: int | bool = False
+
+    @property
+    def autocommit(self) -> int | bool:
+        return self._mode
+
+    @autocommit.setter
+    def autocommit(self, mode: int | bool) -> None:
+        if mode is True and self.in_transaction:
+            self.execute("commit")
+        self._mode = mode
+
+    def commit(self) -> None:
+        if self._mode is not True:
+            super().commit()
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_the_transaction_modes_of_python_3_12_give_way_to_ours(sqlite: Database, mode: bool) -> None:
+    if sys.version_info >= (3, 12):
+        arguments: dict[str, Any] = {"autocommit": mode}
+    else:
+
+        def connect(*arguments: Any, **keywords: Any) -> Modern:
+            connection = Modern(*arguments, **keywords)
+            connection._mode = mode
+            if not mode:
+                connection.execute("begin")
+            return connection
+
+        arguments = {"factory": connect}
+    engine = create_engine(sqlite.sync_url, connect_args=arguments)
+    configure(engine)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("create table t (n integer)")
+        connection.exec_driver_sql("insert into t values (1)")
+    with engine.connect() as connection:
+        connection.exec_driver_sql("insert into t values (2)")
+        connection.rollback()
+        assert connection.exec_driver_sql("select n from t").scalars().all() == [1]
+        assert connection.exec_driver_sql("pragma journal_mode").scalar_one() == "wal"
+    with closing(sqlite3.connect(sqlite.dsn)) as other:
+        assert other.execute("select n from t").fetchall() == [(1,)]
     engine.dispose()
 
 

@@ -14,6 +14,9 @@ from tidings.stores.sql.errors import kind_of
 
 __all__ = ["configure"]
 
+#: sqlite3.LEGACY_TRANSACTION_CONTROL, which came with Python 3.12: `isolation_level` says what begins a transaction.
+_LEGACY = -1
+
 
 def configure(engine: Engine | AsyncEngine, busy_timeout: float = 10.0) -> None:
     """Make every connection of a SQLite engine use write-ahead logging, wait for locks, and begin transactions with BEGIN IMMEDIATE.
@@ -35,6 +38,11 @@ def configure(engine: Engine | AsyncEngine, busy_timeout: float = 10.0) -> None:
     def connect(connection: Any, record: Any) -> None:
         record.info[IMMEDIATE] = True
         # The driver's own BEGIN comes too late and is deferred; ours is sent below.
+        if getattr(connection, "autocommit", _LEGACY) != _LEGACY:
+            # As `connect_args` wanted it, there would always be a transaction, or commit() would do nothing. True first: it ends the
+            # transaction that False has begun (https://docs.python.org/3/library/sqlite3.html#sqlite3.Connection.autocommit).
+            connection.autocommit = True
+            connection.autocommit = _LEGACY
         connection.isolation_level = None
         cursor = connection.cursor()
         cursor.execute(f"pragma busy_timeout = {int(busy_timeout * 1000)}")
