@@ -12,6 +12,7 @@ from tests.consume.shop import OrderCancelled, OrderPlaced
 from tests.consume.waiting import until_equal
 from tests.consume.world import World, effect
 from tidings import Envelope, Retry, Subscriptions
+from tidings.consume import pool
 from tidings.consume.retry import Reject
 from tidings.ids import lane_of
 
@@ -98,6 +99,42 @@ async def test_an_event_that_fails_while_it_is_promoted_frees_its_key_once(
     eyes.dispose()
     assert done == list(range(6))
     assert service.counters.of("failed") == 1
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+async def test_an_event_that_fails_while_the_lanes_of_its_batch_are_renewed(
+    pg_world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    handlers = Subscriptions()
+    go = asyncio.Event()
+
+    @handlers.subscribe(OrderPlaced, batch=2, concurrency=1, retry=Retry(base=0.05, jitter=0))
+    async def bill(events: list[OrderPlaced], session: AsyncSession, envelopes: list[Envelope]) -> None:
+        if len(events) > 1:
+            raise RuntimeError("never two together")
+        if events[0].order_id == "a" and envelopes[0].attempt == 1:
+            await go.wait()
+            raise RuntimeError("too late")
+        await effect(session, "bill", events[0])
+
+    monkeypatch.setattr(pool, "PROMOTED_LEASE", 3.0)
+    service = pg_world.service(handlers)
+    service.tuning.slow = 0.2
+    eyes = sa.create_engine(pg_world.database.sync_url)
+    async with service:
+        await pg_world.publish(service, OrderPlaced("a", 0), OrderPlaced("b", 0))
+        await until_equal(pg_world.lanes, [("a", "retrying", 1, 1), ("b", "retrying", 1, 1)])
+        with eyes.connect() as connection:
+            # Whoever renews the other one waits for us.
+            connection.execute(sa.text("select 1 from tidings_lanes where key = 'b' for update"))
+            waiting = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+            await until_equal(lambda: pg_world.one(waiting), 1)
+            go.set()
+            await until_equal(lambda: service.counters.of("failed"), 1)
+            connection.rollback()
+        await until_equal(lambda: sorted(pg_world.effects()), [("a", 0), ("b", 0)])
+        await until_equal(pg_world.lanes, [])
+    eyes.dispose()
     assert not [record for record in caplog.records if record.exc_info]
 
 

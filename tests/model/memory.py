@@ -371,7 +371,7 @@ class _Lanes(_Part):
 
     def renew(self, transaction: Transaction, lane: Claimed, ttl: float) -> bool:
         row = self._mine(transaction, lane)
-        if row is None:
+        if row is None or row.until is None:
             return False
         row.until = FAR
         return True

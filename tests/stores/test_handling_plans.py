@@ -26,8 +26,8 @@ _SEEN, _UNSEEN = 1, 99
 _FILL = """
     insert into tidings_inbox (event_key, subscription_id)
       select md5(n::text)::uuid, %(s)s from generate_series(%(a)s, %(a)s + 20 * %(lanes)s - 1) n;
-    insert into tidings_lanes (lane, subscription_id, depth, lease_token)
-      select md5(n::text)::uuid, %(s)s, 5, 7 from generate_series(%(a)s, %(a)s + %(lanes)s - 1) n;
+    insert into tidings_lanes (lane, subscription_id, depth, lease_token, lease_until)
+      select md5(n::text)::uuid, %(s)s, 5, 7, now() - interval '1 hour' from generate_series(%(a)s, %(a)s + %(lanes)s - 1) n;
     insert into tidings_deliveries (event_key, subscription_id, lane, event_id, source, name, topic, headers, data, reason)
       select md5(d || 'd' || n)::uuid, %(s)s, md5(n::text)::uuid, n, 'shop', 'order.placed', 'orders', '', repeat('x', 200)::bytea, 'behind'
       from generate_series(%(a)s, %(a)s + %(lanes)s - 1) n, generate_series(1, 5) d;

@@ -192,6 +192,13 @@ class TestClaiming:
         assert not await store.transact(store.lanes.renew, gone, 30.0)
         assert await left(store) == ([("retrying", 1)], 1)
 
+    async def test_a_lane_that_was_given_up_stays_free_although_somebody_still_renews_it(self, store: SQLStore) -> None:
+        await park(store, item(key(1), LANE))
+        lane = await claim_one(store)
+        assert await release(store, lane)
+        assert not await store.transact(store.lanes.renew, lane, 30.0)
+        assert (await claim_one(store, owner="another")).token != lane.token
+
     async def test_workers_who_claim_at_once_get_different_lanes(self, store: SQLStore) -> None:
         await park(store, *[item(key(n), lane_of(str(n))) for n in range(20)])
         claimed = await asyncio.gather(*(claim(store, limit=5, owner=f"worker-{n}") for n in range(4)))

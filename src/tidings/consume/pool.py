@@ -159,7 +159,8 @@ class Pool:
         if now - self._renewed > PROMOTED_LEASE / 3:
             self._renewed = now
             for handed in list(self._running):
-                for lane in (handed.promoted or {}).values():
+                # One that fails meanwhile gives its lane up.
+                for lane in list((handed.promoted or {}).values()):
                     await guarded(self._store.call(self._store.lanes.renew, lane, PROMOTED_LEASE))
         if self.compiled.transactional and self._store.dialect.name == "sqlite":
             # The handler's transaction holds SQLite's only write lock: there is no one to move on.

@@ -84,7 +84,10 @@ class LaneStatements:
             update {names.lanes} set attempts = attempts - 1, lease_until = {dialect.now}, owner = {typed("$4", "text")} where {mine}
         """)
         self.name_ = Sql(f"update {names.lanes} set owner = {typed('$4', 'text')} where {mine} returning depth")
-        self.renew_ = Sql(f"update {names.lanes} set lease_until = {dialect.after('$4')} where {mine} returning depth")
+        # Renewing may come after giving up: a lane that was given up must stay free.
+        self.renew_ = Sql(f"""
+            update {names.lanes} set lease_until = {dialect.after("$4")} where {mine} and lease_until is not null returning depth
+        """)
         self.due_in = Sql(f"""
             select min({
             "extract(epoch from due_at - clock_timestamp())"

@@ -90,7 +90,8 @@ class Lanes(LaneStatements):
             )
             for item in items
         ]  # fmt: skip
-        filled = {row[0] for row in run(connection, Command(self.park_, (subscription_id, *(list(column) for column in zip(*rows, strict=True)))))}
+        parked = Command(self.park_, (subscription_id, *(list(column) for column in zip(*rows, strict=True))))
+        filled = {row[0] for row in run(connection, parked)}
         new = [row for row in locked if row[6]]
         self.clear(connection, subscription_id, [row[1] for row in new if row[1] not in filled])
         return [Claimed(*row[:6]) for row in new if owner is not None and row[1] in filled]
