@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -335,8 +336,7 @@ async def _closed(client: Client) -> None:
 
 def _redis() -> Any:
     try:
-        import redis
-        import redis.asyncio
+        import_module("redis.asyncio")
+        return import_module("redis")
     except ModuleNotFoundError as error:
         raise MissingExtra("tidings.transports.redis", "redis") from error
-    return redis

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from private_services.control import Control
+
+from tests.transports.conftest import private
+from tests.transports.failing import Crash, Proxy
+from tests.wire.events import PLACED
+from tidings.codecs.bindings import NATS as BINDING
+from tidings.codecs.cloudevents import encode_binary
+from tidings.codecs.message import Message
+from tidings.codecs.wire import decode
+from tidings.testing.conformance import TransportConformance
+from tidings.transports.base import Outgoing
+from tidings.transports.nats import NATS
+
+
+@pytest.fixture
+async def proxy(nats_url: str) -> AsyncIterator[Proxy]:
+    proxy = Proxy(nats_url)
+    await proxy.start()
+    yield proxy
+    await proxy.stop()
+
+
+class TestConformance(TransportConformance):
+    too_large = (1 << 20) + 1
+    returned = 2.0
+    any_header = False
+
+    @pytest.fixture
+    def transport(self, proxy: Proxy) -> NATS:
+        return NATS(url=proxy.url, idle=2.0, prefetch=2000, timeout=10)
+
+    @pytest.fixture
+    def outage(self, proxy: Proxy) -> Proxy:
+        return proxy
+
+
+async def test_a_killed_broker_has_lost_nothing_that_it_had_confirmed(tmp_path: Path) -> None:
+    with private("nats", Control(tmp_path, say=lambda _sentence: None)) as (control, url):
+        transport = NATS(url=url, idle=2.0, timeout=5)
+        await transport.provision(["killed"], {"killed": ["killed"]})
+        suite = TransportConformance()
+        suite.returned = 2.0
+        await suite.test_an_outage_is_seen_and_nothing_that_was_confirmed_is_lost(transport, "killed", Crash(control, "nats"))
+
+
+async def test_the_codec_brings_any_text_through_its_headers_and_copies_are_dropped(nats_url: str) -> None:
+    transport = NATS(url=nats_url)
+    await transport.provision(["nats.headers"], {"headers": ["nats.headers"]})
+    publisher, receiver = await transport.publisher(), await transport.receiver("headers", ["nats.headers"])
+    for _ in range(2):
+        (outcome,) = await publisher.publish([Outgoing("nats.headers", encode_binary(PLACED, BINDING))])
+        assert outcome.kind == "confirmed"
+    (found,) = await receiver.receive(2, 5)
+    assert decode(found.message, BINDING) == PLACED
+    assert list(await receiver.receive(1, 0.2)) == []
+    await publisher.close()
+    await receiver.close()
+
+
+async def test_headers_count_towards_the_size_of_a_message(nats_url: str) -> None:
+    transport = NATS(url=nats_url)
+    await transport.provision(["nats.size"], {})
+    publisher = await transport.publisher()
+    large = Message({"h": "x" * 1000}, b"x" * ((1 << 20) - 100))
+    outcomes = await publisher.publish([Outgoing("nats.size", large), Outgoing("nats.size", Message({}, b"small"))])
+    assert [outcome.kind for outcome in outcomes] == ["refused", "confirmed"]
+    await publisher.close()
