@@ -18,9 +18,10 @@ BENCHMARKS = {
     "latency": ("benchmarks.latency", True),
     "handle": ("benchmarks.handle", True),
     "import": ("benchmarks.import_time", False),
+    "wire": ("benchmarks.wire", False),
     "peers": ("benchmarks.peers", True),
 }
-DEFAULT = ("publish", "read", "latency", "handle", "import")
+DEFAULT = ("publish", "read", "latency", "handle", "import", "wire")
 
 
 def main() -> int:
