@@ -39,6 +39,8 @@ T = TypeVar("T")
 _CONTENT_TYPE = "content-type"
 # How long one call of the client may keep its thread.
 _SLICE = 0.1
+# Seconds that a receiver has for leaving its group.
+_LEAVING = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -296,6 +298,7 @@ class _Receiver(_Threaded):
         self._names = list(topics)
         self._over: str | None = None
         self._consumer: Consumer | None = None
+        self._committing = 0
         # Shared with the client's thread, on which partitions come and go.
         self._partitions: dict[tuple[str, int], _Partition] = {}
         self._shared = Lock()
@@ -347,6 +350,7 @@ class _Receiver(_Threaded):
                 "session.timeout.ms": int(transport.session * 1000),
                 "heartbeat.interval.ms": int(transport.session * 1000 / 4),
                 "error_cb": self._noticed,
+                "on_commit": self._committed,
             }
         )
         consumer: Consumer = kafka.Consumer(settings)
@@ -364,7 +368,8 @@ class _Receiver(_Threaded):
             self._over = self._over or error.str()
 
     def _consume(self, most: int, seconds: float) -> list[Incoming]:
-        assert self._consumer is not None
+        if self._consumer is None:
+            return []
         found: list[Incoming] = []
         for message in self._consumer.consume(most, seconds):
             if (error := message.error()) is not None:
@@ -379,8 +384,8 @@ class _Receiver(_Threaded):
 
     def _finish(self, incoming: Sequence[Incoming]) -> None:
         kafka = _kafka()
-        consumer = self._consumer
-        assert consumer is not None
+        if (consumer := self._consumer) is None:
+            return
         touched: set[tuple[str, int]] = set()
         with self._shared:
             for one in incoming:
@@ -393,6 +398,7 @@ class _Receiver(_Threaded):
         if offsets:
             try:
                 consumer.commit(offsets=offsets, asynchronous=True)
+                self._committing += 1
             except kafka.KafkaException as error:
                 self._over = self._over or error.args[0].str()
 
@@ -413,10 +419,22 @@ class _Receiver(_Threaded):
     _lost = _revoked
 
     def _leave(self) -> None:
-        if self._consumer is not None:
-            with contextlib.suppress(_kafka().KafkaException, RuntimeError):
-                # Commits that are under way are waited for.
-                self._consumer.close()
+        """Wait for commits and leave the group, for a bounded time: the client's own `close` waits for brokers that are gone."""
+        consumer, self._consumer = self._consumer, None
+        if consumer is None:
+            return
+        deadline = monotonic() + _LEAVING
+        with contextlib.suppress(_kafka().KafkaException, RuntimeError):
+            # A message that comes with it is not acknowledged and so not lost.
+            while self._committing > 0 and monotonic() < deadline:
+                consumer.poll(_SLICE / 2)
+            consumer.unsubscribe()
+            while consumer.assignment() and monotonic() < deadline:
+                consumer.poll(_SLICE / 2)
+            consumer.poll(_SLICE / 2)
+
+    def _committed(self, _error: Any, _offsets: Any) -> None:
+        self._committing -= 1
 
     def _incoming(self, message: Any, topic: str, partition: int, offset: int) -> Incoming:
         headers: dict[str, str | bytes | None] = dict(message.headers() or ())
