@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tidings.consume.breaker import Breaker
+    from tidings.consume.limits import Limit, Rate
     from tidings.consume.retry import Retry
     from tidings.consume.subscriptions import Subscription, Subscriptions
     from tidings.contracts import Contract, PartitionKey
@@ -25,8 +26,10 @@ __all__ = [
     "Breaker",
     "Contract",
     "Envelope",
+    "Limit",
     "PartitionKey",
     "Publish",
+    "Rate",
     "Retry",
     "Service",
     "Subscription",
@@ -38,8 +41,10 @@ _HOMES = {
     "Breaker": "tidings.consume.breaker",
     "Contract": "tidings.contracts",
     "Envelope": "tidings.envelope",
+    "Limit": "tidings.consume.limits",
     "PartitionKey": "tidings.contracts",
     "Publish": "tidings.publish.publish",
+    "Rate": "tidings.consume.limits",
     "Retry": "tidings.consume.retry",
     "Service": "tidings.service",
     "Subscription": "tidings.consume.subscriptions",

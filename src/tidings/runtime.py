@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -14,6 +15,8 @@ from tidings.consume.company import Company
 from tidings.consume.counters import Counters
 from tidings.consume.deliveries import Retrier
 from tidings.consume.execution import Failed
+from tidings.consume.gate import Gatekeeper
+from tidings.consume.limits import Limit
 from tidings.consume.receiver import Receiver, Tuning
 from tidings.consume.routing import Compiled
 from tidings.consume.upkeep import Heart, LeasedTask, Mover, Purger
@@ -66,12 +69,14 @@ class Runtime:
     counters: Counters
     tuning: Tuning
     roles: Collection[Role] = ROLES
+    limit: Limit = field(default_factory=Limit)
     worker: str = field(default_factory=lambda: str(uuid7()))
     receivers: list[Receiver] = field(default_factory=list)
     retrier: Retrier | None = None
     mover: LeasedTask | None = None
     _parts: list[Any] = field(default_factory=list)
     _heart: Heart | None = None
+    _gates: Gatekeeper | None = None
     _main: asyncio.Task[None] | None = None
     _loop: asyncio.AbstractEventLoop | None = None
     _calls: set[asyncio.Task[None]] = field(default_factory=set)
@@ -112,6 +117,9 @@ class Runtime:
         slots = asyncio.Semaphore(self._slots(len(starts)))
         company = Company()
         if "consume" in self.roles and self.subscriptions:
+            self._gates = Gatekeeper(self.service, self.limit, store, self.worker, self.tuning.lease)
+            for compiled in self.subscriptions:
+                compiled.gate = self._gates.gate(compiled.label, compiled.limit)
             for group in starts:
                 mine = [compiled for compiled in self.subscriptions if compiled.group == group]
                 self.receivers.append(
@@ -134,7 +142,8 @@ class Runtime:
         logger.info("service %s started: %d subscriptions, roles %s", self.service, len(self.subscriptions), ",".join(sorted(self.roles)))
 
     async def _run(self) -> None:
-        async with asyncio.TaskGroup() as tasks:
+        # Permits are renewed until the last handler has ended.
+        async with self._gates.kept() if self._gates is not None else nullcontext(), asyncio.TaskGroup() as tasks:
             for part in self._parts:
                 tasks.create_task(part.run())
 
@@ -156,7 +165,7 @@ class Runtime:
         if self._heart is not None:
             await self._heart.last()
         self.receivers.clear()
-        self.retrier = self.mover = None
+        self.retrier = self.mover = self._gates = None
         self._parts.clear()
         self.store.close()
         logger.info("service %s stopped", self.service)

@@ -12,6 +12,8 @@ from tidings import __version__
 from tidings.consume.breaker import Breaker
 from tidings.consume.counters import Counters
 from tidings.consume.execution import Execution
+from tidings.consume.gate import Gatekeeper
+from tidings.consume.limits import Limit
 from tidings.consume.providers import Providers
 from tidings.consume.receiver import Tuning
 from tidings.consume.replay import Interval, Progress, Replay
@@ -53,6 +55,8 @@ class Service:
         transport: how events travel; `Local()` hands the log of the store to the subscribers.
         retry: the default policy for failed events.
         breaker: the default of when a subscription stops taking events because what its handlers need is down; `Breaker.off()` for never.
+        limit: how many handlers of all subscriptions together run at once, and how many events they handle in a time, in all processes.
+        subscription_limit: the same for each subscription that does not say otherwise.
         environment: `dev`, `test`, `prod` … for topic namers that use it.
         start: where a group starts that the store does not know yet: `earliest` (everything the log still has) or `now`; or by group.
         outbox_retention: how long published events are kept.
@@ -78,6 +82,8 @@ class Service:
         transport: Local | None = None,
         retry: Retry | None = None,
         breaker: Breaker | None = None,
+        limit: Limit | None = None,
+        subscription_limit: Limit | None = None,
         environment: str | None = None,
         start: Literal["earliest", "now"] | Mapping[str, Literal["earliest", "now"]] = "earliest",
         outbox_retention: timedelta = timedelta(days=7),
@@ -99,6 +105,9 @@ class Service:
             raise ConfigurationError(f"Service roles={sorted(unknown)!r}: there are {', '.join(sorted(ROLES))}")
         if breaker is not None and not isinstance(breaker, Breaker):
             raise ConfigurationError(f"Service breaker={breaker!r}: give a Breaker(...), or nothing")
+        for what, given in (("limit", limit), ("subscription_limit", subscription_limit)):
+            if given is not None and not isinstance(given, Limit):
+                raise ConfigurationError(f"Service {what}={given!r}: give a Limit(...), e.g. Limit(concurrency=20), or nothing")
         if max_message_bytes < 1024:
             raise ConfigurationError(f"Service max_message_bytes={max_message_bytes}: give at least 1024")
         self.name = name
@@ -109,6 +118,8 @@ class Service:
         self.tuning = Tuning()
         self.retry = retry or Retry()
         self.breaker = breaker or Breaker()
+        self.limit = limit or Limit()
+        self.subscription_limit = subscription_limit or Limit()
         self.environment = environment
         self.grace = grace
         self._types = event_types(self.contracts)
@@ -239,8 +250,12 @@ class Service:
         compiled = found[0]
         compiled.id = registered[compiled.group, compiled.name]
         execution = Execution(compiled, self.store, self.publisher)
-        replay = Replay(name, execution, self.store, self.name, Interval(since, until, key), str(uuid7()), self.counters)
-        return await replay.run(progress)
+        worker = str(uuid7())
+        gates = Gatekeeper(self.name, self.limit, self.store, worker, self.tuning.lease)
+        compiled.gate = gates.gate(compiled.label, compiled.limit)
+        replay = Replay(name, execution, self.store, self.name, Interval(since, until, key), worker, self.counters)
+        async with gates.kept():
+            return await replay.run(progress)
 
     # Running
 
@@ -263,7 +278,7 @@ class Service:
         runtime = Runtime(
             self.name, self.environment, __version__, self.store, self.publisher, compiled, start,  # type: ignore[arg-type]
             *self._retention, on_dead=self._on_dead, counters=self.counters, tuning=self.tuning,
-            roles=self.roles if roles is None else frozenset(roles),
+            roles=self.roles if roles is None else frozenset(roles), limit=self.limit,
         )  # fmt: skip
         await runtime.start()
         self._runtime = runtime
@@ -291,7 +306,7 @@ class Service:
         return [
             compile_subscription(
                 subscription, self._types, subscription.group or self.name, self.retry, self._providers, breaker=self.breaker,
-                async_engine=self.store.connections.asynchronous, driver=self.store.connections.sync_engine.dialect.driver,
+                limit=self.subscription_limit, async_engine=self.store.connections.asynchronous, driver=self.store.connections.sync_engine.dialect.driver,
             )
             for declared in self._declared
             for subscription in declared.subscriptions

@@ -187,7 +187,7 @@ def test_a_class_is_handled_once_in_a_subscription() -> None:
         ({"timeout": "1"}, r"timeout='1' is not positive; give seconds, a timedelta or None"),
         ({"on_dead": "explode"}, r"on_dead='explode' is neither 'block' nor 'continue'"),
         ({"retry": 3}, r"retry=3 is not a Retry\(...\)"),
-        ({"colour": "red"}, r"there is no option 'colour'; there are retry, concurrency, ordered"),
+        ({"colour": "red"}, r"there is no option 'colour'; there are retry, breaker, concurrency, rate, ordered"),
     ],
 )
 def test_options_are_checked_where_they_are_given(options: dict[str, Any], message: str) -> None:

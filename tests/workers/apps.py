@@ -14,12 +14,12 @@ from tests.consume.world import effect
 from tests.workers import newer as newer_events
 from tests.workers.journal import Journal
 from tests.workers.moments import once
-from tidings import Envelope, Retry, Service, Subscriptions
+from tidings import Breaker, Envelope, Limit, Rate, Retry, Service, Subscriptions
 from tidings.consume.retry import Reject
 from tidings.service import Dead
 from tidings.stores import SQLStore
 
-__all__ = ["deadly", "ledger", "newer", "orders"]
+__all__ = ["deadly", "ledger", "limited", "newer", "orders"]
 
 
 def orders(store: SQLStore, journal: Journal, config: dict[str, Any]) -> Service:
@@ -109,6 +109,35 @@ def deadly(store: SQLStore, journal: Journal, config: dict[str, Any]) -> Service
         journal.say("dead", key=dead.key, attempts=dead.retry_count, error=type(dead.exception).__name__)
 
     return service
+
+
+def limited(store: SQLStore, journal: Journal, config: dict[str, Any]) -> Service:
+    """Calls that say when they begin and end. Each event fails at its first attempt, so that any worker may try it again.
+
+    `concurrency` of the subscription, `rate` as events a second, `burst` of it, and `total` concurrency of the service.
+    """
+    handlers = Subscriptions()
+    options: dict[str, Any] = {"concurrency": config["concurrency"]} if "concurrency" in config else {}
+    if "rate" in config:
+        options["rate"] = Rate(config["rate"], burst=config["burst"])
+
+    @handlers.subscribe(OrderPlaced, retry=Retry(base=0.02, max=0.1, attempts=50), breaker=Breaker.off(), **options)
+    async def call(event: OrderPlaced, envelope: Envelope) -> None:
+        journal.say("begin", number=event.number, attempt=envelope.attempt)
+        await asyncio.sleep(config.get("takes", 0.03))
+        journal.say("end", number=event.number)
+        if envelope.attempt == 1:
+            raise ValueError("not at the first attempt")
+
+    @handlers.subscribe(OrderPlaced, group="elsewhere")
+    async def other(event: OrderPlaced) -> None:
+        if "total" in config:
+            journal.say("begin", number=event.number, attempt=2)
+            await asyncio.sleep(config.get("takes", 0.03))
+            journal.say("end", number=event.number)
+
+    limit = Limit(concurrency=config["total"]) if "total" in config else None
+    return Service("shop", contracts=[shop], subscriptions=[handlers], store=store, limit=limit)
 
 
 def ledger(store: SQLStore, journal: Journal, config: dict[str, Any]) -> Service:

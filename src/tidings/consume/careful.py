@@ -95,6 +95,19 @@ class Careful:
             await pool.park([parking(received, lane, "behind")])
             compiled.circuit.returned()
             return True
+        gate = compiled.gate
+        if gate is not None and not await gate.enter():
+            self._held.add(compiled.id)
+            return False
+        try:
+            await self._run(received, lane, pool, tasks)
+        finally:
+            compiled.circuit.returned()
+            if gate is not None:
+                gate.leave()
+        return True
+
+    async def _run(self, received: Received, lane: str, pool: Pool, tasks: asyncio.TaskGroup) -> None:
         claimed = await pool.park([parking(received, lane, "careful", attempts=1)], self._retrier.lease_seconds, self._worker)
         for mine in claimed:
             suspect = mine._replace(interrupted=True, before=self._worker + ALONE)
@@ -104,8 +117,6 @@ class Careful:
                 # It is slow, and holds back its own key only.
                 self._slow.add(task)
                 task.add_done_callback(self._slow.discard)
-        compiled.circuit.returned()
-        return True
 
     async def finish(self) -> None:
         """Wait for the slow events."""

@@ -55,6 +55,7 @@ class Retrier:
         self._died = died
         self._company = company or Company()
         self._alone: dict[int, Stay] = {}
+        self._queuing: set[int] = set()
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
 
@@ -75,6 +76,7 @@ class Retrier:
     async def run(self) -> None:
         """Claim and work until stopped."""
         working: set[asyncio.Task[None]] = set()
+        queuing: set[asyncio.Task[None]] = set()
         delay = 0.1
         async with asyncio.TaskGroup() as tasks:
             while not self._stopping.is_set():
@@ -84,15 +86,23 @@ class Retrier:
                 try:
                     if len(working) < _LANES:
                         mine = await guarded(self._store.call(self._store.lanes.unpaused, list(self._executions)))
+                        free = [id_ for id_ in mine if self._executions[id_].compiled.gate is None]
                         claimed = await guarded(
-                            self._store.transact(self._store.lanes.claim, mine, _LANES - len(working), _LEASE, self._worker)
+                            self._store.transact(self._store.lanes.claim, free, _LANES - len(working), _LEASE, self._worker)
                         )
+                        if len(free) < len(mine):
+                            limited = [id_ for id_ in mine if id_ not in free and id_ not in self._queuing]
+                            for id_ in await guarded(self._store.call(self._store.lanes.due_of, limited)):
+                                self._queuing.add(id_)
+                                queuing.add(tasks.create_task(self._queue(id_, tasks, working)))
+                            queuing = {task for task in queuing if not task.done()}
                         for lane in await self._one_suspect(claimed):
                             task = tasks.create_task(self.work(lane))
                             working.add(task)
                             task.add_done_callback(working.discard)
                             task.add_done_callback(lambda _: self._wake.set())
-                        due = await guarded(self._store.call(self._store.lanes.next_due, mine))
+                        # Who queues at a gate looks for itself.
+                        due = await guarded(self._store.call(self._store.lanes.next_due, [id_ for id_ in mine if id_ not in self._queuing]))
                         pause = 1.0 if due is None else min(max(due, 0.01), 1.0)
                     delay = 0.1
                 except StoreDown as error:
@@ -106,6 +116,46 @@ class Retrier:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(pause):
                         await self._wake.wait()
+            for task in queuing:
+                task.cancel()
+
+    async def _queue(self, subscription_id: int, tasks: asyncio.TaskGroup, working: set[asyncio.Task[None]]) -> None:
+        """Pass the gate of a limited subscription and claim one of its lanes, as long as some are due: nobody has a lane while it waits."""
+        gate = self._executions[subscription_id].compiled.gate
+        assert gate is not None
+        try:
+            while not self._stopping.is_set():
+                if not (got := await gate.enter()):
+                    return
+                lane: list[Claimed] = []
+                try:
+                    await self._company.over()
+                    if not self._stopping.is_set():
+                        lane = await guarded(self._store.transact(self._store.lanes.claim, [subscription_id], 1, _LEASE, self._worker))
+                finally:
+                    if not lane:
+                        gate.leave(got)
+                if not lane:
+                    return
+                if suspected(lane[0], self._executions[subscription_id].compiled.retry):
+                    # The next one is not claimed before this one has run, alone.
+                    try:
+                        await self.work(lane[0])
+                    finally:
+                        gate.leave()
+                else:
+                    task = tasks.create_task(self.work(lane[0]))
+                    working.add(task)
+                    task.add_done_callback(working.discard)
+                    task.add_done_callback(lambda _: gate.leave())
+                    task.add_done_callback(lambda _: self._wake.set())
+                if not await guarded(self._store.call(self._store.lanes.due_of, [subscription_id])):
+                    return
+        except StoreDown as error:
+            logger.warning("%s: parked events: %s", self._executions[subscription_id].compiled.label, error)
+        finally:
+            self._queuing.discard(subscription_id)
+            self._wake.set()
 
     async def work_due(self) -> int:
         """Work on the lanes that are due now, one after another, until none is; return how many there were.
@@ -116,11 +166,31 @@ class Retrier:
         count = 0
         while True:
             mine = await guarded(self._store.call(self._store.lanes.unpaused, list(self._executions)))
-            claimed = await guarded(self._store.transact(self._store.lanes.claim, mine, 1, _LEASE, self._worker))
-            if not claimed:
+            limited = [id_ for id_ in mine if self._executions[id_].compiled.gate is not None]
+            free = [id_ for id_ in mine if id_ not in limited]
+            claimed = await guarded(self._store.transact(self._store.lanes.claim, free, 1, _LEASE, self._worker))
+            if claimed:
+                await self.work(claimed[0])
+                count += 1
+            elif not limited or not await self._work_limited(limited):
                 return count
-            await self.work(claimed[0])
-            count += 1
+            else:
+                count += 1
+
+    async def _work_limited(self, limited: Sequence[int]) -> bool:
+        """Work on one lane that is due and may be worked on now; return whether there was one."""
+        for id_ in await guarded(self._store.call(self._store.lanes.due_of, limited)):
+            gate = self._executions[id_].compiled.gate
+            assert gate is not None
+            if got := await gate.enter():
+                try:
+                    for lane in await guarded(self._store.transact(self._store.lanes.claim, [id_], 1, _LEASE, self._worker)):
+                        got = 0
+                        await self.work(lane)
+                        return True
+                finally:
+                    gate.leave(got)
+        return False
 
     async def _one_suspect(self, claimed: Sequence[Claimed]) -> list[Claimed]:
         """Return what of the claimed lanes is worked on now: of those that may have ended a process, one, which runs alone."""
@@ -190,6 +260,8 @@ class Retrier:
 
     async def _run_lane(self, lane: Claimed, execution: Execution) -> None:
         number = lane.attempts
+        gate = execution.compiled.gate
+        first = True
         try:
             while True:
                 deliveries = await guarded(self._store.call(self._store.lanes.load, lane, _PAGE))
@@ -198,6 +270,11 @@ class Retrier:
                     await guarded(self._store.transact(self._store.lanes.recount, lane))
                     return
                 head, rest = deliveries[0], deliveries[1:]
+                if not first and gate is not None and not gate.more(1):
+                    # The next one queues for its turn again, and its lane with it.
+                    await self._hand_back(lane, 0, 0.0)
+                    return
+                first = False
                 if given_up(lane, number, execution.compiled.retry):
                     await self._end(lane, execution, head, number)
                     return
@@ -206,7 +283,7 @@ class Retrier:
                 number = 1
                 if not lane.interrupted:
                     # The one that ended a process must not do so together with others, which would be tried again with it.
-                    await self._run_rest(lane, execution, rest)
+                    await self._run_rest(lane, execution, rest if gate is None else rest[: gate.more(len(rest))])
                 if self._stopping.is_set():
                     await self._hand_back(lane, 0, 0.0)
                     return

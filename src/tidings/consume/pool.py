@@ -17,6 +17,7 @@ from tidings.consume.counters import Counters
 from tidings.consume.execution import Attempt, Execution, Failed, StoreDown
 from tidings.consume.failures import remember, said
 from tidings.consume.fences import PROMOTED_LEASE, Handed
+from tidings.consume.gate import Gate
 from tidings.consume.lanes import Lanes, Taken
 from tidings.consume.outcome import Outcome
 from tidings.consume.parking import guarded, parking, record_failure, to_its_end, undecodable
@@ -77,6 +78,7 @@ class Pool:
         self._running: dict[Handed, Taken[Received]] = {}
         self.paused = False
         self.stopped = False
+        self.starved = False
         self._renewed = elapsed()
 
     def add(self, received: Received) -> None:
@@ -104,6 +106,9 @@ class Pool:
                 await asyncio.sleep(min(pause, 1.0))
                 continue
             probing = circuit.is_open
+            gate = self.compiled.gate
+            if gate is not None and not (size := await self._enter(gate, size, probing)):
+                continue
             # Lanes are left for others to take, so that the database works on one transaction while the handlers of another run.
             taken = self.lanes.take(size, min(_TAKERS, self.compiled.options.concurrency))
             handed = Handed(self._store, self._lease, taken.items, elapsed(), ordered=self.compiled.options.ordered)
@@ -116,10 +121,30 @@ class Pool:
             finally:
                 self._unrecorded += len(taken.items)
                 del self._running[handed]
+                if gate is not None:
+                    gate.leave(size - len(taken.items))
             if probing:
                 circuit.returned()
             if not handed.is_promoted():
                 self._free(taken, handed.withheld)
+
+    async def _enter(self, gate: Gate, wanted: int, probing: bool) -> int:
+        """Wait until the limits let this many events be taken; return for how many they do. Much may have happened meanwhile."""
+        got = await gate.enter(wanted)
+        size = self._size() if self.lanes.ready and not (self.paused or self.stopped or self._company.reserved) else 0
+        circuit = self.compiled.circuit
+        if got and size and (probing or not circuit.is_open):
+            gate.put_back(got - min(got, size))
+            return min(got, size)
+        if got:
+            gate.leave(got)
+        if probing:
+            circuit.returned()
+        if not got:
+            # Only in steps: time does not go on by itself.
+            self.starved = True
+            await self._rest()
+        return 0
 
     @property
     def busy(self) -> bool:

@@ -107,6 +107,7 @@ class Receiver:
     def stop(self) -> None:
         """Read nothing more; `run` returns when what is under way is finished."""
         self._stopping.set()
+        self._room.set()
         self._retrier.stop()
         self._wake.set()
 
@@ -263,7 +264,7 @@ class Receiver:
         if not self._to_end:
             for pool in pools:
                 pool.stop()
-        while any(pool.busy or (pool.lanes.waiting and not pool.paused and not pool.stopped) for pool in pools):
+        while any(pool.busy or (pool.lanes.waiting and not (pool.paused or pool.stopped or pool.starved)) for pool in pools):
             self._room.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(0.1):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import NamedTuple
 
@@ -14,6 +16,7 @@ from tidings.consume.calling import HandlerFailed
 from tidings.consume.counters import Counters
 from tidings.consume.execution import Attempt, Execution, Failed
 from tidings.consume.failures import remember
+from tidings.consume.gate import Gate
 from tidings.consume.outcome import Outcome
 from tidings.consume.parking import guarded, parking
 from tidings.consume.received import Received, from_row
@@ -26,6 +29,8 @@ __all__ = ["Interval", "Progress", "Replay"]
 logger = logging.getLogger("tidings.consume")
 
 _PAGE = 100
+#: Where each event may have to wait for its turn: so many are handled again after a crash.
+_LIMITED_PAGE = 10
 _LEASE = 30.0
 
 
@@ -110,9 +115,10 @@ class Replay:
         handled = failed = 0
         position = lease.mark.position
         renewed = elapsed()
+        page = _PAGE if compiled.gate is None else _LIMITED_PAGE
         try:
             while True:
-                rows = await guarded(store.call(store.history.page, position, end, compiled.names, self._interval, _PAGE))
+                rows = await guarded(store.call(store.history.page, position, end, compiled.names, self._interval, page))
                 if not rows:
                     break
                 events = [from_row(row) for row in rows]
@@ -146,6 +152,30 @@ class Replay:
             if attempt is not None:
                 attempts.append(attempt)
         undecoded = len(events) - len(attempts)
+        gate = self._execution.compiled.gate
+        if gate is None:
+            return await self._run(attempts, fence, undecoded)
+        handled = failed = 0
+        while attempts:
+            got = await self._enter(gate, len(attempts), lease)
+            try:
+                good, bad = await self._run(attempts[:got], fence, 0)
+            finally:
+                gate.leave()
+            handled, failed = handled + good, failed + bad
+            attempts = attempts[got:]
+        return handled, failed + undecoded
+
+    async def _enter(self, gate: Gate, wanted: int, lease: Lease) -> int:
+        """Wait for what the subscription's limits allow; the lease must not run out meanwhile."""
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LEASE / 3):
+                    return await gate.enter(wanted)
+            if not await guarded(self._store.call(self._store.leases.renew, lease, _LEASE)):
+                raise LeaseLost(f"another worker runs {self.reader!r} now")
+
+    async def _run(self, attempts: Sequence[Attempt], fence: _Fence, undecoded: int) -> tuple[int, int]:
         if not self._execution.compiled.transactional:
             return await self._one_by_one(attempts, fence, undecoded)
         try:

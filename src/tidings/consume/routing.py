@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tidings.consume.breaker import Breaker, Circuit
 from tidings.consume.injection import Plan, plan
+from tidings.consume.limits import Limit
 from tidings.consume.providers import Providers
 from tidings.consume.retry import Retry
 from tidings.consume.subscriptions import Subscription, SubscriptionOptions
 from tidings.contracts import Contract, EventType
 from tidings.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    # It needs what needs this.
+    from tidings.consume.gate import Gate
 
 __all__ = ["Compiled", "Route", "compile_subscription", "event_types"]
 
@@ -33,6 +38,7 @@ class Compiled:
         routes: by (name, version); None where this subscription has nothing to do with that version.
         names: the event names that it handles.
         newest: the newest version of each name that this process knows; a newer one waits for newer code.
+        limit: what holds over all processes; `gate` is what keeps it in this one.
     """
 
     name: str
@@ -45,6 +51,8 @@ class Compiled:
     transactional: bool
     batch: int | None
     circuit: Circuit
+    limit: Limit = field(default_factory=Limit)
+    gate: Gate | None = None
     id: int = 0
     label: str = field(default="")
 
@@ -79,6 +87,7 @@ def compile_subscription(
     providers: Providers,
     *,
     breaker: Breaker | None = None,
+    limit: Limit | None = None,
     async_engine: bool,
     driver: str | None = None,
 ) -> Compiled:
@@ -114,12 +123,17 @@ def compile_subscription(
         for event_type in versions:
             routes[name, event_type.version] = _route(event_type, handled, plans)
     every = list(plans.values())
-    options = replace(subscription.options, shared=False) if any(p.alone for p in every) else subscription.options
+    own, usual = subscription.options.limit, limit or Limit()
+    limit = Limit(own.concurrency or usual.concurrency, own.rate or usual.rate)
+    options = replace(subscription.options, concurrency=limit.concurrency or subscription.options.concurrency)
+    if any(p.alone for p in every):
+        options = replace(options, shared=False)
     return Compiled(
         subscription.name, group, options, subscription.options.retry or retry, routes, names,
         newest={name: max((t.version or 0) for t in versions) for name, versions in by_name.items()},
         transactional=any(p.transactional for p in every),
         batch=every[0].batch,
+        limit=limit,
         circuit=Circuit(subscription.options.breaker or breaker, label=f"{group}/{subscription.name}"),
         label=f"{group}/{subscription.name}",
     )  # fmt: skip

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Concatenate, Literal, ParamSpec, TypedDict, TypeVar, Unpack, overload
 
 from tidings.consume.breaker import Breaker
+from tidings.consume.limits import Limit, Rate
 from tidings.consume.retry import Retry
 from tidings.errors import ConfigurationError
 
@@ -28,7 +29,9 @@ class Options(TypedDict, total=False):
     Attributes:
         retry: when a failed event is tried again.
         breaker: when it stops taking events because what its handlers need is down.
-        concurrency: how many keys are handled at once, 1 to 1,000 (default 8).
+        concurrency: how many handlers run at once, 1 to 1,000, in all processes together, those of events that are tried again included.
+            Without it, eight run in the process that reads, and events that are tried again beside them, in any.
+        rate: how many events are handled in a time, in all processes together, each attempt that waited for its turn counted.
         ordered: keep order by key (default); `False` handles every event on its own.
         timeout: seconds a handler may take (default 60), or None.
         on_dead: `block` keeps the later events of a key waiting behind a dead one (default); `continue` lets them pass.
@@ -39,6 +42,7 @@ class Options(TypedDict, total=False):
     retry: Retry | None
     breaker: Breaker | None
     concurrency: int
+    rate: Rate | None
     ordered: bool
     timeout: float | timedelta | None
     on_dead: Literal["block", "continue"]
@@ -55,11 +59,13 @@ class SubscribeOptions(Options, total=False):
 
 @dataclass(frozen=True, slots=True)
 class SubscriptionOptions:
-    """`Options` with their defaults, checked."""
+    """`Options` with their defaults, checked; `limit` is what they say of concurrency and rate, and nothing else."""
 
     retry: Retry | None = None
     breaker: Breaker | None = None
     concurrency: int = 8
+    rate: Rate | None = None
+    limit: Limit = field(default_factory=Limit)
     ordered: bool = True
     timeout: float | None = 60.0
     on_dead: Literal["block", "continue"] = "block"
@@ -73,7 +79,7 @@ class SubscriptionOptions:
         Raises:
             ConfigurationError: an option is unknown or out of its range.
         """
-        known = cls.__dataclass_fields__
+        known = Options.__annotations__
         for name in options:
             if name not in known:
                 raise ConfigurationError(f"subscription {subscription!r}: there is no option {name!r}; there are {', '.join(known)}")
@@ -84,6 +90,10 @@ class SubscriptionOptions:
                 f"subscription {subscription!r}: timeout={timeout!r} is not positive; give seconds, a timedelta or None"
             )
         result = cls(**{**options, "timeout": seconds})  # type: ignore[arg-type]
+        if result.rate is not None and not isinstance(result.rate, Rate):
+            raise ConfigurationError(
+                f"subscription {subscription!r}: rate={result.rate!r} is not a Rate(...), e.g. Rate(100, per=timedelta(seconds=1))"
+            )
         if not isinstance(result.concurrency, int) or not 1 <= result.concurrency <= 1000:
             raise ConfigurationError(f"subscription {subscription!r}: concurrency={result.concurrency!r} is not a number from 1 to 1000")
         if result.on_dead not in ("block", "continue"):
@@ -92,7 +102,7 @@ class SubscriptionOptions:
             raise ConfigurationError(f"subscription {subscription!r}: retry={result.retry!r} is not a Retry(...)")
         if result.breaker is not None and not isinstance(result.breaker, Breaker):
             raise ConfigurationError(f"subscription {subscription!r}: breaker={result.breaker!r} is not a Breaker(...)")
-        return result
+        return replace(result, limit=Limit(options.get("concurrency"), result.rate))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-__all__ = ["ALONE", "Batch", "Claimed", "Delivery", "Failure", "Lease", "Mark", "Parking", "Registered", "Standing"]
+__all__ = ["ALONE", "Batch", "Claim", "Claimed", "Delivery", "Failure", "Lease", "Mark", "Parking", "Registered", "Standing", "Verdict"]
 
 
 class Mark(NamedTuple):
@@ -124,6 +124,23 @@ class Claimed(NamedTuple):
     def was_alone(self) -> bool:
         """Whether nothing else ran in the process that was interrupted."""
         return self.before is not None and self.before.endswith(ALONE)
+
+
+class Claim(NamedTuple):
+    """How many permits of a limit a process holds, and how many it wants, those included."""
+
+    held: int
+    wanted: int
+
+
+class Verdict(NamedTuple):
+    """What was decided on a limit: what a process claims of its permits now, and until how many seconds from now its bucket is paid for.
+
+    None leaves the one or the other as it is.
+    """
+
+    mine: Claim | None
+    ahead: float | None
 
 
 class Delivery(NamedTuple):

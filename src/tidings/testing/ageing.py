@@ -27,6 +27,8 @@ TIMES = {
     "checkpoints": ("lease_until", "moved_at"),
     "scheduled": ("due_at", "published_at"),
     "subscriptions": ("registered_at", "breaker_since"),
+    "limits": ("spent_until",),
+    "permits": ("lease_until",),
     "workers": ("started_at", "seen_at"),
 }
 

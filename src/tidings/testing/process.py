@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 from tidings.consume.breaker import Breaker, Circuit
 from tidings.consume.company import Company
 from tidings.consume.deliveries import Retrier
+from tidings.consume.gate import Gatekeeper
 from tidings.consume.receiver import Receiver, Tuning
 from tidings.consume.routing import Compiled
 from tidings.ids import uuid7
@@ -44,6 +45,10 @@ class Process:
         self._worker = str(uuid7())
         compiled = [_prepared(item, concurrent=concurrent) for item in runtime.subscriptions]
         self._ids = [item.id for item in compiled]
+        self._gates = Gatekeeper(runtime.service, runtime.limit, self._store, self._worker, _NEVER, patient=False)
+        self._compiled = compiled
+        for item in compiled:
+            item.gate = self._gates.gate(item.label, item.limit)
         execution = partial(MortalExecution, life=life)
         groups = list(dict.fromkeys(item.group for item in compiled))
         slots = asyncio.Semaphore(runtime._slots(len(groups)) if concurrent else 1)
@@ -93,7 +98,8 @@ class Process:
         """Return the seconds until something is due, or None."""
         lanes = self._store.lanes
         waiting = await self._store.call(lanes.next_due, await self._store.call(lanes.unpaused, self._ids))
-        times = (waiting, await self._store.call(self._store.upkeep.due_in))
+        times = [waiting, await self._store.call(self._store.upkeep.due_in)]
+        times += [item.gate.wait for item in self._compiled if item.gate is not None]
         return min((time for time in times if time is not None and time > 0), default=None)
 
     def close(self) -> None:
@@ -123,6 +129,10 @@ class Process:
         # In the middle of an attempt, which counts.
         past = f"set lease_until = {dialect.after('-1')} where lease_until is not null and"
         among = dialect.among("reader", "$1", "text"), dialect.among("subscription_id", "$1", "int")
+        run(
+            connection,
+            Command(Sql(f"delete from {names.permits} where {dialect.among('scope', '$1', 'text')}"), (dialect.items(self._gates.names),)),
+        )
         run(connection, Command(Sql(f"update {names.checkpoints} {free} {among[0]}"), (dialect.items(readers),)))
         run(connection, Command(Sql(f"update {names.lanes} {past} {among[1]}"), (dialect.items(self._ids),)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from sqlalchemy import Connection
@@ -97,6 +98,10 @@ class LaneStatements:
             from {names.lanes} where state = 'retrying' and {dialect.among("subscription_id", "$1", "int")}
               and (lease_until is null or lease_until < {dialect.now})
         """)
+        self.due_of_ = Sql(f"""
+            select distinct subscription_id from {names.lanes} where state = 'retrying' and {dialect.among("subscription_id", "$1", "int")}
+              and due_at <= {dialect.now} and (lease_until is null or lease_until < {dialect.now}) order by subscription_id
+        """)
         self.parked_ = Sql(f"""
             select subscription_id, sum(depth) from {names.lanes} where {dialect.among("subscription_id", "$1", "int")} group by subscription_id
         """)
@@ -178,6 +183,10 @@ class LaneStatements:
     def unpaused(self, connection: Connection, subscriptions: list[int]) -> list[int]:
         """Return those of these subscriptions that are neither paused nor retired."""
         return [row[0] for row in run(connection, Command(self.active, (self.dialect.items(subscriptions),)))]
+
+    def due_of(self, connection: Connection, subscriptions: Sequence[int]) -> list[int]:
+        """Return those of these subscriptions that have a lane which is due."""
+        return [row[0] for row in run(connection, Command(self.due_of_, (self.dialect.items(subscriptions),)))]
 
     def next_due(self, connection: Connection, subscriptions: list[int]) -> float | None:
         """Return in how many seconds the next lane of these subscriptions is due; None when none is waiting."""

@@ -8,7 +8,20 @@ from tidings.errors import ConfigurationError
 
 __all__ = ["TABLES", "Names"]
 
-TABLES = ("outbox", "inbox", "lanes", "deliveries", "checkpoints", "scheduled", "subscriptions", "workers", "stats", "meta")
+TABLES = (
+    "outbox",
+    "inbox",
+    "lanes",
+    "deliveries",
+    "checkpoints",
+    "scheduled",
+    "subscriptions",
+    "limits",
+    "permits",
+    "workers",
+    "stats",
+    "meta",
+)
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,40}\Z")
 
@@ -27,6 +40,8 @@ class Names:
     checkpoints: str
     scheduled: str
     subscriptions: str
+    limits: str
+    permits: str
     workers: str
     stats: str
     meta: str

@@ -23,6 +23,7 @@ from tidings.stores.sql.errors import kind_of
 from tidings.stores.sql.history import History
 from tidings.stores.sql.identity import engine_of, identity_of, same_identity
 from tidings.stores.sql.leases import Leases
+from tidings.stores.sql.limits import Limits
 from tidings.stores.sql.names import Names
 from tidings.stores.sql.postgresql import inbox as pg_inbox
 from tidings.stores.sql.postgresql import lanes as pg_lanes
@@ -89,6 +90,7 @@ class SQLStore:
         self.lanes = pg_lanes.Lanes(names) if postgresql else lite_lanes.Lanes(names)
         self.leases = Leases(names, self.dialect)
         self.breakers = Breakers(names, self.dialect)
+        self.limits = Limits(names, self.dialect)
         self.registry = Registry(names, self.dialect, self.lock_class)
         self.repair = Repair(names, self.dialect)
         self.history = History(names, self.dialect)

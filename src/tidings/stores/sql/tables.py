@@ -229,6 +229,21 @@ def _tables(make: Maker, w: Words) -> list[Table]:
             sqlite_autoincrement=True,
         ),
         make.table(
+            "limits",
+            Column("scope", Text, primary_key=True),
+            Column("spent_until", w.time),
+            **(rowless or {"postgresql_with": {"fillfactor": 50}}),
+        ),
+        make.table(
+            "permits",
+            Column("scope", Text, primary_key=True),
+            Column("owner", Text, primary_key=True),
+            integer("held"),
+            integer("wanted"),
+            Column("lease_until", w.time, nullable=False),
+            **(rowless or {"postgresql_with": {"fillfactor": 50}}),
+        ),
+        make.table(
             "workers",
             Column("id", w.uuid, primary_key=True),
             Column("service", Text, nullable=False),

@@ -155,6 +155,20 @@ create table {t:subscriptions} (
 );
 create unique index {i:subscriptions_name} on {t:subscriptions} (service, group_name, name);
 
+create table {t:limits} (
+  scope text not null primary key,
+  spent_until timestamptz
+) with (fillfactor = 50);
+
+create table {t:permits} (
+  scope text not null,
+  owner text not null,
+  held integer not null default 0,
+  wanted integer not null default 0,
+  lease_until timestamptz not null,
+  primary key (scope, owner)
+) with (fillfactor = 50);
+
 create table {t:workers} (
   id uuid not null primary key,
   service text not null,
@@ -304,6 +318,20 @@ create table {t:subscriptions} (
   breaker_owner text
 );
 create unique index {i:subscriptions_name} on {t:subscriptions} (service, group_name, name);
+
+create table {t:limits} (
+  scope text not null primary key,
+  spent_until text
+) without rowid;
+
+create table {t:permits} (
+  scope text not null,
+  owner text not null,
+  held integer not null default 0,
+  wanted integer not null default 0,
+  lease_until text not null,
+  primary key (scope, owner)
+) without rowid;
 
 create table {t:workers} (
   id text not null primary key,

@@ -1,0 +1,67 @@
+"""Permits and token buckets that all processes share. Times are the database's, as those of leases are (invariant 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sqlalchemy import Connection
+
+from tidings.stores.base import Claim, Verdict
+from tidings.stores.sql.dialect import Dialect
+from tidings.stores.sql.driver import run
+from tidings.stores.sql.names import Names
+from tidings.stores.sql.statement import Command, Sql
+
+__all__ = ["Limits"]
+
+
+class Limits:
+    """One row for each limit is its lock and its bucket; permits belong to a process as long as it renews them."""
+
+    def __init__(self, names: Names, dialect: Dialect) -> None:
+        self.dialect = dialect
+        pg = dialect.name == "postgresql"
+        typed = dialect.cast
+        scope = f"scope = {typed('$1', 'text')}"
+        ahead = (
+            "extract(epoch from spent_until - clock_timestamp())::float8" if pg else "(julianday(spent_until) - julianday('now')) * 86400.0"
+        )
+        self.add = Sql(f"insert into {names.limits} (scope) values ($1) on conflict do nothing")
+        # Whoever asks has the row's lock until the transaction ends: what it reads of permits is what all others have.
+        self.lock = Sql(
+            f"select {dialect.now}{'::text' if pg else ''}, {ahead} from {names.limits} where {scope}{' for update' if pg else ''}"
+        )
+        later = "$2::text::timestamptz + $3::float8 * interval '1 second'" if pg else "strftime('%Y-%m-%dT%H:%M:%fZ', $2, $3 || ' seconds')"
+        self.spend = Sql(f"update {names.limits} set spent_until = {later} where {scope}")
+        self.others = Sql(f"""
+            select held, wanted from {names.permits} where {scope} and owner <> {typed("$2", "text")} and lease_until >= {dialect.now}
+        """)
+        self.expire = Sql(f"delete from {names.permits} where {scope} and lease_until < {dialect.now}")
+        self.keep = Sql(f"""
+            insert into {names.permits} (scope, owner, held, wanted, lease_until)
+            values ($1, $2, {typed("$3", "int")}, {typed("$4", "int")}, {dialect.after("$5")})
+            on conflict (scope, owner) do update set held = excluded.held, wanted = excluded.wanted, lease_until = excluded.lease_until
+        """)
+        self.drop = Sql(f"delete from {names.permits} where {scope} and owner = {typed('$2', 'text')}")
+
+    def ask(
+        self, connection: Connection, scope: str, owner: str, ttl: float, decide: Callable[[float | None, list[Claim]], Verdict]
+    ) -> None:
+        """Let a decision be made on what is there, and write it down; permits are the owner's for `ttl` seconds. Needs a transaction.
+
+        Args:
+            decide: is told until how many seconds from now the bucket is paid for (None: it is new), and what other processes claim.
+        """
+        rows = run(connection, Command(self.lock, (scope,)))
+        if not rows:
+            run(connection, Command(self.add, (scope,)))
+            rows = run(connection, Command(self.lock, (scope,)))
+        ((now, ahead),) = rows
+        verdict = decide(ahead, [Claim(*row) for row in run(connection, Command(self.others, (scope, owner)))])
+        if verdict.mine is not None and verdict.mine.wanted + verdict.mine.held > 0:
+            run(connection, Command(self.keep, (scope, owner, *verdict.mine, ttl)))
+        elif verdict.mine is not None:
+            run(connection, Command(self.drop, (scope, owner)))
+            run(connection, Command(self.expire, (scope,)))
+        if verdict.ahead is not None:
+            run(connection, Command(self.spend, (scope, now, verdict.ahead)))
