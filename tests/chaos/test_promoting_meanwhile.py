@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 import sqlalchemy as sa
@@ -11,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from tests.consume.shop import OrderCancelled, OrderPlaced
 from tests.consume.waiting import until_equal
 from tests.consume.world import World, effect
-from tidings import Envelope, Retry, Subscriptions
+from tidings import Envelope, Limit, Retry, Subscriptions
 from tidings.consume import pool
 from tidings.consume.retry import Reject
 from tidings.ids import lane_of
@@ -37,6 +38,8 @@ async def test_an_event_that_waited_behind_another_is_not_lost_when_its_batch_is
     @handlers.subscribe(OrderCancelled)
     async def idle(event: OrderCancelled, session: AsyncSession) -> None: ...
 
+    # What was parked is tried again beside that worker.
+    handlers.subscriptions[0].options = replace(handlers.subscriptions[0].options, limit=Limit())
     service = pg_world.service(handlers)
     service.tuning.slow = 2.5
     async with service:
