@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from tidings.consume.calling import HandlerFailed, Scope, call
+from tidings.consume.deadline import Deadline
 from tidings.consume.failures import failure_of
 from tidings.consume.guard import Guard
 from tidings.consume.pace import Pace
@@ -239,20 +240,21 @@ class Execution:
             return Failed(attempt.received, error, failure_of(error), decision, number)
 
     async def _call_all(self, attempts: Sequence[Attempt], scope: Scope) -> None:
-        timeout = self.compiled.options.timeout
         started = perf_counter()
         self.pace.begin()
+        deadline = Deadline(self.compiled.options.timeout)
         try:
             if self.compiled.batch is None:
                 for attempt in attempts:
-                    await call(attempt.route.plan, attempt.event, attempt.envelope, scope, timeout)
+                    await call(attempt.route.plan, attempt.event, attempt.envelope, scope, deadline)
             else:
                 for first in range(0, len(attempts), self.compiled.batch):
                     part = attempts[first : first + self.compiled.batch]
-                    await call(part[0].route.plan, [a.event for a in part], [a.envelope for a in part], scope, timeout)
+                    await call(part[0].route.plan, [a.event for a in part], [a.envelope for a in part], scope, deadline)
         except Exception as error:
             raise HandlerFailed(error) from error
         finally:
+            deadline.close()
             self.pace.end(perf_counter() - started, len(attempts))
 
     def _close(

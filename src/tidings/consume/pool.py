@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import ceil
 from typing import TypeVar
 
@@ -223,6 +223,10 @@ class Pool:
                     await self._settle_all(handed)
                 return
             except StoreDown as error:
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    # It came out of writing down what was done when we were cancelled, in place of the cancellation.
+                    raise asyncio.CancelledError from error
                 logger.warning(
                     "%s: %s; trying again in %.1f s", self.compiled.label, error, delay, extra={"subscription": self.compiled.label}
                 )
@@ -316,8 +320,7 @@ class Pool:
                     return parked
             else:
                 self._bound = min(_SHARE, self._bound + 1)
-                for index, attempt in enumerate(attempts):
-                    self._note(attempt, standing.get(index, Standing.RUN), parked, handed)
+                self._note_all(attempts, standing, parked, handed)
                 return parked
         behind: set[str] = set()
         for index, attempt in enumerate(attempts):
@@ -356,8 +359,7 @@ class Pool:
             todo = [attempt for index, attempt in enumerate(attempts) if index not in standing]
             if len(todo) > 1 and self.compiled.batch is not None and await self._plain_list(todo, handed):
                 done = [attempt.received for attempt in todo]
-                for index, attempt in enumerate(attempts):
-                    self._note(attempt, standing.get(index, Standing.RUN), parked, handed)
+                self._note_all(attempts, standing, parked, handed)
                 return parked
             for index, attempt in enumerate(attempts):
                 if index in standing or lanes[index] in failed_lanes:
@@ -411,6 +413,16 @@ class Pool:
         else:
             await guarded(self._line.run(self._record, [event.event_key for event in events], Outcome.HANDLED))
         handed.over.update(event.event_key for event in events)
+
+    def _note_all(self, attempts: Sequence[Attempt], standing: Mapping[int, int], parked: list[Parking], handed: Handed) -> None:
+        if standing:
+            for index, attempt in enumerate(attempts):
+                self._note(attempt, standing.get(index, Standing.RUN), parked, handed)
+            return
+        self._counters.add(self.compiled.label, "handled", len(attempts))
+        self.compiled.breaker.succeeded()
+        if self.compiled.transactional:
+            handed.over.update(attempt.received.event_key for attempt in attempts)
 
     def _note(self, attempt: Attempt, standing: int, parked: list[Parking], handed: Handed) -> None:
         if standing == Standing.RUN:

@@ -33,7 +33,7 @@ from tidings.publish.sqlalchemy_state import (
 )
 from tidings.stores.sql.driver import is_autocommit, run
 
-__all__ = ["SessionBuffer", "Sink", "Watcher"]
+__all__ = ["SessionBuffer", "Sink", "Watcher", "flush_until_clean", "hears_nobody"]
 
 #: Where a session keeps its buffer: an attribute, because `info` may be copied from one session to another.
 _ATTRIBUTE = "_tidings_session_buffer"
@@ -178,10 +178,7 @@ class SessionBuffer:
                 return  # a savepoint is being released
             # The root commits with savepoints open. SQLAlchemy would release them after this hook, and not call it again.
             nested.commit()
-        for _ in range(100):  # a flush may make the session dirty again; SQLAlchemy's own commit gives up at the same number
-            if is_clean(session):
-                break
-            session.flush()
+        flush_until_clean(session)
         _insert_last(session, pending)
         pending.late = True
 
@@ -230,6 +227,20 @@ class SessionBuffer:
             pending.frames.setdefault(parent, []).extend(frame)
 
 
+def flush_until_clean(session: Session) -> None:
+    """Flush; a flush may make the session dirty again. SQLAlchemy's own commit gives up at the same number."""
+    for _ in range(100):
+        if is_clean(session):
+            return
+        session.flush()
+
+
+def hears_nobody(session: Session) -> bool:
+    """Return whether nobody but us listens to what a commit of this session would tell."""
+    dispatch = session.dispatch
+    return [*dispatch.before_commit, *dispatch.after_commit, *dispatch.after_transaction_end] == _OURS
+
+
 def _insert_last(session: Session, pending: Pending) -> None:
     """Insert now if nothing of the session's can come after us, else from the connection's own hook, the last one before COMMIT."""
     if pending.hooked is not None or not any(pending.frames.values()):
@@ -273,3 +284,5 @@ def _after_transaction_end(session: Session, transaction: SessionTransaction) ->
 event.listen(Session, "before_commit", _before_commit)
 event.listen(Session, "after_commit", _after_commit)
 event.listen(Session, "after_transaction_end", _after_transaction_end)
+
+_OURS = [_before_commit, _after_commit, _after_transaction_end]
