@@ -219,13 +219,17 @@ class Execution:
         """
         await self._call_all(attempts, Scope(self.store.connections, self.publisher, None))
 
-    async def plain(self, attempt: Attempt, age: float = 0.0) -> Failed | None:
+    def deadline(self) -> Deadline:
+        """Return what bounds the calls that this task makes, one after another; to be closed after the last."""
+        return Deadline(self.compiled.options.timeout)
+
+    async def plain(self, attempt: Attempt, age: float = 0.0, deadline: Deadline | None = None) -> Failed | None:
         """Run one attempt of a handler that asked for no transaction; return how it failed."""
         number = attempt.number
         while True:
             scope = Scope(self.store.connections, self.publisher, None)
             try:
-                await self._call_all([attempt], scope)
+                await self._call_all([attempt], scope, deadline)
             except HandlerFailed as failed:
                 error = failed.error
             else:
@@ -239,10 +243,10 @@ class Execution:
                 continue
             return Failed(attempt.received, error, failure_of(error), decision, number)
 
-    async def _call_all(self, attempts: Sequence[Attempt], scope: Scope) -> None:
+    async def _call_all(self, attempts: Sequence[Attempt], scope: Scope, shared: Deadline | None = None) -> None:
         started = perf_counter()
         self.pace.begin()
-        deadline = Deadline(self.compiled.options.timeout)
+        deadline = shared or self.deadline()
         try:
             if self.compiled.batch is None:
                 for attempt in attempts:
@@ -254,7 +258,8 @@ class Execution:
         except Exception as error:
             raise HandlerFailed(error) from error
         finally:
-            deadline.close()
+            if shared is None:
+                deadline.close()
             self.pace.end(perf_counter() - started, len(attempts))
 
     def _close(
