@@ -64,6 +64,7 @@ VARIANTS = (
     Variant("AsyncConnection", handlers.connection, "connection", (Goal("ratio", ">=", 0.65),)),
     Variant("AsyncSession an event", handlers.session, "session", (Goal("ratio", ">=", 0.80),)),
     Variant("AsyncSession an event, ORM object", handlers.orm, "orm"),
+    Variant("AsyncSession a transaction, ORM object", handlers.one_session, "one_session", (Goal("ratio", ">=", 0.60),)),
     Variant("batch of 100, one INSERT", handlers.batch(100), "batch", (Goal("ours", ">=", 30_000),)),
     Variant("batch of 500, one INSERT", handlers.batch(500), "batch", (Goal("ours", ">=", 30_000),), size=500),
     Variant("plain, keyed", handlers.plain, "plain", effects=False),

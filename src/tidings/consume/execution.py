@@ -135,7 +135,8 @@ class Execution:
                 standing = await held.run(fence.open, self.compiled.id, events)
                 opened = True
                 todo = [attempt for index, attempt in enumerate(attempts) if index not in standing] if standing else list(attempts)
-                scope = Scope(self.store.connections, self.publisher, held)
+                together = len(todo) > 1 and self.compiled.options.session_per == "transaction"
+                scope = Scope(self.store.connections, self.publisher, held, one_session=together)
                 guard = Guard(held.sync)
                 try:
                     await self._call_all(todo, scope)
@@ -255,6 +256,7 @@ class Execution:
                 for first in range(0, len(attempts), self.compiled.batch):
                     part = attempts[first : first + self.compiled.batch]
                     await call(part[0].route.plan, [a.event for a in part], [a.envelope for a in part], scope, deadline)
+            await scope.finish()
         except Exception as error:
             raise HandlerFailed(error) from error
         finally:

@@ -21,7 +21,7 @@ from tidings.consume.lanes import Lanes, Taken
 from tidings.consume.outcome import Outcome
 from tidings.consume.parking import guarded, parking, record_failure, to_its_end, undecodable
 from tidings.consume.received import Received
-from tidings.consume.recording import UNRECORDED, Recording
+from tidings.consume.recording import PORTION, UNRECORDED, Recording
 from tidings.consume.retry import Decision
 from tidings.errors import DecodeError, LeaseLost, TransactionEnded
 from tidings.stores.base import Claimed, Lease, Parking, Standing
@@ -72,7 +72,7 @@ class Pool:
         self.lanes: Lanes[Received] = Lanes()
         self._idle: list[asyncio.Future[None]] = []
         self._bound = _SHARE
-        self._unrecorded = asyncio.Semaphore(UNRECORDED)
+        self._unrecorded = UNRECORDED
         self._running: dict[Handed, Taken[Received]] = {}
         self.paused = False
         self.stopped = False
@@ -92,7 +92,8 @@ class Pool:
         circuit = self.compiled.circuit
         while True:
             size = self._size()
-            if self.paused or self.stopped or not self.lanes.ready:
+            reserved = 0 if self.compiled.transactional else min(PORTION, size)
+            if self.paused or self.stopped or not self.lanes.ready or reserved > self._unrecorded:
                 await self._rest()
                 continue
             if self._company.reserved:
@@ -107,11 +108,13 @@ class Pool:
             taken = self.lanes.take(size, min(_TAKERS, self.compiled.options.concurrency))
             handed = Handed(self._store, self._lease, taken.items, elapsed(), ordered=self.compiled.options.ordered)
             self._running[handed] = taken
+            self._unrecorded -= reserved
             if self.lanes.ready:
                 self._nudge()
             try:
                 await self._handle(handed)
             finally:
+                self._unrecorded += reserved
                 del self._running[handed]
             if probing:
                 circuit.returned()
@@ -353,7 +356,8 @@ class Pool:
             await to_its_end(self._write_done([attempt.received for attempt in todo], handed))
             return parked
         failed_lanes: set[str] = set()
-        recording = Recording(lambda events: self._write_done(events, handed), lambda: not handed.changing, self._unrecorded)
+        most = min(PORTION, len(handed.items))
+        recording = Recording(lambda events: self._write_done(events, handed), lambda: not handed.changing, most)
         deadline = self.execution.deadline()
         try:
             for index, attempt in enumerate(attempts):
@@ -366,16 +370,12 @@ class Pool:
                 await handed.begin()
                 try:
                     failed = await self.execution.plain(attempt, deadline=deadline)
-                except BaseException:
-                    recording.give_back()
-                    raise
                 finally:
                     await handed.settle()
                 if failed is None:
                     self._note(attempt, Standing.RUN, parked, handed)
                     recording.add(attempt.received)
                     continue
-                recording.give_back()
                 if failed.decision.state != "discarded":
                     failed_lanes.add(lanes[index])
                 if handed.is_promoted():
