@@ -11,12 +11,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-#: Name, module, and whether it needs PostgreSQL. `peers` runs only when it is named.
+#: Name, module, and whether it needs PostgreSQL. `flat` and `peers` run only when they are named.
 BENCHMARKS = {
     "publish": ("benchmarks.publish", True),
     "read": ("benchmarks.read", True),
     "latency": ("benchmarks.latency", True),
     "handle": ("benchmarks.handle", True),
+    "flat": ("benchmarks.flat", True),
     "import": ("benchmarks.import_time", False),
     "wire": ("benchmarks.wire", False),
     "peers": ("benchmarks.peers", True),

@@ -11,7 +11,7 @@ from benchmarks.raw_loop import INSERT_EFFECTS
 from benchmarks.workload import INSERT_EFFECT, Effect, OrderCreated, OrderPlaced, effects
 from tidings import Subscriptions
 
-__all__ = ["Calls", "Declare", "batch", "connection", "driver", "orm", "plain", "plain_unkeyed", "session"]
+__all__ = ["Calls", "Declare", "batch", "connection", "driver", "one_session", "orm", "plain", "plain_unkeyed", "session"]
 
 
 class Calls:
@@ -53,6 +53,14 @@ def orm(handlers: Subscriptions, calls: Calls) -> None:
     """AsyncSession for each event with an object that is flushed."""
 
     @handlers.subscribe(OrderPlaced, name="effect")
+    async def effect(event: OrderPlaced, session: AsyncSession) -> None:
+        session.add(Effect(event_id=event.order_id))
+
+
+def one_session(handlers: Subscriptions, calls: Calls) -> None:
+    """AsyncSession for each transaction with an object an event; one flush."""
+
+    @handlers.subscribe(OrderPlaced, name="effect", session_per="transaction")
     async def effect(event: OrderPlaced, session: AsyncSession) -> None:
         session.add(Effect(event_id=event.order_id))
 

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
@@ -55,11 +55,11 @@ class Contender:
     goals: tuple[Goal, ...] = ()
 
 
-def event(keys: int) -> OrderCreated | OrderPlaced:
-    """Return a new event, with one of so many keys; 0 is an event without a key."""
+def event(order_id: UUID, keys: int) -> OrderCreated | OrderPlaced:
+    """Return a new event of an order, with one of so many keys; 0 is an event without a key."""
     if keys == 0:
-        return OrderCreated(uuid4(), "c", LINES)
-    return OrderPlaced(uuid4(), f"customer-{random.randrange(keys)}", LINES)
+        return OrderCreated(order_id, "c", LINES)
+    return OrderPlaced(order_id, f"customer-{random.randrange(keys)}", LINES)
 
 
 async def run(settings: Settings) -> list[Section]:
@@ -140,10 +140,11 @@ def core(service: Service, sessions: async_sessionmaker[AsyncSession]) -> list[C
 
     def publishing(events: int, keys: int) -> Transaction:
         async def ours(task: int) -> None:
+            order_id = uuid4()
             async with sessions() as session, session.begin():
-                await session.execute(orders.insert().values(id=uuid4(), customer="c", total=10))
+                await session.execute(orders.insert().values(id=order_id, customer="c", total=10))
                 for _ in range(events):
-                    service.publish(session, event(keys))
+                    service.publish(session, event(order_id, keys))
 
         return ours
 
@@ -164,10 +165,11 @@ def orm(service: Service, sessions: async_sessionmaker[AsyncSession]) -> list[Co
 
     def publishing(events: int, keys: int) -> Transaction:
         async def ours(task: int) -> None:
+            order_id = uuid4()
             async with sessions() as session, session.begin():
-                session.add(Order(id=uuid4(), customer="c", total=10))
+                session.add(Order(id=order_id, customer="c", total=10))
                 for _ in range(events):
-                    service.publish(session, event(keys))
+                    service.publish(session, event(order_id, keys))
 
         return ours
 
@@ -194,11 +196,11 @@ def driver(service: Service, connections: list[Any]) -> list[Contender]:
 
     def publishing(events: int, keys: int) -> Transaction:
         async def ours(task: int) -> None:
-            connection = connections[task]
+            connection, order_id = connections[task], uuid4()
             async with service.publishing(connection) as publish:
-                await connection.execute(INSERT_ORDER, uuid4(), "c", 10)
+                await connection.execute(INSERT_ORDER, order_id, "c", 10)
                 for _ in range(events):
-                    publish(event(keys))
+                    publish(event(order_id, keys))
 
         return ours
 

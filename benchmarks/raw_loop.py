@@ -129,6 +129,16 @@ class RawLoop:
                         session.add(Effect(event_id=event.order_id))
                         await session.commit()
 
+    async def one_session(self, events: Sequence[tuple[UUID, Data]]) -> None:
+        """One AsyncSession for all, with an object an event; one flush."""
+        async with self._engine.begin() as connection:
+            fresh = await _inbox(connection, events)
+            async with AsyncSession(connection, expire_on_commit=False, join_transaction_mode="rollback_only") as session:
+                for event_id, event in events:
+                    if event_id in fresh:
+                        session.add(Effect(event_id=event.order_id))
+                await session.commit()
+
     async def batch(self, events: Sequence[tuple[UUID, Data]]) -> None:
         """asyncpg: one INSERT for all."""
         async with self._pool.acquire() as connection, connection.transaction():

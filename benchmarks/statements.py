@@ -15,7 +15,8 @@ __all__ = ["counted"]
 
 @contextmanager
 def counted(engine: AsyncEngine) -> Iterator[Counter[str]]:
-    """Count for a block: `handler` for statements on `effects`, `transaction` for BEGIN, COMMIT and ROLLBACK, `ours` for all others.
+    """Count for a block: `handler` for statements on `effects`, `transaction` for BEGIN, COMMIT and ROLLBACK, `ours` for all others, and
+    `commits` as SQLAlchemy tells them.
 
     Statements go to asyncpg past SQLAlchemy or through it, which prepares them itself: each way is listened to where it passes. Only
     connections that are opened inside the block are counted.
@@ -28,12 +29,16 @@ def counted(engine: AsyncEngine) -> Iterator[Counter[str]]:
         counts[kind] += 1
 
     def connected(connection: Any, record: object) -> None:
-        connection.driver_connection.add_query_logger(lambda query: note(query.query))
+        if hasattr(connection.driver_connection, "add_query_logger"):
+            connection.driver_connection.add_query_logger(lambda query: note(query.query))
 
     def executed(connection: object, cursor: object, statement: str, *rest: object) -> None:
         note(statement)
 
-    listeners = (("connect", connected), ("before_cursor_execute", executed))
+    def committed(connection: object) -> None:
+        counts["commits"] += 1
+
+    listeners = (("connect", connected), ("before_cursor_execute", executed), ("commit", committed))
     for name, listener in listeners:
         event.listen(engine.sync_engine, name, listener)
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from functools import lru_cache
 from hashlib import blake2b
 from uuid import UUID
 from zlib import crc32
@@ -66,6 +67,7 @@ def _head(event_id: str) -> str:
     return ""
 
 
+@lru_cache(4096)
 def lane_of(key: str) -> str:
     """Return the 128-bit lane of a partition key, as 32 hexadecimal digits; any key fits, whatever its length or characters."""
     return blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16, person=b"lane").hexdigest()

@@ -7,6 +7,7 @@ import threading
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from tests.consume.shop import OrderPlaced
 from tests.consume.waiting import until, until_equal
@@ -142,3 +143,30 @@ async def test_a_call_that_is_cancelled_is_made_again(world: World) -> None:
         await until(lambda: inbox(world) == 6)
     assert calls == [0, 1, 2, 3, 3, 4, 5]
     assert world.deliveries() == []
+
+
+async def test_stopping_while_the_inbox_cannot_be_written_ends_all_the_same(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was done is written down when a worker is cancelled; that this fails must not take the place of the cancellation."""
+    handlers = Subscriptions()
+    entered = asyncio.Event()
+    called: list[int] = []
+
+    @handlers.subscribe(OrderPlaced, concurrency=1)  # so that one portion holds all of them
+    async def handle(event: OrderPlaced) -> None:
+        called.append(event.number)
+        if event.number == 9:
+            entered.set()
+            await asyncio.Event().wait()
+
+    def cannot_record(*arguments: object) -> None:
+        raise OperationalError("insert into inbox", None, Exception("the database is gone"))
+
+    service = world.service(handlers, grace=0.1)
+    async with asyncio.timeout(20):
+        async with service:
+            await world.publish(service, OrderPlaced("a", 0))
+            await until_equal(lambda: inbox(world), 1)
+            await world.publish(service, *(OrderPlaced("a", number) for number in range(1, 10)))
+            await entered.wait()
+            monkeypatch.setattr(service.store.inbox, "record", cannot_record)
+    assert called == list(range(10))

@@ -292,13 +292,15 @@ def test_a_session_and_its_events_are_freed_without_the_garbage_collector(lite: 
         gc.enable()
 
 
-def test_publishing_leaves_no_listener_on_other_sessions(lite: Shop) -> None:
+def test_publishing_adds_no_listener_to_any_session(lite: Shop) -> None:
     engine = lite.engine()
+    names = ("before_commit", "after_commit", "after_transaction_end")
+    before = {name: list(getattr(Session(engine).dispatch, name)) for name in names}
     with Session(engine) as session, session.begin():
         publish(lite.publisher, session, OrderPlaced("a"))
-    fresh = Session(engine)
-    for name in ("before_commit", "after_commit", "after_transaction_end"):
-        assert not list(getattr(fresh.dispatch, name))
+        assert before == {name: list(getattr(session.dispatch, name)) for name in names}
+    assert before == {name: list(getattr(Session(engine).dispatch, name)) for name in names}
+    assert all(len(listeners) == 1 for listeners in before.values())
     for name in ("commit", "rollback_savepoint"):
         assert not list(getattr(engine.dispatch, name))
 

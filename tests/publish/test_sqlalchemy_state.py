@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event, text
+from sqlalchemy import Engine, event
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, SessionTransaction
 
@@ -133,22 +133,3 @@ def test_a_session_is_clean_when_a_flush_would_do_nothing(engine: Engine) -> Non
         session.flush()
         session.delete(order)
         assert not state.is_clean(session)
-
-
-def test_a_listener_hears_this_session_only_and_after_those_of_its_class(engine: Engine) -> None:
-    heard: list[str] = []
-
-    class Own(Session):
-        pass
-
-    event.listen(Own, "before_commit", lambda session: heard.append("class"))
-    with Own(engine) as session, Own(engine) as other:
-        state.listen(session, "before_commit", lambda session: heard.append("ours"))
-        event.listen(session, "before_commit", lambda session: heard.append("later"))
-        event.listen(Own, "before_commit", lambda session: heard.append("class, later"))
-        session.execute(text("select 1"))
-        session.commit()
-        assert heard == ["class", "class, later", "ours", "later"]
-        heard.clear()
-        other.commit()
-        assert heard == ["class", "class, later"]

@@ -156,9 +156,9 @@ class Circuit:
             self._shared = True
             self._open(now, f"{share[0]} of {share[1]} attempts failed within {self._window:g} s", why)
 
-    def succeeded(self) -> None:
-        """Note that an attempt succeeded."""
-        self._succeeded += 1
+    def succeeded(self, attempts: int = 1) -> None:
+        """Note that so many attempts succeeded."""
+        self._succeeded += attempts
         if self._in_a_row:
             self._in_a_row.clear()
         # Where others succeed while many fail, what was under way as it opened says nothing: a probe has to.

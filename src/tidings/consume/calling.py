@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack, ExitStack
 from typing import Any
 
+from sqlalchemy.orm import Session
+
 from tidings.consume.bridge import in_bridged_thread
+from tidings.consume.deadline import Deadline
 from tidings.consume.guard import SessionGuard
 from tidings.consume.injection import Need, Parameter, Plan
 from tidings.consume.providers import entered
 from tidings.envelope import Envelope
-from tidings.errors import NoTransaction
+from tidings.errors import NoTransaction, TransactionEnded
 from tidings.publish.context import current_envelope
 from tidings.publish.outgoing import Outgoing
 from tidings.publish.publish import Publish
 from tidings.publish.publisher import Publisher
 from tidings.publish.session import capture, publish_in
-from tidings.publish.session_buffer import SessionBuffer
+from tidings.publish.session_buffer import SessionBuffer, flush_until_clean, hears_nobody
 from tidings.publish.sqlalchemy_state import open_savepoints, rolled_back_savepoints
 from tidings.stores.sql.connections import Connections, Held, in_thread
 
@@ -37,9 +39,9 @@ class HandlerFailed(Exception):
 class Scope:
     """What a handler runs in: the transaction's connection (None for a plain handler), and what it publishes."""
 
-    __slots__ = ("_connections", "_open", "_publisher", "_savepoints", "held", "outgoing")
+    __slots__ = ("_connections", "_open", "_publisher", "_savepoints", "_sessions", "_shared", "held", "outgoing")
 
-    def __init__(self, connections: Connections, publisher: Publisher, held: Held | None) -> None:
+    def __init__(self, connections: Connections, publisher: Publisher, held: Held | None, *, one_session: bool = False) -> None:
         self._connections = connections
         self._publisher = publisher
         self.held = held
@@ -47,11 +49,46 @@ class Scope:
         #: The savepoints of the connection that were open when an event was published, by its index; few handlers open any.
         self._savepoints: dict[int, tuple[str, ...]] = {}
         self._open = True
+        self._shared = one_session
+        self._sessions: dict[type[Any], HandlerSession] = {}
 
     @property
     def connections(self) -> Connections:
         """Where threads and engine are."""
         return self._connections
+
+    def session(self, kind: type[Any], *, asynchronous: bool) -> HandlerSession:
+        """Return the session of this class for a call: a fresh one, or the one that the calls of this transaction share."""
+        found = self._sessions.get(kind)
+        if found is None:
+            assert self.held is not None
+            bind = self.held.asynchronous if asynchronous else self.held.sync
+            found = HandlerSession(
+                kind(bind=bind, expire_on_commit=False, join_transaction_mode="rollback_only"), self.outgoing, self._shared
+            )
+            if self._shared:
+                self._sessions[kind] = found
+        return found
+
+    async def finish(self) -> None:
+        """Flush what shared sessions still hold.
+
+        Raises:
+            TransactionEnded: a handler ended the session's transaction.
+        """
+        for session in self._sessions.values():
+            if session.asynchronous:
+                await session.session.run_sync(lambda _, end=session.end: end())
+            else:
+                await self.in_thread(session.end)
+
+    async def in_thread(self, function: Callable[[], None]) -> None:
+        """Run a function in a thread that may use the connection."""
+        executor = self._connections.executor
+        if self.held is not None and self.held.asynchronous is not None:
+            await in_bridged_thread(executor, function)
+        else:
+            await in_thread(executor, function)
 
     def publish(self, session: Any) -> Publish:
         """Return the `Publish` of this transaction: as `service.publish` on the handler's session, if it has one."""
@@ -81,42 +118,69 @@ class Scope:
         self._open = False
 
 
-async def call(plan: Plan, event: Any, envelope: Envelope | list[Envelope], scope: Scope, timeout: float | None) -> None:
+class HandlerSession:
+    """A session on the connection of the handler transaction.
+
+    Attributes:
+        session: what the handler gets.
+        shared: whether several calls use it, one after another.
+    """
+
+    __slots__ = ("_guard", "_sync", "asynchronous", "session", "shared")
+
+    def __init__(self, session: Any, outgoing: list[Outgoing], shared: bool) -> None:
+        self.session = session
+        self.asynchronous = hasattr(session, "sync_session")
+        self._sync: Session = session.sync_session if self.asynchronous else session
+        self.shared = shared
+        capture(self._sync, outgoing.extend)
+        self._guard = SessionGuard(self._sync)
+
+    def check(self) -> None:
+        """Look whether the handler has left the session as it must.
+
+        Raises:
+            TransactionEnded: it ended the session's transaction, or left a savepoint open for the next event.
+        """
+        self._guard.check()
+        if self.shared and self._sync.in_nested_transaction():
+            raise TransactionEnded("the handler left a savepoint open in a session that the next event shares: leave its block")
+
+    def end(self) -> None:
+        """Commit the session into the transaction that it joined: a flush, and its published events come out. That transaction goes on."""
+        self._guard.check()
+        session = self._sync
+        if session.in_transaction():
+            if SessionBuffer.of(session).pending is None and not session.in_nested_transaction() and hears_nobody(session):
+                # A commit that nobody would notice: what it does besides flushing costs as much as a small handler. Closing takes
+                # nothing back: the connection's transaction is not the session's to end. An open savepoint would be.
+                flush_until_clean(session)
+            else:
+                session.commit()
+        session.close()
+
+
+async def call(plan: Plan, event: Any, envelope: Envelope | list[Envelope], scope: Scope, deadline: Deadline) -> None:
     """Call a handler with an event (or a list of them) and wait for it.
 
     Raises:
-        TimeoutError: it took longer than `timeout` seconds. A thread is waited for all the same: it cannot be stopped.
+        TimeoutError: it took too long. A thread is waited for all the same: it cannot be stopped.
     """
-    first = envelope[0] if isinstance(envelope, list) else envelope
-    token = current_envelope.set(first)
-    task = asyncio.current_task()
+    token = current_envelope.set(envelope[0] if isinstance(envelope, list) else envelope)
     try:
-        async with asyncio.timeout(timeout) as limit:
+        # A handler may swallow its cancellation. It has not succeeded for that (invariant 11).
+        with deadline:
             if plan.asynchronous:
                 await _call_async(plan, event, envelope, scope)
             else:
                 await _call_sync(plan, event, envelope, scope)
-        # A handler may swallow its cancellation. It has not succeeded for that (invariant 11).
-        if limit.expired():
-            raise TimeoutError
-        if task is not None and task.cancelling():
-            raise asyncio.CancelledError
-    except asyncio.CancelledError:
-        if task is not None and task.cancelling() == 0:
-            # Nobody cancelled us: something that the handler awaited was cancelled. That is a failure, never a success.
-            raise RuntimeError("the handler ended in CancelledError without having been cancelled") from None
-        raise
     finally:
         current_envelope.reset(token)
 
 
 async def _call_async(plan: Plan, event: Any, envelope: Any, scope: Scope) -> None:
-    session = guard = None
-    if plan.session is not None:
-        assert scope.held is not None
-        session = plan.session(bind=scope.held.asynchronous, expire_on_commit=False, join_transaction_mode="rollback_only")
-        capture(session.sync_session, scope.outgoing.extend)
-        guard = SessionGuard(session.sync_session)
+    used = None if plan.session is None else scope.session(plan.session, asynchronous=True)
+    session = None if used is None else used.session
     if plan.simple:
         values = {p.name: _value(p, envelope, scope, session) for p in plan.parameters}
         await plan.function(event, **values)
@@ -131,19 +195,16 @@ async def _call_async(plan: Plan, event: Any, envelope: Any, scope: Scope) -> No
                 raise
         if error is not None:
             raise error  # a provider's context manager swallowed it: the handler has failed all the same
-    if session is not None and guard is not None:
-        guard.check()
-        await session.run_sync(_end)
+    if used is not None:
+        used.check()
+        if not used.shared:
+            await used.session.run_sync(lambda _: used.end())
 
 
 async def _call_sync(plan: Plan, event: Any, envelope: Any, scope: Scope) -> None:
     def run() -> None:
-        session = guard = None
-        if plan.session is not None:
-            assert scope.held is not None
-            session = plan.session(bind=scope.held.sync, expire_on_commit=False, join_transaction_mode="rollback_only")
-            capture(session, scope.outgoing.extend)
-            guard = SessionGuard(session)
+        used = None if plan.session is None else scope.session(plan.session, asynchronous=False)
+        session = None if used is None else used.session
         result: Any = None
         error: BaseException | None = None
         with ExitStack() as stack:
@@ -157,22 +218,12 @@ async def _call_sync(plan: Plan, event: Any, envelope: Any, scope: Scope) -> Non
             raise error  # a provider's context manager swallowed it: the handler has failed all the same
         if hasattr(result, "__await__"):
             raise TypeError(f"{plan.function!r} is a plain def but returned an awaitable: make it async def")
-        if session is not None and guard is not None:
-            guard.check()
-            _end(session)
+        if used is not None:
+            used.check()
+            if not used.shared:
+                used.end()
 
-    executor = scope.connections.executor
-    if scope.held is not None and scope.held.asynchronous is not None:
-        await in_bridged_thread(executor, run)
-    else:
-        await in_thread(executor, run)
-
-
-def _end(session: Any) -> None:
-    # Commits the session into the transaction that it joined: a flush, and its published events come out. The transaction goes on.
-    if session.in_transaction():
-        session.commit()
-    session.close()
+    await scope.in_thread(run)
 
 
 def _value(parameter: Parameter, envelope: Any, scope: Scope, session: Any) -> Any:

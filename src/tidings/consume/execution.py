@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from tidings.consume.calling import HandlerFailed, Scope, call
+from tidings.consume.deadline import Deadline
 from tidings.consume.failures import failure_of
 from tidings.consume.guard import Guard
 from tidings.consume.pace import Pace
@@ -134,7 +135,8 @@ class Execution:
                 standing = await held.run(fence.open, self.compiled.id, events)
                 opened = True
                 todo = [attempt for index, attempt in enumerate(attempts) if index not in standing] if standing else list(attempts)
-                scope = Scope(self.store.connections, self.publisher, held)
+                together = len(todo) > 1 and self.compiled.options.session_per == "transaction"
+                scope = Scope(self.store.connections, self.publisher, held, one_session=together)
                 guard = Guard(held.sync)
                 try:
                     await self._call_all(todo, scope)
@@ -218,13 +220,17 @@ class Execution:
         """
         await self._call_all(attempts, Scope(self.store.connections, self.publisher, None))
 
-    async def plain(self, attempt: Attempt, age: float = 0.0) -> Failed | None:
+    def deadline(self) -> Deadline:
+        """Return what bounds the calls that this task makes, one after another; to be closed after the last."""
+        return Deadline(self.compiled.options.timeout)
+
+    async def plain(self, attempt: Attempt, age: float = 0.0, deadline: Deadline | None = None) -> Failed | None:
         """Run one attempt of a handler that asked for no transaction; return how it failed."""
         number = attempt.number
         while True:
             scope = Scope(self.store.connections, self.publisher, None)
             try:
-                await self._call_all([attempt], scope)
+                await self._call_all([attempt], scope, deadline)
             except HandlerFailed as failed:
                 error = failed.error
             else:
@@ -238,21 +244,24 @@ class Execution:
                 continue
             return Failed(attempt.received, error, failure_of(error), decision, number)
 
-    async def _call_all(self, attempts: Sequence[Attempt], scope: Scope) -> None:
-        timeout = self.compiled.options.timeout
+    async def _call_all(self, attempts: Sequence[Attempt], scope: Scope, shared: Deadline | None = None) -> None:
         started = perf_counter()
         self.pace.begin()
+        deadline = shared or self.deadline()
         try:
             if self.compiled.batch is None:
                 for attempt in attempts:
-                    await call(attempt.route.plan, attempt.event, attempt.envelope, scope, timeout)
+                    await call(attempt.route.plan, attempt.event, attempt.envelope, scope, deadline)
             else:
                 for first in range(0, len(attempts), self.compiled.batch):
                     part = attempts[first : first + self.compiled.batch]
-                    await call(part[0].route.plan, [a.event for a in part], [a.envelope for a in part], scope, timeout)
+                    await call(part[0].route.plan, [a.event for a in part], [a.envelope for a in part], scope, deadline)
+            await scope.finish()
         except Exception as error:
             raise HandlerFailed(error) from error
         finally:
+            if shared is None:
+                deadline.close()
             self.pace.end(perf_counter() - started, len(attempts))
 
     def _close(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 
 from sqlalchemy import Connection
 
@@ -44,6 +44,7 @@ class Handed:
         self._parked: frozenset[str] = frozenset()
         self.closing = False
         self._changing = asyncio.Lock()
+        self._writing = 0
 
     def lane(self, event: Received) -> str:
         """Return the lane in which the event would be parked."""
@@ -76,10 +77,24 @@ class Handed:
         """Whether the events have lanes of their own by now."""
         return self.promoted is not None
 
+    @property
+    def changing(self) -> bool:
+        """Whether the events are being given lanes right now."""
+        return self._changing.locked()
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Keep the events from being promoted while it is written down that some of them are over."""
+        self._writing += 1
+        try:
+            yield
+        finally:
+            self._writing -= 1
+
     @asynccontextmanager
     async def promoting(self) -> AsyncIterator[bool]:
         """Keep the events from being settled while they get their lanes; gives False when nothing of them runs any more."""
-        if self.closing or self._changing.locked():
+        if self.closing or self._writing or self._changing.locked():
             yield False
             return
         async with self._changing:

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from sqlalchemy.orm import Session, SessionTransaction
 
 from tidings.errors import TransactionEnded
-from tidings.publish.sqlalchemy_state import listen
+from tidings.publish.session_buffer import SessionBuffer
 
 __all__ = ["ENDED", "Guard", "SessionGuard"]
 
@@ -66,8 +66,7 @@ class SessionGuard:
     def __init__(self, session: Session) -> None:
         self._committed = False
         self._ended = False
-        listen(session, "after_commit", self._after_commit)
-        listen(session, "after_transaction_end", self._after_transaction_end)
+        SessionBuffer.of(session).watcher = self
 
     def check(self) -> None:
         """Raise if it did.
@@ -78,11 +77,13 @@ class SessionGuard:
         if self._ended:
             raise TransactionEnded(ENDED)
 
-    def _after_commit(self, session: Session) -> None:
+    def after_commit(self, session: Session) -> None:
+        """Remember the commit of a root transaction, whose end follows."""
         if not session.in_nested_transaction():
             self._committed = True
 
-    def _after_transaction_end(self, session: Session, transaction: SessionTransaction) -> None:
+    def after_transaction_end(self, transaction: SessionTransaction) -> None:
+        """Remember a root transaction that ends without commit."""
         if transaction.parent is None:
             self._ended = self._ended or not self._committed
             self._committed = False

@@ -19,6 +19,15 @@ class _Lane(Generic[T]):
         self.items: deque[T] = deque()
 
 
+class _Single(Generic[T]):
+    """The lane of an item without key: nothing ever joins it."""
+
+    __slots__ = ("item",)
+
+    def __init__(self, item: T) -> None:
+        self.item = item
+
+
 class Lanes(Generic[T]):
     """What waits for one subscription. Invariant 5: a lane belongs to one taker at a time, and gives its items in order.
 
@@ -28,7 +37,7 @@ class Lanes(Generic[T]):
 
     def __init__(self) -> None:
         self._lanes: dict[Hashable, _Lane[T]] = {}
-        self._ready: deque[_Lane[T]] = deque()
+        self._ready: deque[_Lane[T] | _Single[T]] = deque()
         self.waiting = 0
 
     def __len__(self) -> int:
@@ -44,9 +53,7 @@ class Lanes(Generic[T]):
         """Append an item to the lane of its key."""
         self.waiting += 1
         if key is None:
-            lane: _Lane[T] = _Lane(None)
-            lane.items.append(item)
-            self._ready.append(lane)
+            self._ready.append(_Single(item))
             return
         found = self._lanes.get(key)
         if found is None:
@@ -65,6 +72,9 @@ class Lanes(Generic[T]):
         most = min(limit, -(-len(self._ready) // takers))
         while self._ready and len(items) < most:
             lane = self._ready.popleft()
+            if isinstance(lane, _Single):
+                items.append(lane.item)
+                continue
             lanes.append(lane)
             items.append(lane.items.popleft())
         more = [lane for lane in lanes if lane.items]
@@ -85,17 +95,13 @@ class Lanes(Generic[T]):
         self.waiting += len(items)
         for key, item in reversed(items):
             if key is None:
-                lane: _Lane[T] = _Lane(None)
-                self._ready.append(lane)
+                self._ready.append(_Single(item))
             else:
-                lane = self._lanes[key]
-            lane.items.appendleft(item)
+                self._lanes[key].items.appendleft(item)
 
     def give_back(self, taken: Taken[T]) -> None:
         """Free the lanes of what was taken: everything in it is settled, or put back."""
         for lane in taken.lanes:
-            if lane.key is None:
-                continue
             if lane.items:
                 self._ready.append(lane)
             else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import ceil
 from typing import TypeVar
 
@@ -22,6 +22,7 @@ from tidings.consume.lanes import Lanes, Taken
 from tidings.consume.outcome import Outcome
 from tidings.consume.parking import guarded, parking, record_failure, to_its_end, undecodable
 from tidings.consume.received import Received
+from tidings.consume.recording import PORTION, UNRECORDED, Recording
 from tidings.consume.retry import Decision
 from tidings.errors import DecodeError, LeaseLost, TransactionEnded
 from tidings.stores.base import Claimed, Lease, Parking, Standing
@@ -38,8 +39,6 @@ logger = logging.getLogger("tidings.consume")
 _SHARE = 100
 #: Among how many workers the lanes that are ready are shared out at least.
 _TAKERS = 4
-#: Most calls of plain handlers that a crash repeats, per subscription.
-_UNRECORDED = 50
 
 
 class Pool:
@@ -74,7 +73,7 @@ class Pool:
         self.lanes: Lanes[Received] = Lanes()
         self._idle: list[asyncio.Future[None]] = []
         self._bound = _SHARE
-        self._unrecorded = _UNRECORDED
+        self._unrecorded = UNRECORDED
         self._running: dict[Handed, Taken[Received]] = {}
         self.paused = False
         self.stopped = False
@@ -95,7 +94,8 @@ class Pool:
         circuit = self.compiled.circuit
         while True:
             size = self._size()
-            if self.paused or self.stopped or not self.lanes.ready or size == 0:
+            reserved = 0 if self.compiled.transactional else min(PORTION, size)
+            if self.paused or self.stopped or not self.lanes.ready or reserved > self._unrecorded:
                 await self._rest()
                 continue
             if self._company.reserved:
@@ -113,13 +113,13 @@ class Pool:
             taken = self.lanes.take(size, min(_TAKERS, self.compiled.options.concurrency))
             handed = Handed(self._store, self._lease, taken.items, elapsed(), ordered=self.compiled.options.ordered)
             self._running[handed] = taken
-            self._unrecorded -= len(taken.items)
+            self._unrecorded -= reserved
             if self.lanes.ready:
                 self._nudge()
             try:
                 await self._handle(handed)
             finally:
-                self._unrecorded += len(taken.items)
+                self._unrecorded += reserved
                 del self._running[handed]
                 if gate is not None:
                     gate.leave(size - len(taken.items))
@@ -231,9 +231,7 @@ class Pool:
             # The user chose the size of a call; one transaction holds one.
             return min(self.compiled.batch, max(1, self.lanes.waiting))
         if not self.compiled.transactional:
-            # Whole portions: workers that share out crumbs of the bound would write the inbox for two or three events at a time.
-            wanted = max(1, min(_UNRECORDED // 2, fair, fast))
-            return wanted if wanted <= self._unrecorded else 0
+            return max(1, min(_SHARE, fair, fast))
         return max(1, min(self._bound, fair, fast)) if options.shared else 1
 
     async def _handle(self, handed: Handed) -> None:
@@ -248,6 +246,10 @@ class Pool:
                     await self._settle_all(handed)
                 return
             except StoreDown as error:
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    # It came out of writing down what was done when we were cancelled, in place of the cancellation.
+                    raise asyncio.CancelledError from error
                 logger.warning(
                     "%s: %s; trying again in %.1f s", self.compiled.label, error, delay, extra={"subscription": self.compiled.label}
                 )
@@ -341,8 +343,7 @@ class Pool:
                     return parked
             else:
                 self._bound = min(_SHARE, self._bound + 1)
-                for index, attempt in enumerate(attempts):
-                    self._note(attempt, standing.get(index, Standing.RUN), parked, handed)
+                self._note_all(attempts, standing, parked, handed)
                 return parked
         behind: set[str] = set()
         for index, attempt in enumerate(attempts):
@@ -374,49 +375,44 @@ class Pool:
         keys = [event.event_key for event in events]
         lanes = [handed.lane(event) for event in events]
         standing = await guarded(self._line.run(self._store.inbox.standing, self.compiled.id, keys, lanes))
-        done: list[Received] = []
+        todo = [attempt for index, attempt in enumerate(attempts) if index not in standing]
+        if len(todo) > 1 and self.compiled.batch is not None and await self._plain_list(todo, handed):
+            self._note_all(attempts, standing, parked, handed)
+            await to_its_end(self._write_done([attempt.received for attempt in todo], handed))
+            return parked
         failed_lanes: set[str] = set()
-        since = elapsed()
+        most = min(PORTION, len(handed.items))
+        recording = Recording(lambda events: self._write_done(events, handed), lambda: not handed.changing, most)
+        deadline = self.execution.deadline()
         try:
-            todo = [attempt for index, attempt in enumerate(attempts) if index not in standing]
-            if len(todo) > 1 and self.compiled.batch is not None and await self._plain_list(todo, handed):
-                done = [attempt.received for attempt in todo]
-                for index, attempt in enumerate(attempts):
-                    self._note(attempt, standing.get(index, Standing.RUN), parked, handed)
-                return parked
             for index, attempt in enumerate(attempts):
                 if index in standing or lanes[index] in failed_lanes:
                     self._note(attempt, standing.get(index, Standing.PARKED), parked, handed)
                     continue
                 if handed.is_promoted():
                     return parked
+                await recording.room()
                 await handed.begin()
                 try:
-                    failed = await self.execution.plain(attempt)
+                    failed = await self.execution.plain(attempt, deadline=deadline)
                 finally:
                     await handed.settle()
                 if failed is None:
-                    done.append(attempt.received)
                     self._note(attempt, Standing.RUN, parked, handed)
-                    if elapsed() - since > 0.1:
-                        written, done = done, []
-                        await to_its_end(self._write_done(written, handed))
-                        since = elapsed()
-                else:
-                    if failed.decision.state != "discarded":
-                        failed_lanes.add(lanes[index])
-                    if done and handed.is_promoted():
-                        # It must stand at the head of its lane to be the one that failed.
-                        written, done = done, []
-                        await to_its_end(self._write_done(written, handed))
-                    await self._fail(failed, handed)
-                    if self.compiled.circuit.is_open:
-                        handed.withheld = [later.received for later in attempts[index + 1 :]]
-                        return parked
+                    recording.add(attempt.received)
+                    continue
+                if failed.decision.state != "discarded":
+                    failed_lanes.add(lanes[index])
+                if handed.is_promoted():
+                    # It must stand at the head of its lane to be the one that failed.
+                    await to_its_end(recording.flush())
+                await self._fail(failed, handed)
+                if self.compiled.circuit.is_open:
+                    handed.withheld = [later.received for later in attempts[index + 1 :]]
+                    return parked
         finally:
-            if done:
-                # Also when cancelled: these calls have been made, and would be made again.
-                await to_its_end(self._write_done(done, handed))
+            deadline.close()
+            await recording.close()
         return parked
 
     async def _plain_list(self, attempts: list[Attempt], handed: Handed) -> bool:
@@ -431,11 +427,22 @@ class Pool:
         return True
 
     async def _write_done(self, events: Sequence[Received], handed: Handed) -> None:
-        if handed.is_promoted():
-            await self._store_transact(self._record_done, events, handed)
-        else:
-            await guarded(self._line.run(self._record, [event.event_key for event in events], Outcome.HANDLED))
-        handed.over.update(event.event_key for event in events)
+        with handed.writing():
+            if handed.is_promoted():
+                await self._store_transact(self._record_done, events, handed)
+            else:
+                await guarded(self._line.run(self._record, [event.event_key for event in events], Outcome.HANDLED))
+            handed.over.update(event.event_key for event in events)
+
+    def _note_all(self, attempts: Sequence[Attempt], standing: Mapping[int, int], parked: list[Parking], handed: Handed) -> None:
+        if standing:
+            for index, attempt in enumerate(attempts):
+                self._note(attempt, standing.get(index, Standing.RUN), parked, handed)
+            return
+        self._counters.add(self.compiled.label, "handled", len(attempts))
+        self.compiled.circuit.succeeded(len(attempts))
+        if self.compiled.transactional:
+            handed.over.update(attempt.received.event_key for attempt in attempts)
 
     def _note(self, attempt: Attempt, standing: int, parked: list[Parking], handed: Handed) -> None:
         if standing == Standing.RUN:

@@ -28,14 +28,15 @@ class Received:
     """
 
     __slots__ = (
-        "_lane", "_parsed", "data", "event_key", "headers", "id", "key", "name", "sequence", "source", "ticket", "time", "topic", "version",
+        "_lane", "_parsed", "_uuid", "data", "event_key", "headers", "id", "key", "name", "sequence", "source", "ticket", "time", "topic", "version",
     )  # fmt: skip
 
     def __init__(
-        self, event_id: str, source: str, name: str, version: int | None, topic: str, key: str | None, time: Any, sequence: int | None,
+        self, event_id: str | UUID, source: str, name: str, version: int | None, topic: str, key: str | None, time: Any, sequence: int | None,
         headers: str | bytes, data: str | bytes, key_of_event: str | None = None,
     ) -> None:  # fmt: skip
-        self.id = event_id
+        self._uuid = event_id if isinstance(event_id, UUID) else None
+        self.id = event_id = str(event_id)
         self.source = source
         self.name = name
         self.version = version
@@ -92,6 +93,13 @@ class Received:
         Raises:
             DecodeError: the headers or the id cannot be understood.
         """
+        if self.headers == "{}" and self._uuid is not None:
+            # What most events of a log are. The attributes below all come from the headers.
+            return Envelope(
+                id=self._uuid, source=self.source, name=self.name, version=self.version, topic=self.topic, key=self.key,
+                time=_time(self.time) or datetime.now(UTC), sequence=self.sequence, correlation_id=self.id, attempt=attempt,
+                subscription=subscription,
+            )  # fmt: skip
         extensions = self.extensions
         try:
             hops = extensions.get("hops")
@@ -124,7 +132,7 @@ class Received:
 def from_row(row: Any) -> Received:
     """Return the event of a row of the log; see `stores.base.Batch` for its columns."""
     position, event_id, source, name, version, topic, key, headers, data, time, *_ = row
-    return Received(str(event_id), source, name, version, topic, key, time, position, headers, data)
+    return Received(event_id, source, name, version, topic, key, time, position, headers, data)
 
 
 def from_delivery(row: Delivery) -> Received:

@@ -36,6 +36,9 @@ class Options(TypedDict, total=False):
         timeout: seconds a handler may take (default 60), or None.
         on_dead: `block` keeps the later events of a key waiting behind a dead one (default); `continue` lets them pass.
         shared: let events share a transaction under load (default); `False` gives each its own.
+        session_per: `event` gives each event a session of its own (default). With `transaction`, events that share a transaction share a
+            session too, flushed once at the end: several times faster with the ORM, and an event finds what the ones before it have loaded
+            and not yet written. After a failure they are handled one by one, each in a session of its own.
         renamed_from: the name that this subscription had before.
     """
 
@@ -47,6 +50,7 @@ class Options(TypedDict, total=False):
     timeout: float | timedelta | None
     on_dead: Literal["block", "continue"]
     shared: bool
+    session_per: Literal["event", "transaction"]
     renamed_from: str | None
 
 
@@ -70,6 +74,7 @@ class SubscriptionOptions:
     timeout: float | None = 60.0
     on_dead: Literal["block", "continue"] = "block"
     shared: bool = True
+    session_per: Literal["event", "transaction"] = "event"
     renamed_from: str | None = None
 
     @classmethod
@@ -98,6 +103,10 @@ class SubscriptionOptions:
             raise ConfigurationError(f"subscription {subscription!r}: concurrency={result.concurrency!r} is not a number from 1 to 1000")
         if result.on_dead not in ("block", "continue"):
             raise ConfigurationError(f"subscription {subscription!r}: on_dead={result.on_dead!r} is neither 'block' nor 'continue'")
+        if result.session_per not in ("event", "transaction"):
+            raise ConfigurationError(
+                f"subscription {subscription!r}: session_per={result.session_per!r} is neither 'event' nor 'transaction'"
+            )
         if result.retry is not None and not isinstance(result.retry, Retry):
             raise ConfigurationError(f"subscription {subscription!r}: retry={result.retry!r} is not a Retry(...)")
         if result.breaker is not None and not isinstance(result.breaker, Breaker):

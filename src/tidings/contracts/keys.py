@@ -117,7 +117,18 @@ def key_reader(cls: type, fields: Sequence[str], hints: Mapping[str, Any]) -> Ca
         except InvalidEvent as error:
             raise InvalidEvent(f"{owner} has no usable key ({', '.join(fields)}): {error}") from None
 
-    return read
+    if len(parts) > 1:
+        return read
+    only = fields[0]
+
+    def read_one(event: Any) -> str | None:
+        value = getattr(event, only)
+        # What nearly every key is; everything else, and every error, is decided above.
+        if type(value) is str and 0 < len(value) <= MAX_KEY_BYTES and value.isascii() and "\0" not in value:
+            return value
+        return read(event)
+
+    return read_one if str in parts[0][1] else read
 
 
 def _key_types(hint: Any, path: str) -> list[type]:

@@ -57,9 +57,15 @@ class PublishStatements(Protocol):
 
 
 class _Known(NamedTuple):
-    type: EventType
+    """What every event of a class has in common, looked up once."""
+
+    name: str
+    version: int | None
     topic: str
     label: str
+    lock_keys: bool
+    encode: Callable[[Any], str]
+    key_of: Callable[[Any], str | None]
 
 
 class Publisher:
@@ -126,9 +132,8 @@ class Publisher:
             TypeError: `delay`, `at` or `expires` is of another type.
         """
         known = self._known.get(type(event)) or self._look_up(type(event))
-        kind = known.type
-        data = kind.encode(event)
-        partition_key = kind.key_of(event) if key is UNSET else _normalize_key(key)
+        data = known.encode(event)
+        partition_key = known.key_of(event) if key is UNSET else _normalize_key(key)
         due = None if delay is None and at is None else _due(known.label, delay, at)
         cause = context or current_envelope.get()
         if headers is None and expires is None and cause is None:
@@ -143,10 +148,10 @@ class Publisher:
         # A character takes four bytes at most: only what comes near the limit is measured.
         if 4 * (len(data) + len(text)) > self._max_message_bytes:
             self._check_size(known.label, data, text)
+        name, version, topic = known.name, known.version, known.topic
         if partition_key is None:
-            return Outgoing(uuid7(), self.source, kind.name, kind.version, known.topic, None, None, False, text, data, due)
-        slot = slot_of(partition_key)
-        return Outgoing(uuid7(), self.source, kind.name, kind.version, known.topic, partition_key, slot, kind.lock_keys, text, data, due)
+            return Outgoing(uuid7(), self.source, name, version, topic, None, None, False, text, data, due)
+        return Outgoing(uuid7(), self.source, name, version, topic, partition_key, slot_of(partition_key), known.lock_keys, text, data, due)
 
     def wake(self) -> None:
         """Tell the service's own readers that something was committed. Never raises: the commit has happened."""
@@ -158,7 +163,8 @@ class Publisher:
     def _look_up(self, event_class: type) -> _Known:
         kind = self._event_type(event_class)
         label = kind.name if kind.version is None else f"{kind.name} v{kind.version}"
-        known = self._known[event_class] = _Known(kind, kind.topic(self._environment), label)
+        topic = kind.topic(self._environment)
+        known = self._known[event_class] = _Known(kind.name, kind.version, topic, label, kind.lock_keys, kind.encode, kind.key_of)
         return known
 
     def _check_size(self, label: str, data: str, headers: str) -> None:

@@ -76,11 +76,11 @@ def capture(session: Session | AsyncSession, sink: Sink, *, outbox: str | None =
         outbox: only events for this table go to the sink, those of other stores are inserted as usual; None is all.
     """
     target = _synchronous(session)
-    SessionBuffer.of(target).capture(target, sink, outbox)
+    SessionBuffer.of(target).capture(sink, outbox)
 
 
 def _synchronous(session: object) -> Session:
-    if isinstance(session, scoped_session | async_scoped_session):
+    if isinstance(session, (scoped_session, async_scoped_session)):
         session = session()
     if isinstance(session, AsyncSession):
         return session.sync_session

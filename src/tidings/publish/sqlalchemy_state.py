@@ -5,7 +5,6 @@ SQLAlchemy 2.0.36 to 2.1 have them all.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -20,7 +19,6 @@ __all__ = [
     "is_clean",
     "is_open",
     "is_preparing",
-    "listen",
     "may_be_preparing",
     "on_commit",
     "open_savepoints",
@@ -28,13 +26,9 @@ __all__ = [
 ]
 
 
-def listen(session: Session, name: str, listener: Callable[..., None]) -> None:
-    """Do what `sqlalchemy.event.listen` does for one session, without the registry that lets listeners be removed.
-
-    Sessions live for one transaction, and that registry costs more than all that is done for an event from `publish` to the INSERT.
-    """
-    collection: Any = getattr(session.dispatch, name)
-    collection.for_modify(session.dispatch).listeners.append(listener)
+# Looking up a member of an enumeration takes a function call.
+_ACTIVE = SessionTransactionState.ACTIVE
+_PROVISIONING = SessionTransactionState.PROVISIONING_CONNECTION
 
 
 def is_clean(session: Session) -> bool:
@@ -48,7 +42,7 @@ def is_open(transaction: SessionTransaction) -> bool:
     `is_active` says no while a connection is being acquired, which is when `after_begin` listeners run.
     """
     state = transaction._state
-    return state is SessionTransactionState.ACTIVE or state is SessionTransactionState.PROVISIONING_CONNECTION
+    return state is _ACTIVE or state is _PROVISIONING
 
 
 def is_preparing(transaction: SessionTransaction) -> bool:
@@ -62,7 +56,7 @@ def is_preparing(transaction: SessionTransaction) -> bool:
 
 def may_be_preparing(transaction: SessionTransaction) -> bool:
     """Return False if `commit` of this transaction surely is not running: acquiring a connection in its last flush hides it."""
-    return transaction._state is SessionTransactionState.PROVISIONING_CONNECTION or is_preparing(transaction)
+    return transaction._state is _PROVISIONING or is_preparing(transaction)
 
 
 def acquired_connection(transaction: SessionTransaction, bind: Engine | Connection) -> Connection | None:

@@ -16,6 +16,7 @@ from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, get_args
 from sqlalchemy import Connection, event
 
 from tidings.consume.calling import Scope
+from tidings.consume.deadline import Deadline
 from tidings.consume.execution import Attempt, Execution, Failed, Fence
 from tidings.consume.received import Received
 from tidings.consume.routing import Compiled
@@ -161,9 +162,9 @@ class MortalExecution(Execution):
             self._life.die()
         return standing
 
-    async def plain(self, attempt: Attempt, age: float = 0.0) -> Failed | None:
+    async def plain(self, attempt: Attempt, age: float = 0.0, deadline: Deadline | None = None) -> Failed | None:
         """Run an attempt without transaction; die before or after it has been written down."""
-        failed = await super().plain(attempt, age)
+        failed = await super().plain(attempt, age, deadline)
         if failed is None:
             if any(self._life.expects(at, self.compiled, [attempt.event]) for at in ("after_handler_before_close", "before_commit")):
                 self._life.die()
@@ -171,9 +172,9 @@ class MortalExecution(Execution):
                 self._life.doom()
         return failed
 
-    async def _call_all(self, attempts: Sequence[Attempt], scope: Scope) -> None:
+    async def _call_all(self, attempts: Sequence[Attempt], scope: Scope, shared: Deadline | None = None) -> None:
         try:
-            await super()._call_all(attempts, scope)
+            await super()._call_all(attempts, scope, shared)
         except asyncio.CancelledError:
             self._life.fate.interrupted += [(self.compiled.label, attempt.event) for attempt in attempts]
             raise
