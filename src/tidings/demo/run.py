@@ -13,6 +13,7 @@ from sqlalchemy import URL, Connection, text
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from tidings import Service
+from tidings.consume.outcome import Outcome
 from tidings.demo.customers import Customers
 from tidings.demo.ledger import Carrier, Ledger
 from tidings.demo.lines import CHAPTER, console, narrated
@@ -122,7 +123,8 @@ class Demo:
         """Set the checkpoints back, as if nothing had been noted since the beginning, and make the service anew."""
         _chapter("A restart that has forgotten how far it had come: every event is read again")
         facts = await self.facts()
-        self.ledger.repeated = sum(count for (_, outcome), count in facts.inbox.items() if outcome == 0)
+        over = (Outcome.HANDLED, Outcome.EXPIRED)
+        self.ledger.repeated = sum(count for (_, outcome), count in facts.inbox.items() if outcome in over)
         async with self.place.engine.begin() as connection:
             await connection.run_sync(_forget, self.service.store)
         self.service = self.customers.service = self._service()
