@@ -107,3 +107,20 @@ def test_ids_increase_within_a_process() -> None:
 
 def test_the_keys_of_a_thousand_events_differ() -> None:
     assert len({event_key("s", str(uuid7())) for _ in range(1000)} | {event_key("s", str(uuid4())) for _ in range(1000)}) == 2000
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_process_draws_its_own_randomness() -> None:
+    uuid7()  # so that there is something drawn that a child could share
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writing, uuid7().bytes[8:])
+        os._exit(0)
+    mine = uuid7().bytes[8:]
+    os.waitpid(child, 0)
+    theirs = os.read(reading, 8)
+    os.close(reading)
+    os.close(writing)
+    assert len(theirs) == 8
+    assert theirs != mine

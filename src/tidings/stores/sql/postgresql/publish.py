@@ -40,8 +40,8 @@ _SEPARATOR = "\x1e"
 class PublishStatements:
     """What a publisher runs, on its own connection, as the last statements before COMMIT.
 
-    Invariant 5: the slots' locks are taken in ascending order inside the INSERT, before the first position is drawn. The materialized
-    CTE is what makes that so: it runs to its end before the outer SELECT gives its first row.
+    Invariant 5: the slots' locks are taken in ascending order inside the INSERT, before the first position is drawn. For several events a
+    materialized CTE makes that so: it runs to its end before the outer SELECT gives its first row.
 
     What is not text or a number goes in as text and is cast: a codec that users have set for `json` on their own connection must not encode
     it again, and every driver can send text.
@@ -51,11 +51,12 @@ class PublishStatements:
         key = lock_class(names)
         self.outbox = names.outbox
         columns = "id, source, name, version, topic, key, slot, headers, data"
-        self.insert_one = Sql(f"""
-            with l as materialized (select pg_advisory_xact_lock({key}, $7::int) where $10::bool)
+        row = "$1::text::uuid, $2::text, $3::text, $4::int, $5::text, $6::text, $7::smallint, $8::text::json, $9::text::json"
+        self.insert_one = Sql(f"insert into {names.outbox} ({columns}) values ({row})")
+        # OFFSET keeps the subquery from being merged into the outer SELECT: its row, and with it the lock, comes before the position.
+        self.insert_one_locked = Sql(f"""
             insert into {names.outbox} ({columns})
-            select $1::text::uuid, $2::text, $3::text, $4::int, $5::text, $6::text, $7::smallint, $8::text::json, $9::text::json
-            from (select count(*) from l) x
+            select {row} from (select pg_advisory_xact_lock({key}, $7::int) offset 0) l
         """)
         self.insert_many = Sql(f"""
             with l as materialized (
@@ -82,8 +83,10 @@ class PublishStatements:
 
     def publish(self, events: Sequence[Outgoing]) -> list[Command]:
         """Return the commands that insert these events, in publish order: one for those scheduled, then the one INSERT into the log."""
-        now = [event for event in events if event.due is None]
-        later = [event for event in events if event.due is not None]
+        now, later = events, []
+        if any(event.due is not None for event in events):
+            now = [event for event in events if event.due is None]
+            later = [event for event in events if event.due is not None]
         commands = []
         if later:
             keyed = [str(event.lock) for event in later]
@@ -93,7 +96,8 @@ class PublishStatements:
             commands.append(Command(self.schedule, (*lists, *(lists[-1].join(column) for column in (keyed, due, delay)))))
         if len(now) == 1:
             event = now[0]
-            commands.append(Command(self.insert_one, (event.id.hex, *event[1:7], event.headers, event.data, event.lock)))
+            statement = self.insert_one_locked if event.lock else self.insert_one
+            commands.append(Command(statement, (event.id.hex, *event[1:7], event.headers, event.data)))
         elif now:
             slots = sorted({event.slot for event in now if event.lock and event.slot is not None})
             commands.append(Command(self.insert_many, (*_lists(now), ",".join(map(str, slots)))))
@@ -121,6 +125,6 @@ def _lists(events: Sequence[Outgoing]) -> tuple[str, ...]:
     separator = _SEPARATOR
     while True:
         texts = [separator.join(column) for column in columns]
-        if all(text.count(separator) == len(events) - 1 for text in texts):
+        if "".join(texts).count(separator) == len(texts) * (len(events) - 1):
             return (*texts, separator)
         separator = uuid4().hex
