@@ -10,6 +10,7 @@ import sqlite3
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
+from uuid import uuid4
 
 import aiosqlite
 import asyncpg
@@ -751,3 +752,68 @@ async def test_a_thread_that_outlives_its_time_is_rolled_back_when_it_ends(any_w
         await until(lambda: service.counters.of("handled") == 1)
     assert left.is_set()
     assert (world.effects(), world.published("order.billed")) == ([], [])
+
+
+# --- the end of a handler's session
+
+
+class CountingSession(AsyncSession):
+    """Its synchronous session does more at a commit than SQLAlchemy."""
+
+    class sync_session_class(Session):  # noqa: N801 - SQLAlchemy's name
+        def commit(self) -> None:
+            self.execute(EFFECT, {"subscription": "commit", "key": "", "value": 0})
+            super().commit()
+
+
+async def test_the_commit_of_a_users_session_class_is_called(world: World) -> None:
+    handlers = Subscriptions()
+
+    @handlers.subscribe(OrderPlaced)
+    async def handle(event: OrderPlaced, session: CountingSession) -> None:
+        await effect(session, "handle", event)
+
+    async with world.service(handlers) as service:
+        await world.publish(service, OrderPlaced("a", 1))
+        await until(lambda: service.counters.of("handled") == 1)
+    assert world.effects("handle") == [("a", 1)]
+    assert world.effects("commit") == [("", 0)]
+
+
+async def test_what_is_published_in_the_last_flush_of_a_handler_is_published(world: World) -> None:
+    await make_unique(world)
+    handlers = Subscriptions()
+
+    @handlers.subscribe(OrderPlaced)
+    async def handle(event: OrderPlaced, session: AsyncSession) -> None:
+        @sa.event.listens_for(session.sync_session, "after_flush")
+        def announce(flushing: Session, context: object) -> None:
+            for item in flushing.new:
+                service.publish(flushing, OrderBilled(item.key, event.number))
+
+        session.add(Unique(key=event.order_id))
+
+    service = world.service(handlers)
+    await world.publish(service, OrderPlaced("a", 1))
+    async with service:
+        await until(lambda: service.counters.of("handled") == 1)
+    assert world.one("select count(*) from only_once") == 1
+    assert [row["key"] for row in world.published("order.billed")] == ["a"]
+
+
+async def test_a_session_that_never_becomes_clean_fails_its_handler(world: World) -> None:
+    await make_unique(world)
+    handlers = Subscriptions()
+
+    @handlers.subscribe(OrderPlaced, retry=ONCE)
+    async def handle(event: OrderPlaced, session: AsyncSession) -> None:
+        @sa.event.listens_for(session.sync_session, "after_flush_postexec")
+        def again(flushing: Session, context: object) -> None:
+            flushing.add(Unique(key=str(uuid4())))
+
+        session.add(Unique(key=event.order_id))
+
+    async with world.service(handlers) as service:
+        await world.publish(service, OrderPlaced("a", 1))
+        await until_equal(world.deliveries, [("a", "failed", 1, "sqlalchemy.orm.exc.FlushError")])
+    assert world.one("select count(*) from only_once") == 0

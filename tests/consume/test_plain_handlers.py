@@ -13,6 +13,9 @@ from tests.consume.shop import OrderPlaced
 from tests.consume.waiting import until, until_equal
 from tests.consume.world import World
 from tidings import Envelope, Retry, Subscriptions
+from tidings.consume.pace import Pace
+from tidings.consume.pool import Pool
+from tidings.consume.recording import Recording
 
 
 def inbox(world: World) -> int:
@@ -170,3 +173,68 @@ async def test_stopping_while_the_inbox_cannot_be_written_ends_all_the_same(worl
             await entered.wait()
             monkeypatch.setattr(service.store.inbox, "record", cannot_record)
     assert called == list(range(10))
+
+
+async def test_lists_are_called_by_as_many_workers_as_there_are(world: World) -> None:
+    """A list is one call: few of them are unrecorded, however long they are."""
+    handlers = Subscriptions()
+    running = 0
+    leave = asyncio.Event()
+
+    @handlers.subscribe(OrderPlaced, batch=40, concurrency=4)
+    async def handle(events: list[OrderPlaced]) -> None:
+        nonlocal running
+        running += 1
+        await leave.wait()
+
+    service = world.service(handlers)
+    await world.publish(service, *(OrderPlaced(f"k{number}", number) for number in range(400)))
+    async with service:
+        await until_equal(lambda: running, 4)
+        leave.set()
+        await until(lambda: inbox(world) == 400)
+
+
+async def test_what_is_about_to_be_written_down_waits_for_a_promotion_that_has_begun(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was called is either off before the rest gets lanes, or taken off its lane: it never stands at the head for one that failed."""
+    handlers = Subscriptions()
+    entered = asyncio.Event()
+    leave = asyncio.Event()
+    promoted = asyncio.Event()
+
+    @handlers.subscribe(OrderPlaced, concurrency=1, on_dead="block", retry=Retry(attempts=1))
+    async def handle(event: OrderPlaced) -> None:
+        if event.number == 2:
+            entered.set()
+            await leave.wait()
+            raise ValueError("no luck")
+
+    due = Recording._due
+
+    def due_and_promoted_at_once(self: Recording) -> None:
+        due(self)
+        if entered.is_set() and not promoted.is_set():
+            promoted.set()
+            (pool,) = pools
+            asyncio.ensure_future(pool.promote(0.0)).add_done_callback(lambda _: leave.set())
+            # The loop runs what was made last first: as when the promotion had been on its way.
+            ready = asyncio.get_running_loop()._ready  # type: ignore[attr-defined]
+            ready.rotate(1)
+
+    pools: list[Pool] = []
+    made = Pool.__init__
+
+    def remember(self: Pool, *arguments: Any, **options: Any) -> None:
+        made(self, *arguments, **options)
+        pools.append(self)
+
+    monkeypatch.setattr(Pool, "__init__", remember)
+    monkeypatch.setattr(Recording, "_due", due_and_promoted_at_once)
+    monkeypatch.setattr(Pace, "share", lambda self: 100)
+    service = world.service(handlers)
+    await world.publish(service, *(OrderPlaced("a", number) for number in range(3)))
+    async with service:
+        await until(lambda: service.counters.of("dead") == 1)
+        await asyncio.sleep(0.2)
+    assert world.deliveries() == [("a", "failed", 1, "ValueError")]
+    assert inbox(world) == 2

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session
 
-from tests.consume.shop import OrderBilled, OrderPlaced
+from tests.consume.shop import OrderBilled, OrderCancelled, OrderPlaced
 from tests.consume.waiting import until, until_equal
 from tests.consume.world import World, effect, effect_sync
 from tidings import Envelope, Publish, Retry, Service, Subscriptions
@@ -136,3 +137,68 @@ async def test_a_handler_that_ends_the_shared_transaction_fails_alone(world: Wor
             # A session of one event may commit into the transaction that it joined, and is committed with its savepoints.
             await until_equal(lambda: service.counters.of("handled"), EVENTS)
             in_order(world)
+
+
+async def test_functions_with_other_sessions_or_none_find_and_publish_after_what_came_before(world: World) -> None:
+    """Invariant 5: what one key's events do and publish stands in the order of the events, whatever their functions ask for."""
+    handlers = Subscriptions()
+    orders = handlers.subscription("orders", session_per="transaction", concurrency=1)
+    metadata = sa.MetaData()
+    table = sa.Table("ledger", metadata, sa.Column("number", sa.Integer, primary_key=True))
+    await world.execute("create table ledger (number integer primary key)")
+    registry: Any = sa.orm.registry()
+    found: list[int] = []
+
+    class Entry:
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+    registry.map_imperatively(Entry, table)
+
+    @orders.on(OrderPlaced)
+    async def place(event: OrderPlaced, session: AsyncSession, publish: Publish) -> None:
+        session.add(Entry(event.number))
+        publish(OrderBilled("k", event.number))
+
+    @orders.on(OrderCancelled)
+    async def cancel(event: OrderCancelled, connection: AsyncConnection, publish: Publish) -> None:
+        found.append((await connection.execute(sa.select(table).where(table.c.number == event.number))).scalar_one())
+        publish(OrderBilled("k", 1000 + event.number))
+
+    service = world.service(handlers)
+    events = [kind("k", number) for number in range(20) for kind in (OrderPlaced, OrderCancelled)]
+    await world.publish(service, *events)
+    async with service:
+        await until(lambda: service.counters.of("handled") + service.counters.of("failed") >= 40)
+    registry.dispose()
+    assert found == list(range(20))
+    billed = [json.loads(row["data"]) if isinstance(row["data"], str) else row["data"] for row in world.published("order.billed")]
+    assert [row["number"] for row in billed] == [number for n in range(20) for number in (n, 1000 + n)]
+
+
+async def test_the_last_flush_is_bounded_too(pg_world: World) -> None:
+    world = pg_world
+    handlers = Subscriptions()
+    metadata = sa.MetaData()
+    table = sa.Table("ledger", metadata, sa.Column("number", sa.Integer, primary_key=True))
+    await world.execute("create table ledger (number integer primary key)")
+    registry: Any = sa.orm.registry()
+
+    class Entry:
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+    registry.map_imperatively(Entry, table)
+
+    @handlers.subscribe(OrderPlaced, session_per="transaction", concurrency=1, timeout=0.3, retry=Retry(attempts=1))
+    async def handle(event: OrderPlaced, session: AsyncSession) -> None:
+        session.add(Entry(event.number))
+
+    service = world.service(handlers)
+    async with world.another_engine().connect() as other:
+        await other.execute(sa.text("insert into ledger values (30)"))  # whoever inserts it, too, waits for us
+        await publish(world, service)
+        async with service:
+            await until(lambda: service.counters.of("dead") == 1)
+            await until_equal(lambda: [row[:2] for row in world.deliveries()], [("k10", "failed"), ("k10", "behind")])
+    registry.dispose()

@@ -70,13 +70,18 @@ class Scope:
                 self._sessions[kind] = found
         return found
 
+    def stands_in_the_way(self, kind: type[Any] | None) -> bool:
+        """Return whether another session than one of this class holds what a call with it, or without any, has to find written."""
+        return bool(self._sessions) and kind not in self._sessions
+
     async def finish(self) -> None:
-        """Flush what shared sessions still hold.
+        """Flush what shared sessions still hold; whoever asks for one then gets a fresh one.
 
         Raises:
             TransactionEnded: a handler ended the session's transaction.
         """
-        for session in self._sessions.values():
+        sessions, self._sessions = self._sessions, {}
+        for session in sessions.values():
             if session.asynchronous:
                 await session.session.run_sync(lambda _, end=session.end: end())
             else:
@@ -151,13 +156,23 @@ class HandlerSession:
         self._guard.check()
         session = self._sync
         if session.in_transaction():
-            if SessionBuffer.of(session).pending is None and not session.in_nested_transaction() and hears_nobody(session):
-                # A commit that nobody would notice: what it does besides flushing costs as much as a small handler. Closing takes
-                # nothing back: the connection's transaction is not the session's to end. An open savepoint would be.
+            # A commit that nobody would notice is left out: what it does besides flushing costs as much as a small handler. Closing takes
+            # nothing back: the connection's transaction is not the session's to end. An open savepoint would be.
+            if self._needs_no_commit():
                 flush_until_clean(session)
-            else:
+            if not self._needs_no_commit():  # the flush may have published
                 session.commit()
         session.close()
+
+    def _needs_no_commit(self) -> bool:
+        session = self._sync
+        # A session in which a flush has failed refuses to commit.
+        return (
+            SessionBuffer.of(session).pending is None
+            and session.is_active
+            and not session.in_nested_transaction()
+            and hears_nobody(session)
+        )
 
 
 async def call(plan: Plan, event: Any, envelope: Envelope | list[Envelope], scope: Scope, deadline: Deadline) -> None:
@@ -166,6 +181,10 @@ async def call(plan: Plan, event: Any, envelope: Envelope | list[Envelope], scop
     Raises:
         TimeoutError: it took too long. A thread is waited for all the same: it cannot be stopped.
     """
+    if scope.stands_in_the_way(plan.session):
+        # Effects and events stand in the order of the calls.
+        with deadline:
+            await scope.finish()
     token = current_envelope.set(envelope[0] if isinstance(envelope, list) else envelope)
     try:
         # A handler may swallow its cancellation. It has not succeeded for that (invariant 11).

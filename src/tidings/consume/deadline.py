@@ -54,13 +54,14 @@ class Deadline:
         cancelling = self._task.cancelling()
         if kind is None and not cancelling and not self._expired:
             return
+        cancelled = kind is not None and issubclass(kind, asyncio.CancelledError)
         if self._expired:
             cancelling = self._task.uncancel()
-            if cancelling <= self._before and (kind is None or kind is asyncio.CancelledError):
+            if cancelling <= self._before and (kind is None or cancelled):
                 raise TimeoutError from error
         if kind is None and cancelling:
             raise asyncio.CancelledError
-        if kind is asyncio.CancelledError and cancelling == 0:
+        if cancelled and cancelling == 0:
             raise RuntimeError("the handler ended in CancelledError without having been cancelled") from None
 
     def close(self) -> None:

@@ -256,7 +256,9 @@ class Execution:
                 for first in range(0, len(attempts), self.compiled.batch):
                     part = attempts[first : first + self.compiled.batch]
                     await call(part[0].route.plan, [a.event for a in part], [a.envelope for a in part], scope, deadline)
-            await scope.finish()
+            if scope.stands_in_the_way(None):
+                with deadline:
+                    await scope.finish()
         except Exception as error:
             raise HandlerFailed(error) from error
         finally:

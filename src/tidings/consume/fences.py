@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 from sqlalchemy import Connection
 
@@ -82,10 +82,11 @@ class Handed:
         """Whether the events are being given lanes right now."""
         return self._changing.locked()
 
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Keep the events from being promoted while it is written down that some of them are over."""
-        self._writing += 1
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[None]:
+        """Keep the events from being promoted while it is written down that some of them are over; wait until they are, if that has begun."""
+        async with self._changing:
+            self._writing += 1
         try:
             yield
         finally:

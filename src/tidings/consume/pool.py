@@ -94,7 +94,7 @@ class Pool:
         circuit = self.compiled.circuit
         while True:
             size = self._size()
-            reserved = 0 if self.compiled.transactional else min(PORTION, size)
+            reserved = self._reserve(size)
             if self.paused or self.stopped or not self.lanes.ready or reserved > self._unrecorded:
                 await self._rest()
                 continue
@@ -113,6 +113,8 @@ class Pool:
             taken = self.lanes.take(size, min(_TAKERS, self.compiled.options.concurrency))
             handed = Handed(self._store, self._lease, taken.items, elapsed(), ordered=self.compiled.options.ordered)
             self._running[handed] = taken
+            # Often there are fewer than would have been taken.
+            reserved = min(reserved, len(taken.items))
             self._unrecorded -= reserved
             if self.lanes.ready:
                 self._nudge()
@@ -233,6 +235,13 @@ class Pool:
         if not self.compiled.transactional:
             return max(1, min(_SHARE, fair, fast))
         return max(1, min(self._bound, fair, fast)) if options.shared else 1
+
+    def _reserve(self, size: int) -> int:
+        """Return how many calls may be made of so many events before they are written down."""
+        if self.compiled.transactional:
+            return 0
+        # A list is handled in one call, which is written down at once.
+        return 1 if self.compiled.batch is not None else min(PORTION, size)
 
     async def _handle(self, handed: Handed) -> None:
         """Settle every one of these events: handled, skipped as duplicate, or parked."""
@@ -381,7 +390,7 @@ class Pool:
             await to_its_end(self._write_done([attempt.received for attempt in todo], handed))
             return parked
         failed_lanes: set[str] = set()
-        most = min(PORTION, len(handed.items))
+        most = self._reserve(len(handed.items))
         recording = Recording(lambda events: self._write_done(events, handed), lambda: not handed.changing, most)
         deadline = self.execution.deadline()
         try:
@@ -427,7 +436,7 @@ class Pool:
         return True
 
     async def _write_done(self, events: Sequence[Received], handed: Handed) -> None:
-        with handed.writing():
+        async with handed.writing():
             if handed.is_promoted():
                 await self._store_transact(self._record_done, events, handed)
             else:

@@ -47,7 +47,7 @@ class Recording:
             StoreDown, LeaseLost: what was done before could not be written down; who has made these calls makes them again.
         """
         if self._writing is not None or len(self._done) >= self._most:
-            await self.flush()
+            await to_its_end(self.flush())
 
     def add(self, received: Received) -> None:
         """A call was made."""
@@ -61,9 +61,12 @@ class Recording:
         Raises:
             StoreDown, LeaseLost: it could not be done; who has made these calls makes them again.
         """
-        writing, self._writing = self._writing, None
-        if writing is not None:
-            await writing
+        if self._writing is not None:
+            try:
+                await self._writing
+            finally:
+                # Only now: what comes due meanwhile is written below, and not by a task that nobody awaits.
+                self._writing = None
         if self._done:
             done, self._done = self._done, []
             await self._write(done)

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.orm.exc import FlushError
 
 from tidings.errors import NoTransaction, PublishError
 from tidings.publish.buffer import Captured, Entry, Receipt, insertion, surviving
@@ -233,10 +234,13 @@ def flush_until_clean(session: Session) -> None:
         if is_clean(session):
             return
         session.flush()
+    raise FlushError("Over 100 subsequent flushes have occurred: is an after_flush() hook creating new objects?")
 
 
 def hears_nobody(session: Session) -> bool:
-    """Return whether nobody but us listens to what a commit of this session would tell."""
+    """Return whether nobody but us listens to what a commit of this session would tell, or has a commit of its own."""
+    if type(session).commit is not Session.commit:
+        return False
     dispatch = session.dispatch
     return [*dispatch.before_commit, *dispatch.after_commit, *dispatch.after_transaction_end] == _OURS
 
