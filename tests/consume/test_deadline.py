@@ -34,3 +34,18 @@ async def test_what_took_too_long_says_so_whatever_class_of_cancellation_comes_o
         await asyncio.sleep(0)
     deadline.close()
     await asyncio.sleep(0.02)
+
+
+async def test_what_an_interrupted_call_raises_does_not_take_the_place_of_its_cancellation() -> None:
+    async def work() -> None:
+        with Deadline(None):
+            try:
+                await asyncio.sleep(10)
+            except asyncio.CancelledError:
+                raise ConnectionError("gone") from None
+
+    task = asyncio.ensure_future(work())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task

@@ -9,6 +9,7 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any
 from uuid import uuid4
 
@@ -20,7 +21,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
 
 from tests.consume.shop import OrderBilled, OrderPlaced
 from tests.consume.waiting import until, until_equal
@@ -817,3 +818,29 @@ async def test_a_session_that_never_becomes_clean_fails_its_handler(world: World
         await world.publish(service, OrderPlaced("a", 1))
         await until_equal(world.deliveries, [("a", "failed", 1, "sqlalchemy.orm.exc.FlushError")])
     assert world.one("select count(*) from only_once") == 0
+
+
+class Linked(Base):
+    __tablename__ = "linked"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    other_id: Mapped[int | None] = mapped_column(sa.ForeignKey("linked.id"))
+    other: Mapped[Linked | None] = relationship(remote_side="Linked.id")
+
+
+async def test_a_flush_that_failed_before_it_reached_the_database_and_was_swallowed_fails_the_handler(world: World) -> None:
+    """The connection's transaction knows nothing of it, and the session has dropped what it was to write."""
+    await world.execute("create table linked (id integer primary key, other_id integer)")
+    handlers = Subscriptions()
+
+    @handlers.subscribe(OrderPlaced, retry=ONCE)
+    async def handle(event: OrderPlaced, session: AsyncSession) -> None:
+        one, two = Linked(id=1), Linked(id=2)
+        one.other, two.other = two, one
+        session.add_all([one, two])
+        with suppress(sa.exc.CircularDependencyError):
+            await session.flush()
+
+    async with world.service(handlers) as service:
+        await world.publish(service, OrderPlaced("a", 1))
+        await until_equal(world.deliveries, [("a", "failed", 1, "sqlalchemy.exc.PendingRollbackError")])

@@ -238,3 +238,53 @@ async def test_what_is_about_to_be_written_down_waits_for_a_promotion_that_has_b
         await asyncio.sleep(0.2)
     assert world.deliveries() == [("a", "failed", 1, "ValueError")]
     assert inbox(world) == 2
+
+
+async def test_a_handler_that_answers_its_cancellation_with_an_error_was_interrupted_and_has_not_failed(world: World) -> None:
+    """Invariant 11. Many a driver turns a cancellation into a connection error."""
+    handlers = Subscriptions()
+    entered = asyncio.Event()
+    calls: list[int] = []
+
+    @handlers.subscribe(OrderPlaced, concurrency=1, retry=Retry(attempts=1))
+    async def handle(event: OrderPlaced, envelope: Envelope) -> None:
+        calls.append(envelope.attempt)
+        if len(calls) == 1:
+            entered.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                raise ConnectionError("gone") from None
+
+    first = world.service(handlers, grace=0.1)
+    await world.publish(first, OrderPlaced("a"))
+    async with asyncio.timeout(20):
+        async with first:
+            await entered.wait()
+    assert world.deliveries() == []
+    async with world.service(handlers):
+        await until(lambda: inbox(world) == 1)
+    assert calls == [1, 1]
+
+
+async def test_slow_calls_of_some_keys_leave_the_others_room_although_much_waits_behind_them(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Invariant 5: a slow event holds back its own key only. A worker takes no more of the bound than it can use."""
+    monkeypatch.setattr(Pace, "share", lambda self: 100)
+    handlers = Subscriptions()
+    running: list[str] = []
+    leave = asyncio.Event()
+
+    @handlers.subscribe(OrderPlaced, concurrency=4)
+    async def handle(event: OrderPlaced) -> None:
+        running.append(event.order_id)
+        await leave.wait()
+
+    async with world.service(handlers) as service:
+        await world.publish(service, OrderPlaced("hot", 0))
+        await until_equal(lambda: running, ["hot"])
+        await world.publish(service, *(OrderPlaced("hot", number) for number in range(1, 200)), *(OrderPlaced(key) for key in "xyz"))
+        await until_equal(lambda: sorted(running), ["hot", "x", "y", "z"])
+        leave.set()
+        await until(lambda: inbox(world) == 203)

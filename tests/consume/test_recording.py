@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tidings.consume import recording as module
+from tidings.consume.execution import StoreDown
 from tidings.consume.recording import Recording
 
 
@@ -63,3 +64,27 @@ async def test_a_worker_that_is_cancelled_while_it_makes_room_has_written_down_w
     with pytest.raises(asyncio.CancelledError):
         await task
     assert inbox.written == ["a"]
+
+
+async def test_what_could_not_be_written_in_the_background_is_written_by_who_can_be_told() -> None:
+    """A database that was away for a moment, during a long call, is no reason to make other calls again."""
+    written: list[Any] = []
+    down = [StoreDown("away")]
+
+    async def write(events: list[Any]) -> None:
+        if down:
+            raise down.pop()
+        written.extend(events)
+
+    recording = Recording(write, lambda: True, 25)
+    recording.add("a")  # type: ignore[arg-type]
+    await asyncio.sleep(0.03)
+    assert not down
+    assert not written
+    recording.add("b")  # type: ignore[arg-type]
+    await recording.room()
+    assert written == ["a", "b"]
+    recording.add("c")  # type: ignore[arg-type]
+    down.append(StoreDown("still away"))
+    with pytest.raises(StoreDown):
+        await recording.close()

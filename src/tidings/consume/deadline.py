@@ -21,7 +21,8 @@ class Deadline:
 
     Raises:
         TimeoutError: at the end of a `with` block that was cancelled for taking too long, or that swallowed that cancellation.
-        asyncio.CancelledError: at the end of a `with` block that swallowed a cancellation of somebody else's (invariant 11).
+        asyncio.CancelledError: at the end of a `with` block that swallowed a cancellation of somebody else's, or made another error of it
+            (invariant 11).
         RuntimeError: the block was left by a CancelledError although nobody cancelled the task: something that it awaited was cancelled.
     """
 
@@ -59,8 +60,8 @@ class Deadline:
             cancelling = self._task.uncancel()
             if cancelling <= self._before and (kind is None or cancelled):
                 raise TimeoutError from error
-        if kind is None and cancelling:
-            raise asyncio.CancelledError
+        if cancelling and (kind is None or issubclass(kind, Exception)):
+            raise asyncio.CancelledError from error
         if cancelled and cancelling == 0:
             raise RuntimeError("the handler ended in CancelledError without having been cancelled") from None
 

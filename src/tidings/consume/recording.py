@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from tidings.consume.execution import StoreDown
 from tidings.consume.parking import to_its_end
 from tidings.consume.received import Received
 
@@ -87,6 +88,13 @@ class Recording:
             return  # all is written, or about to be
         if self._may_write():
             done, self._done = self._done, []
-            self._writing = asyncio.ensure_future(self._write(done))
+            self._writing = asyncio.ensure_future(self._write_meanwhile(done))
         else:
             self._timer = asyncio.get_running_loop().call_later(_SECONDS / 10, self._due)
+
+    async def _write_meanwhile(self, done: list[Received]) -> None:
+        try:
+            await self._write(done)
+        except StoreDown:
+            # Perhaps it can be used again by the time that somebody waits for it.
+            self._done = done + self._done
