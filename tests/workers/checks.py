@@ -12,7 +12,7 @@ from tidings import Contract, Service
 
 __all__ = ["each_once_and_in_order", "owner", "progress", "publisher", "reader_among"]
 
-SECONDS = 40.0
+SECONDS = 120.0
 
 
 def publisher(world: World, contract: Contract = shop, name: str = "shop") -> Service:

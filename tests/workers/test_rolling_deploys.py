@@ -67,7 +67,7 @@ async def test_a_version_that_is_too_new_waits_for_newer_code(world: World, star
     assert {row[2] for row in world.deliveries()} == {0}
     new = start("newer", lease=LEASE)
     await each_once_and_in_order(world, events)
-    await until_equal(world.lanes, [], 40)
+    await until_equal(world.lanes, [], 120)
     assert {e["number"] for e in new.journal.entries("charging", currency="CHF")} == {e.number for e in events if hasattr(e, "currency")}
     assert not any(entry["level"] == "ERROR" for entry in old.journal.entries("log"))
 
@@ -89,7 +89,7 @@ async def test_going_back_to_old_code_keeps_what_only_new_code_can_do(world: Wor
     start("newer", lease=LEASE)
     await each_once_and_in_order(world, orders_of_both_versions(1, 18))
     await each_once_and_in_order(world, [newer.OrderShipped("k1", 1), *shipped], "ship")
-    await until_equal(world.lanes, [], 40)
+    await until_equal(world.lanes, [], 120)
     assert not any(entry["level"] == "ERROR" for entry in old.journal.entries("log"))
 
 
