@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from tidings import Contract, Service
 from tidings.cli.root import tidings
-from tidings.consume import deliveries, fences, pool, receiver
+from tidings.consume import deliveries, fences, receiver, recording
 from tidings.stores import SQLStore
 
 GUIDE = (Path(__file__).parents[1] / "docs" / "deployment.md").read_text(encoding="utf-8")
@@ -82,7 +82,7 @@ def test_the_numbers_are_those_of_the_code() -> None:
     assert f"{receiver.LEASE_SECONDS:.0f} seconds for the reader of a group" in GUIDE
     assert f"{deliveries._LEASE:.0f} for a key" in GUIDE
     assert deliveries._LEASE == fences.PROMOTED_LEASE
-    assert f"most\n{pool._UNRECORDED} for each subscription" in GUIDE
+    assert f"most\n{recording.UNRECORDED} for each subscription" in GUIDE
     grace = Service("shop", store=SQLStore(create_engine("sqlite:///unused.db"))).grace
     assert f"({grace:.0f} by default)" in GUIDE
     # What is bounded after the grace time is over within these 15 seconds.

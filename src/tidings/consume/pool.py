@@ -114,7 +114,7 @@ class Pool:
             handed = Handed(self._store, self._lease, taken.items, elapsed(), ordered=self.compiled.options.ordered)
             self._running[handed] = taken
             # Often there are fewer than would have been taken.
-            reserved = min(reserved, len(taken.items))
+            reserved = min(self._reserve(size), len(taken.items))
             self._unrecorded -= reserved
             if self.lanes.ready:
                 self._nudge()
@@ -134,6 +134,8 @@ class Pool:
         """Wait until the limits let this many events be taken; return for how many they do. Much may have happened meanwhile."""
         got = await gate.enter(wanted)
         size = self._size() if self.lanes.ready and not (self.paused or self.stopped or self._company.reserved) else 0
+        if self._reserve(min(got, size)) > self._unrecorded:
+            size = 0
         circuit = self.compiled.circuit
         if got and size and (probing or not circuit.is_open):
             gate.put_back(got - min(got, size))
