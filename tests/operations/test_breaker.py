@@ -78,6 +78,18 @@ def test_while_open_one_event_at_a_time_probes_ever_more_rarely() -> None:
     assert breaker.view().age == sum(pauses)
 
 
+def test_parked_events_that_still_fail_do_not_keep_the_next_probe_away() -> None:
+    time = Time()
+    breaker = circuit(time, keys=1, pause=1.0, longest=60.0)
+    breaker.failed("a")
+    for _ in range(19):
+        time.now += 0.05
+        breaker.failed("a")
+    assert breaker.wait(time.now) == pytest.approx(0.05)
+    time.now += 0.06
+    assert breaker.wait(time.now) == 0.0
+
+
 def test_a_probe_that_proves_nothing_makes_way_for_the_next() -> None:
     time = Time()
     breaker = circuit(time, keys=1, pause=60.0)

@@ -143,9 +143,11 @@ class Circuit:
         now = self._clock()
         self._in_a_row.add(lane)
         if self._until is not None:
-            self._probing = False
-            self._pause = min(self._pause * 2, self._longest)
-            self._until = now + self._pause
+            # Parked events are tried again by their own policy all the while: that they still fail must not keep the next probe away.
+            if self._probing:
+                self._probing = False
+                self._pause = min(self._pause * 2, self._longest)
+                self._until = now + self._pause
             return
         self._roll(now)
         self._failed[0].add(lane)
