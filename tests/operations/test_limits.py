@@ -16,6 +16,7 @@ from tests.consume.shop import OrderCancelled, OrderPlaced
 from tests.consume.waiting import until, until_equal
 from tests.consume.world import World, effect
 from tidings import Envelope, Limit, Rate, Retry, Subscriptions
+from tidings.consume import deliveries
 from tidings.consume.gate import Gate, Gatekeeper
 from tidings.consume.limits import portion, share, take
 from tidings.errors import ConfigurationError
@@ -295,6 +296,30 @@ async def test_new_events_and_retries_together_run_no_more_at_once_than_the_subs
         await until(lambda: service.counters.of("handled") == 60)
     assert 2 <= trace.most <= 3
     assert world.rows("select * from tidings_permits") == []
+
+
+async def test_an_error_of_ours_where_a_retry_waits_for_its_turn_does_not_end_the_service(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    trace = Traced(fail=1)
+    service = world.service(traced(trace, concurrency=3))
+    enter = Gate.enter
+    broken: list[int] = []
+
+    async def breaks(self: Gate, wanted: int = 1) -> int:
+        # The first handler has failed, so whoever comes next tries it again.
+        if trace.times and not broken:
+            broken.append(1)
+            raise RuntimeError("a mistake")
+        return await enter(self, wanted)
+
+    monkeypatch.setattr(Gate, "enter", breaks)
+    monkeypatch.setattr(deliveries, "_AGAIN", 0.1)
+    async with service:
+        await world.publish(service, OrderPlaced("a", 1))
+        await until(lambda: service.counters.of("handled") == 1)
+    assert broken
+    assert "shop/charge: parked events cannot be claimed" in caplog.text
 
 
 async def test_new_events_and_retries_together_keep_the_rate(world: World) -> None:

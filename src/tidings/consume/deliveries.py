@@ -37,6 +37,8 @@ _LANES = 16
 _PAGE = 100
 #: Seconds that a lane's lease lasts; renewed while its worker runs.
 _LEASE = 30.0
+#: Seconds until what went wrong by a mistake of ours is tried again.
+_AGAIN = 5.0
 
 
 class Retrier:
@@ -111,13 +113,18 @@ class Retrier:
                     delay = min(delay * 2, 5.0)
                 except Exception:
                     # A mistake of ours, or tables that were changed under us, must not end the whole service.
-                    logger.exception("parked events cannot be claimed; trying again in 5 s")
-                    pause = 5.0
+                    logger.exception("parked events cannot be claimed; trying again in %.0f s", _AGAIN)
+                    pause = _AGAIN
                 with suppress(TimeoutError):
                     async with asyncio.timeout(pause):
                         await self._wake.wait()
             for task in queuing:
                 task.cancel()
+
+    async def _rest(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
 
     async def _queue(self, subscription_id: int, tasks: asyncio.TaskGroup, working: set[asyncio.Task[None]]) -> None:
         """Pass the gate of a limited subscription and claim one of its lanes, as long as some are due: nobody has a lane while it waits."""
@@ -153,6 +160,10 @@ class Retrier:
                     return
         except StoreDown as error:
             logger.warning("%s: parked events: %s", self._executions[subscription_id].compiled.label, error)
+        except Exception:
+            # As in `run`: it must not end the whole service. Who finds a lane due queues again.
+            logger.exception("%s: parked events cannot be claimed", self._executions[subscription_id].compiled.label)
+            await self._rest(_AGAIN)
         finally:
             self._queuing.discard(subscription_id)
             self._wake.set()
