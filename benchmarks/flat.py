@@ -59,13 +59,14 @@ class Shop:
         await operations.resume("ship")
         # The first portions are small, until it is known how fast the handler is.
         first = events // 10
-        await self._until(before + first)
+        await self.handled_all(before + first)
         started = perf_counter()
         already = self.handled
-        await self._until(before + events)
+        await self.handled_all(before + events)
         return (before + events - already) / (perf_counter() - started)
 
-    async def _until(self, handled: int) -> None:
+    async def handled_all(self, handled: int) -> None:
+        """Wait until so many events are handled."""
         started = perf_counter()
         while self.handled < handled:
             await asyncio.sleep(0.002)
@@ -164,7 +165,7 @@ async def backlog(settings: Settings) -> Section:
             await fill(it.database, it.store.names.outbox, events, keys=KEYS)
             published.append([await it.publishing(seconds) for _ in range(settings.count(3, 1))])
             await it.service.operations.resume("ship")
-            await it._until(small // 20)
+            await it.handled_all(small // 20)
             rates.append([await _rate(it, seconds if events == large else seconds / 4) for _ in range(settings.count(4, 1))])
     progress("")
     goal = (Goal("ratio", ">=", FLAT),)

@@ -7,11 +7,9 @@ Everything here is deterministic across processes and Python versions, except `u
 from __future__ import annotations
 
 import os
-import struct
 import time
 from functools import lru_cache
 from hashlib import blake2b
-from typing import ClassVar
 from uuid import UUID
 from zlib import crc32
 
@@ -29,25 +27,6 @@ class _Ticks:
     last = 0
 
 
-class _Randomness:
-    """Random numbers of 64 bits, drawn from the system many at a time; a forked process draws its own."""
-
-    drawn: ClassVar[list[int]] = []
-
-    @classmethod
-    def next(cls) -> int:
-        """Return one that nobody else has."""
-        try:
-            return cls.drawn.pop()
-        except IndexError:
-            cls.drawn.extend(struct.unpack("64Q", os.urandom(512)))
-            return struct.unpack("Q", os.urandom(8))[0]  # type: ignore[no-any-return]
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_Randomness.drawn.clear)
-
-
 def uuid7() -> UUID:
     """Return a new UUID version 7 (RFC 9562), increasing within this process.
 
@@ -57,7 +36,7 @@ def uuid7() -> UUID:
     if tick <= _Ticks.last:
         tick = _Ticks.last + 1
     _Ticks.last = tick
-    value = (tick >> 12) << 80 | 0x7 << 76 | (tick & 0xFFF) << 64 | 0x2 << 62 | (_Randomness.next() >> 2)
+    value = (tick >> 12) << 80 | 0x7 << 76 | (tick & 0xFFF) << 64 | 0x2 << 62 | (int.from_bytes(os.urandom(8), "big") >> 2)
     return UUID(int=value)
 
 

@@ -29,6 +29,7 @@ from tidings.publish.publish import UNSET
 from tidings.publish.publisher import Publisher
 from tidings.publish.publishing import Publishing
 from tidings.publish.session import AnySession, cancel, publish
+from tidings.publish.session_buffer import listen_to_sessions
 from tidings.runtime import ROLES, Dead, Role, Runtime
 from tidings.stores.sql.store import SQLStore
 from tidings.transports.local import Local
@@ -131,6 +132,7 @@ class Service:
         self._providers = Providers()
         self._on_dead: list[Callable[[Dead], Awaitable[None] | None]] = []
         self._runtime: Runtime | None = None
+        listen_to_sessions()
         self.publisher = Publisher(
             name, self._type_of, store.publishing_statements, environment=environment, max_message_bytes=max_message_bytes,
             same_database=store.leads_here(same_database), same_identity=store.is_here, wake=self._wake,

@@ -19,6 +19,7 @@ from sqlalchemy.pool import NullPool
 from tests.services.databases import Database
 from tidings import Contract
 from tidings.publish.publisher import Publisher
+from tidings.publish.session_buffer import listen_to_sessions
 from tidings.stores.sql.migrations.v0001 import statements
 from tidings.stores.sql.names import Names
 from tidings.stores.sql.postgresql import publish as postgresql
@@ -92,6 +93,7 @@ class Shop:
     def __post_init__(self) -> None:
         self.names = Names("public" if self.postgresql else None, "tidings_")
         self.statements: Any = (postgresql if self.postgresql else sqlite).PublishStatements(self.names)
+        listen_to_sessions()  # as a service does
         self.publisher = self.publisher_named("shop")
 
     @property

@@ -52,11 +52,6 @@ class Scope:
         self._shared = one_session
         self._sessions: dict[type[Any], HandlerSession] = {}
 
-    @property
-    def connections(self) -> Connections:
-        """Where threads and engine are."""
-        return self._connections
-
     def session(self, kind: type[Any], *, asynchronous: bool) -> HandlerSession:
         """Return the session of this class for a call: a fresh one, or the one that the calls of this transaction share."""
         found = self._sessions.get(kind)

@@ -48,7 +48,7 @@ class Tuning:
         page: most rows of one read.
         events, bytes: most events, and bytes of them, that are in memory.
         shortest, longest: seconds between two polls when there is something to do, and when nothing has happened for long.
-        checkpoint_events, checkpoint_seconds: when a checkpoint that moved is written; `checkpoint_idle` when nothing was handled.
+        checkpoint_seconds: how often a checkpoint that moved is written; `checkpoint_idle` when nothing was handled.
         lease: seconds that a lease lasts.
         slow: seconds after which an event that still runs is promoted.
         max_parked: most parked events of a subscription; with more, it takes nothing until there are fewer.
@@ -59,7 +59,6 @@ class Tuning:
     bytes = 64 << 20
     shortest = 0.005
     longest = 0.5
-    checkpoint_events = 1000
     checkpoint_seconds = 0.1
     checkpoint_idle = 10.0
     lease = LEASE_SECONDS

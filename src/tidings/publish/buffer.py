@@ -88,15 +88,6 @@ def insertion(entries: Sequence[Entry], captured: Captured | None = None) -> Gen
 
     Events are inserted last (invariant 5): one INSERT into the log for each store, after whatever else there is to do.
     """
-    only = entries[0][0]
-    if captured is None and all(publisher is only and type(item) is Outgoing for publisher, item, _ in entries):
-        # What nearly every transaction has; the general way below costs a third of a small transaction's share of this.
-        lookup = only.statements.lookup()
-        if lookup is not None:
-            only.statements.resolve((yield lookup))
-        for command in only.statements.publish([item for _, item, _ in entries]):  # type: ignore[misc]
-            _ = yield command
-        return Receipt((only.wake,), ())
     publishers = {entry[0]: None for entry in entries}
     for publisher in publishers:
         # The schema of a store that was never opened (a process that only publishes) is found by its first insertion.

@@ -6,13 +6,15 @@ An event belongs to the innermost `SessionTransaction`:
 * `after_commit` of a savepoint marks it released. Rollbacks do not always fire an event, so nothing is concluded from those.
 * `after_transaction_end` hands a released savepoint's events to its parent, and drops every other's.
 
-The listeners stand on the class `Session`, once and for all: to register three on every session, which lives for one transaction, costs
-more than all that is done for an event from `publish` to the INSERT. A session on which nobody publishes pays a dictionary lookup for each.
+The listeners stand on the class `Session`, from when the first service is made: to register three on every session, which lives for one
+transaction, costs more than all that is done for an event from `publish` to the INSERT. A session on which nobody publishes pays a dictionary
+lookup for each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from threading import Lock
 from typing import Any, Protocol
 
 from sqlalchemy import Connection, Engine, event
@@ -34,7 +36,7 @@ from tidings.publish.sqlalchemy_state import (
 )
 from tidings.stores.sql.driver import is_autocommit, run
 
-__all__ = ["SessionBuffer", "Sink", "Watcher", "flush_until_clean", "hears_nobody"]
+__all__ = ["SessionBuffer", "Sink", "Watcher", "flush_until_clean", "hears_nobody", "listen_to_sessions"]
 
 #: Where a session keeps its buffer: an attribute, because `info` may be copied from one session to another.
 _ATTRIBUTE = "_tidings_session_buffer"
@@ -285,8 +287,22 @@ def _after_transaction_end(session: Session, transaction: SessionTransaction) ->
             buffer.watcher.after_transaction_end(transaction)
 
 
-event.listen(Session, "before_commit", _before_commit)
-event.listen(Session, "after_commit", _after_commit)
-event.listen(Session, "after_transaction_end", _after_transaction_end)
+_LISTENERS: dict[str, Callable[..., None]] = {
+    "before_commit": _before_commit,
+    "after_commit": _after_commit,
+    "after_transaction_end": _after_transaction_end,
+}
+_OURS = list(_LISTENERS.values())
+_listening = Lock()
 
-_OURS = [_before_commit, _after_commit, _after_transaction_end]
+
+def listen_to_sessions() -> None:
+    """Hear of the commits of every session from now on. Without it nothing that is published on a session is inserted.
+
+    Not when the first event is published: a commit in another thread, or the one that publishes, may be walking through the listeners.
+    """
+    with _listening:
+        for name, listener in _LISTENERS.items():
+            # SQLAlchemy would call it twice.
+            if not event.contains(Session, name, listener):
+                event.listen(Session, name, listener)
