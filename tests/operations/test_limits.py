@@ -155,6 +155,20 @@ async def test_two_processes_share_permits_and_give_them_back(world: World) -> N
     assert world.rows("select * from tidings_permits") == []
 
 
+async def test_a_process_that_only_ever_waited_for_a_permit_takes_its_claim_with_it(world: World) -> None:
+    (first, one), (second, two) = gates(world, Limit(concurrency=1), ttl=30)
+    async with first.kept():
+        assert await one.enter() == 1
+        async with second.kept():
+            waiting = asyncio.create_task(two.enter())
+            while len(world.rows("select * from tidings_permits")) < 2:
+                await asyncio.sleep(0.01)
+            waiting.cancel()
+            await asyncio.wait([waiting])
+        assert [held for (held,) in world.rows("select held from tidings_permits")] == [1]
+        one.leave()
+
+
 async def test_the_permits_of_a_dead_process_come_back_when_they_run_out(world: World) -> None:
     (_, one), (second, two) = gates(world, Limit(concurrency=1))
     assert await one.enter() == 1  # and is killed: nobody renews

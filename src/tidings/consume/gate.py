@@ -45,6 +45,7 @@ class _Scope:
         self._ttl = ttl
         self._held = 0
         self._until = 0.0
+        self._claims = False
         self.used = 0
         self.waiting = 0
         self._most = 0
@@ -57,8 +58,8 @@ class _Scope:
 
     @property
     def active(self) -> bool:
-        """Whether there is anything to renew, or to give back."""
-        return self._held > 0
+        """Whether there is anything to renew, or to give back: permits, or a claim to some that others still honour."""
+        return self._claims
 
     def take(self, wanted: int) -> int:
         """Take a permit, and up to `wanted` tokens; return how many, 0 when there is not one of each."""
@@ -148,10 +149,13 @@ class _Scope:
                 taken = take(limit.rate, ahead, tokens)
             return Verdict(mine, taken.ahead if taken.tokens else None)
 
+        # Whoever is cancelled meanwhile does not learn whether it was written.
+        self._claims = limit.concurrency is not None
         await guarded(self._store.transact(self._store.limits.ask, self.name, self._worker, self._ttl, decide))
         self._most = self.used
         if mine is not None:
             self._held, self._until = mine.held, asked + self._ttl
+            self._claims = mine.held + mine.wanted > 0
         self.contended = contended
         if taken.tokens:
             self._tokens = (self._tokens if asked < self._tokens_until else 0) + taken.tokens
