@@ -171,7 +171,7 @@ class Service:
             NoTransaction: autocommit, a closed session, or a session that may not begin a transaction.
             WrongDatabase: the session belongs to another database than the store.
         """
-        return publish(self.publisher, session, event, key=key, delay=delay, at=at, expires=expires, headers=headers)
+        return publish(self.publisher, session, event, key, delay, at, expires, headers)
 
     def publishing(self, connection: Any, /) -> Publishing:
         """Return a block that publishes on a connection: `async with service.publishing(connection) as publish: publish(event)`.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import pickle
 import subprocess
 import sys
-from uuid import UUID, uuid4
+import time
+from uuid import RFC_4122, UUID, uuid4
 
 import pytest
 from hypothesis import given
@@ -30,7 +32,7 @@ LANES = {
     "a|b": "c583ec5f24a1a6cf070741c623e638cf",
     "köln": "0ebe7896733bdb8710f2287e406605d9",
 }
-SLOT_NUMBERS = {"": 0, "order-1": 1007, "a|b": 651, "köln": 767}
+SLOT_NUMBERS = {"": 0, "order-1": 2031, "a|b": 1675, "köln": 767}
 
 PROGRAM = """
 from tidings.ids import event_key, lane_of, slot_of
@@ -124,3 +126,27 @@ def test_a_forked_process_draws_its_own_randomness() -> None:
     os.close(writing)
     assert len(theirs) == 8
     assert theirs != mine
+
+
+def test_an_id_is_like_any_other_uuid() -> None:
+    made = uuid7()
+    same = UUID(int=made.int)
+    assert (made, hash(made), repr(made), made.variant) == (same, hash(same), repr(same), RFC_4122)
+    assert pickle.loads(pickle.dumps(made)) == same
+    assert made.is_safe is same.is_safe
+
+
+def test_an_id_begins_with_the_time() -> None:
+    before = time.time_ns() // 1_000_000
+    milliseconds = uuid7().int >> 80
+    assert before <= milliseconds <= time.time_ns() // 1_000_000 + 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_forked_process_makes_ids_of_its_own() -> None:
+    program = (
+        "import os, sys\nfrom tidings import ids\nids.uuid7()\nread, write = os.pipe()\n"
+        "if os.fork() == 0:\n    os.write(write, ids.uuid7().bytes[8:])\n    os._exit(0)\n"
+        "os.wait()\nsys.exit(os.read(read, 8) == ids.uuid7().bytes[8:])"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -1,7 +1,8 @@
 """Payload codecs: an event as JSON text and back.
 
 What a codec writes it can read: `encode` decodes what it has encoded, because msgspec writes a str into a UUID's place, and NaN as null,
-without a word. That costs a microsecond and is the last moment at which the caller can still be told.
+without a word. That costs a microsecond and is the last moment at which the caller can still be told. What is only checked is read into a
+mirror of the class, where there is one.
 
 Times are written as RFC 3339 with offsets in whole minutes; an offset with seconds (local mean time, before about 1937) is cut.
 """
@@ -16,6 +17,7 @@ import msgspec
 
 from tidings.codecs.faults import DEPTH, depth_of, not_finite, reason_of, unencodable
 from tidings.codecs.jsonable import Findings, examine
+from tidings.codecs.mirrors import mirror_of
 from tidings.codecs.shapes import Scope, Unresolved, field_hints, kind_of, name_of, unwrapped
 from tidings.errors import ContractError, DecodeError, InvalidEvent
 
@@ -66,21 +68,31 @@ def payload_codec(cls: type[E], label: str, scope: Scope | None = None) -> Paylo
             return text
 
         return _Codec(cls, label, findings, write, validator.validate_json)
-    return _Codec(cls, label, findings, msgspec.json.Encoder(enc_hook=_write_model).encode, _decoder(cls, scope).decode)
+    read = _decoder(cls, scope).decode
+    mirror = mirror_of(cls, scope)
+    check: Callable[[bytes], object] | None = None if mirror is None else _decoder(mirror, scope).decode
+    return _Codec(cls, label, findings, msgspec.json.Encoder(enc_hook=_write_model).encode, read, check)
 
 
 @final
 class _Codec(Generic[E]):
-    __slots__ = ("_cls", "_label", "_numbers", "_read", "_recursive", "_write")
+    __slots__ = ("_check", "_cls", "_label", "_numbers", "_read", "_recursive", "_write")
 
     def __init__(
-        self, cls: type[E], label: str, findings: Findings, write: Callable[[Any], bytes], read: Callable[[str | bytes], E]
+        self,
+        cls: type[E],
+        label: str,
+        findings: Findings,
+        write: Callable[[Any], bytes],
+        read: Callable[[str | bytes], E],
+        check: Callable[[bytes], object] | None = None,
     ) -> None:
         self._cls = cls
         self._label = label
         self._numbers, self._recursive = findings
         self._write = write
         self._read = read
+        self._check = check or read
 
     def encode(self, event: E, /) -> str:
         if type(event) is not self._cls:
@@ -100,7 +112,7 @@ class _Codec(Generic[E]):
         if self._recursive and text.count("[") + text.count("{") > DEPTH and depth_of(text) > DEPTH:
             raise self._invalid(f" is nested deeper than {DEPTH} levels, which not every reader can stand. Refer to the inner parts by id")
         try:
-            self._read(data)
+            self._check(data)
         except Exception as error:
             raise self._invalid(reason_of(error)) from error
         return text

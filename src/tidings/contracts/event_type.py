@@ -96,7 +96,15 @@ class EventType(Generic[E]):
                 surrogate pair, a value of another type.
             ContractError: the class was declared with a type that does not exist.
         """
-        return (self._readings.codec or self._codec()).encode(event)
+        return self.encoder()(event)
+
+    def encoder(self) -> Callable[[E], str]:
+        """Return what `encode` does as a function, for whoever encodes many.
+
+        Raises:
+            ContractError: the class was declared with a type that does not exist.
+        """
+        return (self._readings.codec or self._codec()).encode
 
     def decode(self, data: str | bytes) -> E:
         """Return the event that JSON text stands for; fields that the class does not have are ignored.

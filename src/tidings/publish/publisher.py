@@ -38,7 +38,7 @@ class EventType(Protocol):
     @property
     def lock_keys(self) -> bool: ...
     def topic(self, environment: str | None, /) -> str: ...
-    def encode(self, event: Any, /) -> str: ...
+    def encoder(self) -> Callable[[Any], str]: ...
     def key_of(self, event: Any, /) -> str | None: ...
 
 
@@ -108,7 +108,6 @@ class Publisher:
     def prepare(
         self,
         event: object,
-        *,
         key: object = UNSET,
         delay: timedelta | None = None,
         at: datetime | None = None,
@@ -131,27 +130,26 @@ class Publisher:
             InvalidEvent: it does not fit its contract, its key, times or headers are unusable, or it is too large.
             TypeError: `delay`, `at` or `expires` is of another type.
         """
-        known = self._known.get(type(event)) or self._look_up(type(event))
-        data = known.encode(event)
-        partition_key = known.key_of(event) if key is UNSET else _normalize_key(key)
-        due = None if delay is None and at is None else _due(known.label, delay, at)
+        name, version, topic, label, lock_keys, encode, key_of = self._known.get(type(event)) or self._look_up(type(event))
+        data = encode(event)
+        partition_key = key_of(event) if key is UNSET else _normalize_key(key)
+        due = None if delay is None and at is None else _due(label, delay, at)
         cause = context or current_envelope.get()
         if headers is None and expires is None and cause is None:
             text = self._no_headers
         else:
             fields = {} if cause is None else inherited(cause)
             if expires is not None:
-                fields["expires"] = _expiry(known.label, expires, due)
+                fields["expires"] = _expiry(label, expires, due)
             if headers:
-                fields.update(user_headers(known.label, headers))
+                fields.update(user_headers(label, headers))
             text = written(fields)
         # A character takes four bytes at most: only what comes near the limit is measured.
         if 4 * (len(data) + len(text)) > self._max_message_bytes:
-            self._check_size(known.label, data, text)
-        name, version, topic = known.name, known.version, known.topic
+            self._check_size(label, data, text)
         if partition_key is None:
             return Outgoing(uuid7(), self.source, name, version, topic, None, None, False, text, data, due)
-        return Outgoing(uuid7(), self.source, name, version, topic, partition_key, slot_of(partition_key), known.lock_keys, text, data, due)
+        return Outgoing(uuid7(), self.source, name, version, topic, partition_key, slot_of(partition_key), lock_keys, text, data, due)
 
     def wake(self) -> None:
         """Tell the service's own readers that something was committed. Never raises: the commit has happened."""
@@ -164,7 +162,7 @@ class Publisher:
         kind = self._event_type(event_class)
         label = kind.name if kind.version is None else f"{kind.name} v{kind.version}"
         topic = kind.topic(self._environment)
-        known = self._known[event_class] = _Known(kind.name, kind.version, topic, label, kind.lock_keys, kind.encode, kind.key_of)
+        known = self._known[event_class] = _Known(kind.name, kind.version, topic, label, kind.lock_keys, kind.encoder(), kind.key_of)
         return known
 
     def _check_size(self, label: str, data: str, headers: str) -> None:

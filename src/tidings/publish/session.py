@@ -34,7 +34,6 @@ def publish(
     session: AnySession,
     event: object,
     /,
-    *,
     key: object = UNSET,
     delay: timedelta | None = None,
     at: datetime | None = None,
@@ -50,7 +49,7 @@ def publish(
         TypeError: not a session.
     """
     target = _synchronous(session)
-    outgoing = publisher.prepare(event, key=key, delay=delay, at=at, expires=expires, headers=headers)
+    outgoing = publisher.prepare(event, key, delay, at, expires, headers)
     publish_in(publisher, target, outgoing)
     return outgoing.id
 
@@ -80,12 +79,12 @@ def capture(session: Session | AsyncSession, sink: Sink, *, outbox: str | None =
 
 
 def _synchronous(session: object) -> Session:
-    if isinstance(session, (scoped_session, async_scoped_session)):
-        session = session()
     if isinstance(session, AsyncSession):
         return session.sync_session
     if isinstance(session, Session):
         return session
+    if isinstance(session, (scoped_session, async_scoped_session)):
+        return _synchronous(session())
     hint = "to publish on a connection: `with service.publishing(connection) as publish:`, `async with` for an asynchronous driver"
     raise TypeError(f"publish wants a SQLAlchemy session, not a {type(session).__module__}.{type(session).__qualname__}; {hint}")
 
@@ -104,10 +103,11 @@ def publish_in(publisher: Publisher, session: Session, item: Outgoing | Cancella
     pending = buffer.pending
     if pending is None or pending.root is not root:
         pending = buffer.begin(root, _bind_of(session, root))
+    bind = pending.bind
     if publisher not in pending.vouched:
-        _vouch(publisher, pending.bind)
+        _vouch(publisher, bind)
         pending.vouched.add(publisher)
-    connection = _connection_of(root, pending.bind)
+    connection = acquired_connection(root, bind) if isinstance(bind, Engine) else bind
     savepoints = () if connection is None or connection.get_nested_transaction() is None else open_savepoints(connection)
     buffer.add(session, pending, nested or root, (publisher, item, savepoints))
 

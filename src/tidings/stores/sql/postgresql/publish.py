@@ -83,10 +83,10 @@ class PublishStatements:
 
     def publish(self, events: Sequence[Outgoing]) -> list[Command]:
         """Return the commands that insert these events, in publish order: one for those scheduled, then the one INSERT into the log."""
-        now, later = events, []
-        if any(event.due is not None for event in events):
-            now = [event for event in events if event.due is None]
-            later = [event for event in events if event.due is not None]
+        if len(events) == 1 and events[0].due is None:
+            return [self._one(events[0])]
+        later = [event for event in events if event.due is not None]
+        now = [event for event in events if event.due is None] if later else events
         commands = []
         if later:
             keyed = [str(event.lock) for event in later]
@@ -95,13 +95,15 @@ class PublishStatements:
             lists = _lists(later)
             commands.append(Command(self.schedule, (*lists, *(lists[-1].join(column) for column in (keyed, due, delay)))))
         if len(now) == 1:
-            event = now[0]
-            statement = self.insert_one_locked if event.lock else self.insert_one
-            commands.append(Command(statement, (event.id.hex, *event[1:7], event.headers, event.data)))
+            commands.append(self._one(now[0]))
         elif now:
-            slots = sorted({event.slot for event in now if event.lock and event.slot is not None})
+            slots = {event.slot: None for event in now if event.lock}
             commands.append(Command(self.insert_many, (*_lists(now), ",".join(map(str, slots)))))
         return commands
+
+    def _one(self, event: Outgoing) -> Command:
+        statement = self.insert_one_locked if event.lock else self.insert_one
+        return Command(statement, (event.id.hex, *event[1:7], event.headers, event.data))
 
     def cancel_scheduled(self, ids: Sequence[UUID]) -> Command:
         """Return the command that cancels scheduled events; its rows are the ids that were still waiting."""
@@ -112,13 +114,13 @@ def _lists(events: Sequence[Outgoing]) -> tuple[str, ...]:
     """Return the nine columns as texts, and their separator."""
     ids, sources, names, versions, topics, keys, slots, _, headers, data, _ = zip(*events, strict=True)
     columns = (
-        [each.hex for each in ids],
+        [f"{each.int:032x}" for each in ids],
         sources,
         names,
-        ["" if each is None else str(each) for each in versions],
+        ["" if each is None else f"{each}" for each in versions],
         topics,
-        [each or "" for each in keys],
-        ["" if each is None else str(each) for each in slots],
+        keys if None not in keys else [each or "" for each in keys],
+        ["" if each is None else f"{each}" for each in slots],
         headers,
         data,
     )
