@@ -132,7 +132,7 @@ def test_an_id_is_like_any_other_uuid() -> None:
     made = uuid7()
     same = UUID(int=made.int)
     assert (made, hash(made), repr(made), made.variant) == (same, hash(same), repr(same), RFC_4122)
-    assert pickle.loads(pickle.dumps(made)) == same
+    assert pickle.loads(pickle.dumps(made)) == same  # noqa: S301 - our own bytes
     assert made.is_safe is same.is_safe
 
 
@@ -140,13 +140,3 @@ def test_an_id_begins_with_the_time() -> None:
     before = time.time_ns() // 1_000_000
     milliseconds = uuid7().int >> 80
     assert before <= milliseconds <= time.time_ns() // 1_000_000 + 1
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-def test_a_forked_process_makes_ids_of_its_own() -> None:
-    program = (
-        "import os, sys\nfrom tidings import ids\nids.uuid7()\nread, write = os.pipe()\n"
-        "if os.fork() == 0:\n    os.write(write, ids.uuid7().bytes[8:])\n    os._exit(0)\n"
-        "os.wait()\nsys.exit(os.read(read, 8) == ids.uuid7().bytes[8:])"
-    )
-    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
