@@ -15,7 +15,7 @@ from tests.consume.world import World
 from tidings import Envelope, Retry, Subscriptions
 from tidings.consume.pace import Pace
 from tidings.consume.pool import Pool
-from tidings.consume.recording import Recording
+from tidings.consume.recording import Recorder
 
 
 def inbox(world: World) -> int:
@@ -209,9 +209,9 @@ async def test_what_is_about_to_be_written_down_waits_for_a_promotion_that_has_b
             await leave.wait()
             raise ValueError("no luck")
 
-    due = Recording._due
+    due = Recorder._due
 
-    def due_and_promoted_at_once(self: Recording) -> None:
+    def due_and_promoted_at_once(self: Recorder[Any]) -> None:
         due(self)
         if entered.is_set() and not promoted.is_set():
             promoted.set()
@@ -229,7 +229,7 @@ async def test_what_is_about_to_be_written_down_waits_for_a_promotion_that_has_b
         pools.append(self)
 
     monkeypatch.setattr(Pool, "__init__", remember)
-    monkeypatch.setattr(Recording, "_due", due_and_promoted_at_once)
+    monkeypatch.setattr(Recorder, "_due", due_and_promoted_at_once)
     monkeypatch.setattr(Pace, "share", lambda self: 100)
     service = world.service(handlers)
     await world.publish(service, *(OrderPlaced("a", number) for number in range(3)))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from tidings.consume import recording as module
 from tidings.consume.execution import StoreDown
-from tidings.consume.recording import Recording
+from tidings.consume.recording import Recorder, Recording
 
 
 class Inbox:
@@ -18,12 +19,23 @@ class Inbox:
     def __init__(self) -> None:
         self.begun: list[list[Any]] = []
         self.written: list[Any] = []
+        self.errors: list[Exception] = []
         self.open = asyncio.Event()
+        self.recorder: Recorder[str] = Recorder(self.write)
 
-    async def write(self, events: list[Any]) -> None:
+    async def write(self, portions: Sequence[tuple[str, list[Any]]]) -> None:
+        events = [event for _, events in portions for event in events]
         self.begun.append(events)
         await self.open.wait()
+        if self.errors:
+            raise self.errors.pop(0)
         self.written += events
+
+
+def call(recording: Recording[str], *events: Any) -> None:
+    for event in events:
+        assert recording.take()
+        recording.add(event)
 
 
 @pytest.fixture(autouse=True)
@@ -31,12 +43,20 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_SECONDS", 0.01)
 
 
+async def test_a_call_is_written_down_soon_although_nobody_waits() -> None:
+    inbox = Inbox()
+    inbox.open.set()
+    call(inbox.recorder.recording("p"), "a")
+    await asyncio.sleep(0.05)
+    assert inbox.written == ["a"]
+
+
 async def test_closing_waits_for_a_call_that_came_due_while_another_was_written() -> None:
     inbox = Inbox()
-    recording = Recording(inbox.write, lambda: True, 25)
-    recording.add("a")  # type: ignore[arg-type]
+    recording = inbox.recorder.recording("p")
+    call(recording, "a")
     await asyncio.sleep(0.03)
-    recording.add("b")  # type: ignore[arg-type]
+    call(recording, "b")
     closing = asyncio.ensure_future(recording.close())
     await asyncio.sleep(0.03)
     assert inbox.begun == [["a"]]
@@ -47,11 +67,11 @@ async def test_closing_waits_for_a_call_that_came_due_while_another_was_written(
 
 async def test_a_worker_that_is_cancelled_while_it_makes_room_has_written_down_what_it_called() -> None:
     inbox = Inbox()
-    recording = Recording(inbox.write, lambda: True, 1)
+    recording = Recorder(inbox.write, most=1).recording("p")
 
     async def work() -> None:
         try:
-            recording.add("a")  # type: ignore[arg-type]
+            call(recording, "a")
             await recording.room()
         finally:
             await recording.close()
@@ -68,23 +88,76 @@ async def test_a_worker_that_is_cancelled_while_it_makes_room_has_written_down_w
 
 async def test_what_could_not_be_written_in_the_background_is_written_by_who_can_be_told() -> None:
     """A database that was away for a moment, during a long call, is no reason to make other calls again."""
-    written: list[Any] = []
-    down = [StoreDown("away")]
-
-    async def write(events: list[Any]) -> None:
-        if down:
-            raise down.pop()
-        written.extend(events)
-
-    recording = Recording(write, lambda: True, 25)
-    recording.add("a")  # type: ignore[arg-type]
-    await asyncio.sleep(0.03)
-    assert not down
-    assert not written
-    recording.add("b")  # type: ignore[arg-type]
-    await recording.room()
-    assert written == ["a", "b"]
-    recording.add("c")  # type: ignore[arg-type]
-    down.append(StoreDown("still away"))
+    inbox = Inbox()
+    inbox.open.set()
+    inbox.errors = [StoreDown("away")]
+    recording = inbox.recorder.recording("p")
+    call(recording, "a")
+    await asyncio.sleep(0.015)
+    assert not inbox.errors
+    call(recording, "b")
+    await recording.flush()
+    assert inbox.written == ["a", "b"]
+    call(recording, "c")
+    inbox.errors = [StoreDown("still away")]
     with pytest.raises(StoreDown):
+        await recording.close()
+
+
+async def test_workers_share_a_statement_and_call_while_it_runs() -> None:
+    inbox = Inbox()
+    one, two = inbox.recorder.recording("1"), inbox.recorder.recording("2")
+    call(one, *range(25))
+    await asyncio.sleep(0)
+    call(one, "x")
+    call(two, "y")
+    flushed = asyncio.gather(one.flush(), two.flush())
+    await asyncio.sleep(0.03)
+    assert inbox.begun == [list(range(25))], "one statement at a time"
+    inbox.open.set()
+    await flushed
+    assert inbox.begun[1:] == [["x", "y"]]
+
+
+async def test_no_more_than_the_bound_are_under_way_or_unwritten() -> None:
+    inbox = Inbox()
+    recording = inbox.recorder.recording("p")
+    call(recording, *range(49))
+    assert recording.take()  # under way
+    assert not recording.take()
+    room = asyncio.ensure_future(inbox.recorder.recording("q").room())
+    await asyncio.sleep(0.03)
+    assert not room.done()
+    inbox.open.set()
+    await room
+    recording.drop()
+    assert sum(1 for _ in iter(recording.take, False)) == 49
+
+
+async def test_what_fails_is_told_to_those_whose_calls_were_lost_and_their_room_comes_back() -> None:
+    inbox = Inbox()
+    inbox.errors = [ValueError("a mistake")]
+    one, two, other = (inbox.recorder.recording(name) for name in "12o")
+    call(one, "a")
+    call(two, "b")
+    flushing = asyncio.gather(one.flush(), two.flush(), return_exceptions=True)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    call(other, "c")
+    inbox.open.set()
+    assert [type(error) for error in await flushing] == [ValueError, ValueError]
+    await other.flush()
+    await one.flush()
+    assert inbox.written == ["c"]
+    assert sum(1 for _ in iter(one.take, False)) == 50
+
+
+async def test_an_error_that_nobody_waited_for_is_told_at_the_next_step() -> None:
+    inbox = Inbox()
+    inbox.open.set()
+    inbox.errors = [ValueError("a mistake")]
+    recording = inbox.recorder.recording("p")
+    call(recording, "a")
+    await asyncio.sleep(0.05)
+    with pytest.raises(ValueError, match="a mistake"):
         await recording.close()

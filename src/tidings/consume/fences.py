@@ -77,11 +77,6 @@ class Handed:
         """Whether the events have lanes of their own by now."""
         return self.promoted is not None
 
-    @property
-    def changing(self) -> bool:
-        """Whether the events are being given lanes right now."""
-        return self._changing.locked()
-
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[None]:
         """Keep the events from being promoted while it is written down that some of them are over; wait until they are, if that has begun."""
@@ -107,8 +102,10 @@ class Handed:
 
     async def settle(self) -> None:
         """Nothing runs: until the next `begin`, the events are either promoted or not, and what became of them can be written down."""
-        async with self._changing:
-            self.closing = True
+        if self._changing.locked():
+            async with self._changing:
+                self.closing = True
+        self.closing = True
 
     def open(self, connection: Connection, subscription_id: int, events: Sequence[Received]) -> dict[int, int]:
         """Insert the inbox rows; return the `Standing` of events that do not run."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from math import ceil
 from typing import TypeVar
 
@@ -22,7 +23,7 @@ from tidings.consume.lanes import Lanes, Taken
 from tidings.consume.outcome import Outcome
 from tidings.consume.parking import guarded, parking, record_failure, to_its_end, undecodable
 from tidings.consume.received import Received
-from tidings.consume.recording import PORTION, UNRECORDED, Recording
+from tidings.consume.recording import Recorder
 from tidings.consume.retry import Decision
 from tidings.errors import DecodeError, LeaseLost, TransactionEnded
 from tidings.stores.base import Claimed, Lease, Parking, Standing
@@ -51,12 +52,12 @@ class Pool:
         slots: bounds the handler transactions of this process, so that the user's connection pool is never exhausted.
         settled: called for each event that is finished or parked.
         clock: returns the database's time as this process knows it, for events that expire.
-        line: where the inbox of plain handlers is read and written.
+        reads, writes: where the inbox of plain handlers is read and written; two, so that neither waits for the other.
     """
 
     def __init__(
         self, execution: Execution, store: SQLStore, lease: Lease, slots: asyncio.Semaphore, counters: Counters,
-        settled: Callable[[Received], None], clock: Callable[[], float], died: Callable[[Failed], None], line: Line,
+        settled: Callable[[Received], None], clock: Callable[[], float], died: Callable[[Failed], None], reads: Line, writes: Line,
         company: Company | None = None,
     ) -> None:  # fmt: skip
         self.execution = execution
@@ -68,12 +69,13 @@ class Pool:
         self._settled = settled
         self._clock = clock
         self._died = died
-        self._line = line
+        self._reads = reads
+        self._writes = writes
         self._company = company or Company()
         self.lanes: Lanes[Received] = Lanes()
         self._idle: list[asyncio.Future[None]] = []
         self._bound = _SHARE
-        self._unrecorded = UNRECORDED
+        self._recorder: Recorder[Handed] = Recorder(self._write_done)
         self._running: dict[Handed, Taken[Received]] = {}
         self.paused = False
         self.stopped = False
@@ -94,8 +96,7 @@ class Pool:
         circuit = self.compiled.circuit
         while True:
             size = self._size()
-            reserved = self._reserve(size)
-            if self.paused or self.stopped or not self.lanes.ready or reserved > self._unrecorded:
+            if self.paused or self.stopped or not self.lanes.ready:
                 await self._rest()
                 continue
             if self._company.reserved:
@@ -113,15 +114,11 @@ class Pool:
             taken = self.lanes.take(size, min(_TAKERS, self.compiled.options.concurrency))
             handed = Handed(self._store, self._lease, taken.items, elapsed(), ordered=self.compiled.options.ordered)
             self._running[handed] = taken
-            # Often there are fewer than would have been taken.
-            reserved = min(self._reserve(size), len(taken.items))
-            self._unrecorded -= reserved
             if self.lanes.ready:
                 self._nudge()
             try:
                 await self._handle(handed)
             finally:
-                self._unrecorded += reserved
                 del self._running[handed]
                 if gate is not None:
                     gate.leave(size - len(taken.items))
@@ -134,8 +131,6 @@ class Pool:
         """Wait until the limits let this many events be taken; return for how many they do. Much may have happened meanwhile."""
         got = await gate.enter(wanted)
         size = self._size() if self.lanes.ready and not (self.paused or self.stopped or self._company.reserved) else 0
-        if self._reserve(min(got, size)) > self._unrecorded:
-            size = 0
         circuit = self.compiled.circuit
         if got and size and (probing or not circuit.is_open):
             gate.put_back(got - min(got, size))
@@ -238,13 +233,6 @@ class Pool:
             return max(1, min(_SHARE, fair, fast))
         return max(1, min(self._bound, fair, fast)) if options.shared else 1
 
-    def _reserve(self, size: int) -> int:
-        """Return how many calls may be made of so many events before they are written down."""
-        if self.compiled.transactional:
-            return 0
-        # A list is handled in one call, which is written down at once.
-        return 1 if self.compiled.batch is not None else min(PORTION, size)
-
     async def _handle(self, handed: Handed) -> None:
         """Settle every one of these events: handled, skipped as duplicate, or parked."""
         delay = 0.1
@@ -321,7 +309,7 @@ class Pool:
                 try:
                     attempt = self.execution.attempt(received, 1)
                 except (DecodeError, KeyError) as error:
-                    known = await guarded(self._line.run(self._store.inbox.standing, self.compiled.id, [received.event_key], [lane]))
+                    known = await guarded(self._reads.run(self._store.inbox.standing, self.compiled.id, [received.event_key], [lane]))
                     if known.get(0) == Standing.DUPLICATE:
                         # Code that understood it has handled it.
                         self._counters.add(self.compiled.label, "duplicates")
@@ -385,15 +373,14 @@ class Pool:
         events = [attempt.received for attempt in attempts]
         keys = [event.event_key for event in events]
         lanes = [handed.lane(event) for event in events]
-        standing = await guarded(self._line.run(self._store.inbox.standing, self.compiled.id, keys, lanes))
+        standing = await guarded(self._reads.run(self._store.inbox.standing, self.compiled.id, keys, lanes))
         todo = [attempt for index, attempt in enumerate(attempts) if index not in standing]
         if len(todo) > 1 and self.compiled.batch is not None and await self._plain_list(todo, handed):
             self._note_all(attempts, standing, parked, handed)
-            await to_its_end(self._write_done([attempt.received for attempt in todo], handed))
+            await to_its_end(self._write_done([(handed, [attempt.received for attempt in todo])]))
             return parked
         failed_lanes: set[str] = set()
-        most = self._reserve(len(handed.items))
-        recording = Recording(lambda events: self._write_done(events, handed), lambda: not handed.changing, most)
+        recording = self._recorder.recording(handed)
         deadline = self.execution.deadline()
         try:
             for index, attempt in enumerate(attempts):
@@ -402,15 +389,23 @@ class Pool:
                     continue
                 if handed.is_promoted():
                     return parked
-                await recording.room()
-                await handed.begin()
+                if not recording.take():
+                    await recording.room()
+                made = False
                 try:
-                    failed = await self.execution.plain(attempt, deadline=deadline)
+                    await handed.begin()
+                    try:
+                        failed = await self.execution.plain(attempt, deadline=deadline)
+                        made = failed is None
+                    finally:
+                        await handed.settle()
                 finally:
-                    await handed.settle()
+                    if made:
+                        recording.add(attempt.received)
+                    else:
+                        recording.drop()
                 if failed is None:
                     self._note(attempt, Standing.RUN, parked, handed)
-                    recording.add(attempt.received)
                     continue
                 if failed.decision.state != "discarded":
                     failed_lanes.add(lanes[index])
@@ -437,13 +432,21 @@ class Pool:
             await handed.settle()
         return True
 
-    async def _write_done(self, events: Sequence[Received], handed: Handed) -> None:
-        async with handed.writing():
-            if handed.is_promoted():
-                await self._store_transact(self._record_done, events, handed)
-            else:
-                await guarded(self._line.run(self._record, [event.event_key for event in events], Outcome.HANDLED))
-            handed.over.update(event.event_key for event in events)
+    async def _write_done(self, portions: Sequence[tuple[Handed, list[Received]]]) -> None:
+        """Write down the calls of plain handlers, in one statement but for those of promoted events, which are taken off their lanes, too."""
+        async with AsyncExitStack() as stack:
+            for handed, _ in portions:
+                await stack.enter_async_context(handed.writing())
+            usual = [(handed, events) for handed, events in portions if not handed.is_promoted()]
+            if usual:
+                keys = [event.event_key for _, events in usual for event in events]
+                await guarded(self._writes.run(self._record, keys, Outcome.HANDLED))
+                for handed, events in usual:
+                    handed.over.update(event.event_key for event in events)
+            for handed, events in portions:
+                if handed.is_promoted():
+                    await self._store_transact(self._record_done, events, handed)
+                    handed.over.update(event.event_key for event in events)
 
     def _note_all(self, attempts: Sequence[Attempt], standing: Mapping[int, int], parked: list[Parking], handed: Handed) -> None:
         if standing:

@@ -173,11 +173,11 @@ class Receiver:
         self._offset = time.time() - elapsed()
         own = {execution.compiled.id for execution in self._executions}
         paused = {row.id for row in registered if row.state == "paused"}
-        line = Line(self._store.connections)
+        reads, writes = Line(self._store.connections), Line(self._store.connections)
         pools = self.pools = [
             Pool(
                 execution, self._store, lease, self._slots, self._counters, self._settle, self.database_time,
-                lambda failed, compiled=execution.compiled: self._died(compiled, failed), line, self._company,  # type: ignore[misc]
+                lambda failed, compiled=execution.compiled: self._died(compiled, failed), reads, writes, self._company,  # type: ignore[misc]
             )
             for execution in self._executions
         ]  # fmt: skip
@@ -215,7 +215,8 @@ class Receiver:
             raise
         finally:
             leave()
-            await _bounded(line.close())
+            await _bounded(reads.close())
+            await _bounded(writes.close())
         await self._leave(lease)
 
     async def _leave(self, lease: Lease) -> None:

@@ -1,100 +1,197 @@
 """Writing down the calls of plain handlers soon after they were made.
 
 A plain handler has no transaction that its inbox row could be part of, so a crash between the call and the row repeats the call. How many
-there are is bounded twice: by number, over all workers of a subscription, and by time.
+there are is bounded twice: by number, over all workers of a subscription, and by time. All of them share one statement, and while it runs
+they go on calling, as group commit does for transactions.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Generic, TypeVar
 
 from tidings.consume.execution import StoreDown
 from tidings.consume.parking import to_its_end
 from tidings.consume.received import Received
 
-__all__ = ["PORTION", "UNRECORDED", "Recording"]
+__all__ = ["UNRECORDED", "Recorder", "Recording"]
 
-#: Most calls that are made and not yet written down, per subscription: what a crash repeats.
+P = TypeVar("P")
+
+#: Most calls that are under way, or made and not yet written down, per subscription: what a crash repeats.
 UNRECORDED = 50
-#: Most of them that one worker makes: while one writes, another calls. Shared out any finer, each would write two or three rows at a time.
-PORTION = UNRECORDED // 2
+#: After so many calls they are written down at once.
+_ENOUGH = UNRECORDED // 2
 #: Seconds after which a call is written down even if the next one takes long.
 _SECONDS = 0.1
 
 
-class Recording:
-    """The calls of one worker that are to be written down.
+class Recorder(Generic[P]):
+    """The calls of all workers of a subscription that are to be written down.
 
     Args:
-        write: writes the inbox rows of some events.
-        may_write: whether that may begin now, while a handler runs; asked again soon if not.
-        most: how many calls may be made before they are written down.
+        write: writes the inbox rows of some events; they come with the portions that they belong to.
+        most: how many calls may be under way or unwritten at a time.
     """
 
-    def __init__(self, write: Callable[[list[Received]], Coroutine[Any, Any, None]], may_write: Callable[[], bool], most: int) -> None:
+    def __init__(self, write: Callable[[Sequence[tuple[P, list[Received]]]], Coroutine[Any, Any, None]], most: int = UNRECORDED) -> None:
         self._write = write
-        self._may_write = may_write
-        self._most = most
-        self._done: list[Received] = []
+        self._free = most
+        self._done: dict[Recording[P], list[Received]] = {}
+        self._count = 0
+        self._wanted = False
         self._writing: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._waiting: list[asyncio.Future[None]] = []
+
+    def recording(self, portion: P) -> Recording[P]:
+        """Return what a worker notes the calls of one portion in."""
+        return Recording(self, portion)
+
+    def take(self) -> bool:
+        """Take room for one call, if there is any."""
+        if self._free <= 0:
+            return False
+        self._free -= 1
+        return True
+
+    def give_back(self, calls: int) -> None:
+        """Make room for others: these calls are written down, or need not be."""
+        self._free += calls
+        self._wake()
+
+    def add(self, recording: Recording[P], received: Received) -> None:
+        """A call was made."""
+        self._done.setdefault(recording, []).append(received)
+        self._count += 1
+        if self._count >= _ENOUGH:
+            self.write_soon()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_SECONDS, self._due)
+
+    def write_soon(self) -> None:
+        """Write down what was done, as soon as what is being written is written."""
+        self._wanted = True
+        if self._writing is None and self._done:
+            self._writing = asyncio.ensure_future(self._run())
+
+    async def changed(self) -> None:
+        """Wait until something is written, could not be, or there is room."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
+        await waiter
+
+    def _due(self) -> None:
+        self._timer = None
+        self.write_soon()
+
+    async def _run(self) -> None:
+        try:
+            while self._wanted and self._done:
+                self._wanted = False
+                done, self._done = self._done, {}
+                self._count = 0
+                try:
+                    await self._write([(recording.portion, events) for recording, events in done.items()])
+                except BaseException as error:
+                    for recording, events in done.items():
+                        self._failed(recording, events, error)
+                    if not isinstance(error, Exception):
+                        raise
+                else:
+                    for recording, events in done.items():
+                        recording.written(len(events))
+                        self._free += len(events)
+                self._wake()
+        finally:
+            self._writing = None
+            self._wake()
+            if self._done and self._timer is None:
+                self._timer = asyncio.get_running_loop().call_later(_SECONDS, self._due)
+
+    def _failed(self, recording: Recording[P], events: list[Received], error: BaseException) -> None:
+        if isinstance(error, StoreDown) and not recording.waiting:
+            # Perhaps the database can be used again by the time that somebody waits for it.
+            later = self._done.get(recording, [])
+            self._done[recording] = events + later
+            self._count += len(events)
+            return
+        recording.written(len(events), error)
+        self._free += len(events)
+
+    def _wake(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for waiter in waiting:
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+class Recording(Generic[P]):
+    """The calls that a worker makes of one portion of events. Every `take` or `room` needs an `add` or a `drop`.
+
+    Attributes:
+        portion: what the events belong to.
+        waiting: whether the worker waits for its calls to be written, and can be told that they are not.
+    """
+
+    __slots__ = ("_error", "_recorder", "_unwritten", "portion", "take", "waiting")
+
+    def __init__(self, recorder: Recorder[P], portion: P) -> None:
+        self.portion = portion
+        self.waiting = False
+        self._recorder = recorder
+        self._unwritten = 0
+        self._error: BaseException | None = None
+        self.take = recorder.take
 
     async def room(self) -> None:
-        """Make room for one more call.
+        """Wait for room for one more call.
 
         Raises:
             StoreDown, LeaseLost: what was done before could not be written down; who has made these calls makes them again.
         """
-        if self._writing is not None or len(self._done) >= self._most:
-            await to_its_end(self.flush())
+        while self._error is None and not self.take():
+            await self._wait()
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
 
     def add(self, received: Received) -> None:
-        """A call was made."""
-        self._done.append(received)
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_SECONDS, self._due)
+        """The call was made, and is to be written down."""
+        self._unwritten += 1
+        self._recorder.add(self, received)
+
+    def drop(self) -> None:
+        """The call was not made, or will be written down by somebody else."""
+        self._recorder.give_back(1)
 
     async def flush(self) -> None:
-        """Write down everything now.
+        """Wait until all of these calls are written down.
 
         Raises:
             StoreDown, LeaseLost: it could not be done; who has made these calls makes them again.
         """
-        if self._writing is not None:
-            try:
-                await self._writing
-            finally:
-                # Only now: what comes due meanwhile is written below, and not by a task that nobody awaits.
-                self._writing = None
-        if self._done:
-            done, self._done = self._done, []
-            await self._write(done)
+        while self._unwritten and self._error is None:
+            await self._wait()
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
 
     async def close(self) -> None:
-        """Write down the rest, also when the worker was cancelled: these calls have been made, and would be made again."""
+        """Flush, also when the worker was cancelled: these calls have been made, and would be made again."""
+        if self._unwritten or self._error is not None:
+            await to_its_end(self.flush())
+
+    def written(self, calls: int, error: BaseException | None = None) -> None:
+        """So many of the calls are written down, or cannot be."""
+        self._unwritten -= calls
+        self._error = self._error or error
+
+    async def _wait(self) -> None:
+        self.waiting = True
         try:
-            if self._done or self._writing is not None:
-                await to_its_end(self.flush())
+            self._recorder.write_soon()
+            await self._recorder.changed()
         finally:
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
-
-    def _due(self) -> None:
-        self._timer = None
-        if not self._done or self._writing is not None:
-            return  # all is written, or about to be
-        if self._may_write():
-            done, self._done = self._done, []
-            self._writing = asyncio.ensure_future(self._write_meanwhile(done))
-        else:
-            self._timer = asyncio.get_running_loop().call_later(_SECONDS / 10, self._due)
-
-    async def _write_meanwhile(self, done: list[Received]) -> None:
-        try:
-            await self._write(done)
-        except StoreDown:
-            # Perhaps it can be used again by the time that somebody waits for it.
-            self._done = done + self._done
+            self.waiting = False
