@@ -20,7 +20,7 @@ RESERVED_HEADERS = frozenset(
 )  # fmt: skip
 
 
-class Envelope(msgspec.Struct, frozen=True, kw_only=True):
+class Envelope(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What is known about an event besides its data.
 
     Attributes:

@@ -38,7 +38,7 @@ def received(text: str, **rest: object) -> Received:
         "event_id": text, "source": text, "name": text, "version": 2**31 - 1, "topic": text, "key": text,
         "time": datetime.now(UTC), "sequence": 2**63 - 1, "headers": text, "data": text, **rest,
     }  # fmt: skip
-    return Received(**values)  # type: ignore[arg-type]
+    return Received.of(**values)  # type: ignore[arg-type]
 
 
 class Hostile(Exception):

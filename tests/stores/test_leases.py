@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 
 from tests.stores.events import earliest, insert, outgoing
@@ -141,8 +142,8 @@ class TestCheckpoints:
         one = await held(ready, "one")
         mark = Mark("10:20:12", "30:40:33", 7) if ready.dialect.name == "postgresql" else Mark(None, None, 7)
         assert await move(ready, one, mark, 9)
-        assert await move(ready, one, mark._replace(previous=None, current=None, position=8), 12, same_window=True)
-        assert (await held(ready, "one")).mark == mark._replace(position=8)
+        assert await move(ready, one, msgspec.structs.replace(mark, previous=None, current=None, position=8), 12, same_window=True)
+        assert (await held(ready, "one")).mark == msgspec.structs.replace(mark, position=8)
 
     async def test_the_highest_position_never_goes_back(self, ready: SQLStore) -> None:
         one = await held(ready, "one")

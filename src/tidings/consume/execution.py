@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Protocol
 
+import msgspec
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
@@ -51,8 +52,7 @@ class _ConnectionLost(Exception):
     """The connection of a handler transaction was lost, and the handler went on as if nothing had happened."""
 
 
-@dataclass(slots=True)
-class Attempt:
+class Attempt(msgspec.Struct, gc=False, eq=False):
     """An event that is about to be handled, decoded, with the number of this attempt."""
 
     received: Received

@@ -19,15 +19,6 @@ class _Lane(Generic[T]):
         self.items: deque[T] = deque()
 
 
-class _Single(Generic[T]):
-    """The lane of an item without key: nothing ever joins it."""
-
-    __slots__ = ("item",)
-
-    def __init__(self, item: T) -> None:
-        self.item = item
-
-
 class Lanes(Generic[T]):
     """What waits for one subscription. Invariant 5: a lane belongs to one taker at a time, and gives its items in order.
 
@@ -37,7 +28,7 @@ class Lanes(Generic[T]):
 
     def __init__(self) -> None:
         self._lanes: dict[Hashable, _Lane[T]] = {}
-        self._ready: deque[_Lane[T] | _Single[T]] = deque()
+        self._ready: deque[_Lane[T] | T] = deque()
         self.waiting = 0
 
     def __len__(self) -> int:
@@ -53,7 +44,7 @@ class Lanes(Generic[T]):
         """Append an item to the lane of its key."""
         self.waiting += 1
         if key is None:
-            self._ready.append(_Single(item))
+            self._ready.append(item)
             return
         found = self._lanes.get(key)
         if found is None:
@@ -72,11 +63,11 @@ class Lanes(Generic[T]):
         most = min(limit, -(-len(self._ready) // takers))
         while self._ready and len(items) < most:
             lane = self._ready.popleft()
-            if isinstance(lane, _Single):
-                items.append(lane.item)
-                continue
-            lanes.append(lane)
-            items.append(lane.items.popleft())
+            if isinstance(lane, _Lane):
+                lanes.append(lane)
+                items.append(lane.items.popleft())
+            else:
+                items.append(lane)
         more = [lane for lane in lanes if lane.items]
         while more and len(items) < limit:
             left = []
@@ -95,7 +86,7 @@ class Lanes(Generic[T]):
         self.waiting += len(items)
         for key, item in reversed(items):
             if key is None:
-                self._ready.append(_Single(item))
+                self._ready.append(item)
             else:
                 self._lanes[key].items.appendleft(item)
 

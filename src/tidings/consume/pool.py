@@ -169,7 +169,7 @@ class Pool:
             self.lanes.put_back([(received.key if ordered else None, received) for received in withheld])
         self.lanes.give_back(taken)
         for received in taken.items:
-            if received not in withheld:
+            if not withheld or received not in withheld:
                 self._settled(received)
         if self.lanes.ready:
             self._nudge()
@@ -295,20 +295,20 @@ class Pool:
         blocked: set[str] = set()
         seen: set[str] = set()
         for received in handed.items:
-            lane = handed.lane(received)
             if received.event_key in seen:
                 self._counters.add(self.compiled.label, "duplicates")
                 continue
             seen.add(received.event_key)
             expires = received.expires()
-            if lane in blocked:
-                parked.append(self._behind(received, lane))
+            if blocked and handed.lane(received) in blocked:
+                parked.append(self._behind(received, handed.lane(received)))
             elif expires is not None and expires.timestamp() <= self._clock():
                 expired.append(received.event_key)
             else:
                 try:
                     attempt = self.execution.attempt(received, 1)
                 except (DecodeError, KeyError) as error:
+                    lane = handed.lane(received)
                     known = await guarded(self._reads.run(self._store.inbox.standing, self.compiled.id, [received.event_key], [lane]))
                     if known.get(0) == Standing.DUPLICATE:
                         # Code that understood it has handled it.

@@ -8,18 +8,18 @@ from __future__ import annotations
 from collections import deque
 from typing import Generic, TypeVar
 
+import msgspec
+
 __all__ = ["Progress"]
 
 M = TypeVar("M")
 
 
-class _Read(Generic[M]):
-    __slots__ = ("mark", "parts", "position")
-
-    def __init__(self, mark: M, parts: int, position: int) -> None:
-        self.mark = mark
-        self.parts = parts
-        self.position = position
+class _Read(msgspec.Struct, Generic[M], gc=False, eq=False):
+    # As many as events are in memory: kept from the garbage collector, for which none of them is part of a cycle.
+    mark: M
+    parts: int
+    position: int
 
 
 class Progress(Generic[M]):

@@ -239,7 +239,9 @@ class Receiver:
                 mark = batch.end
                 for row, after in zip(batch.rows, batch.marks, strict=True):
                     received = from_row(row)
-                    for pool in await self._route(lease, received, after, routes, foreign):
+                    if received.name in foreign:
+                        await self._park_for_others(lease, received, foreign[received.name])
+                    for pool in self._route(received, after, routes):
                         if careful.on and await careful.handle(received, pool, tasks):
                             self._settle(received)
                         else:
@@ -250,10 +252,13 @@ class Receiver:
                     page = max(1, min(tuning.page, tuning.bytes // 4 // mean))
                 else:
                     self._progress.reach(batch.end)
+                more = batch.more
+                # The rows are not needed while their events are handled.
+                del batch
                 await self._wait_for_room()
                 if careful.on:
-                    careful.read(to_the_end=not batch.more, progress=self._progress.finished > 0)
-                if not batch.more:
+                    careful.read(to_the_end=not more, progress=self._progress.finished > 0)
+                if not more:
                     if self._to_end:
                         return
                     # Polls follow what happens: every few milliseconds while events come, twice a second after a quiet time.
@@ -302,14 +307,10 @@ class Receiver:
         except UNAVAILABLE as error:
             raise StoreDown(f"the log cannot be read: {str(error).partition(chr(10))[0]}") from error
 
-    async def _route(
-        self, lease: Lease, received: Received, after: Mark, routes: dict[str, list[Pool]], foreign: dict[str, list[Registered]]
-    ) -> Sequence[Pool]:
+    def _route(self, received: Received, after: Mark, routes: dict[str, list[Pool]]) -> Sequence[Pool]:
         """Note an event that was read; return the pools of those who handle it."""
         pools = routes.get(received.name, ())
         assert received.sequence is not None
-        if received.name in foreign:
-            await self._park_for_others(lease, received, foreign[received.name])
         received.ticket = self._progress.read(after, received.sequence, len(pools))
         if not pools:
             self._counters.add("", "skipped")
@@ -373,7 +374,7 @@ class Receiver:
         mark = self._progress.mark
         if mark == self._saved:
             return
-        same = mark.current is not None and mark[:2] == self._saved[:2]
+        same = mark.current is not None and (mark.previous, mark.current) == (self._saved.previous, self._saved.current)
         move = self._store.leases.move
         run = self._store.call if held is None else held.run
         if not await guarded(run(move, lease, mark, self._progress.high, same_window=same)):

@@ -9,6 +9,7 @@ from contextlib import suppress
 from datetime import datetime
 from typing import NamedTuple
 
+import msgspec
 from sqlalchemy import Connection
 
 from tidings.clock import elapsed
@@ -126,7 +127,7 @@ class Replay:
                 handled, failed = handled + good, failed + bad
                 position = int(rows[-1][0])
                 if not await guarded(
-                    store.call(store.leases.move, lease, lease.mark._replace(position=position), position, same_window=True)
+                    store.call(store.leases.move, lease, msgspec.structs.replace(lease.mark, position=position), position, same_window=True)
                 ):
                     raise LeaseLost(f"another worker runs {self.reader!r} now")
                 progress(Progress(position, end, handled, failed))

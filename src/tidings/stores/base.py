@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
+import msgspec
+
 __all__ = ["ALONE", "Batch", "Claim", "Claimed", "Delivery", "Failure", "Lease", "Mark", "Parking", "Registered", "Standing", "Verdict"]
 
 
-class Mark(NamedTuple):
+class Mark(msgspec.Struct, frozen=True, gc=False):
     """How far a reader has come; opaque to everyone but the store.
 
     `position` has a meaning inside the window between `previous` and `current` only; without windows (SQLite) it is all there is.

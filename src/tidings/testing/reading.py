@@ -118,7 +118,7 @@ class Reading:
         return None
 
     def _parked(self, row: Parked) -> ParkedEvent:
-        received = Received(
+        received = Received.of(
             row.event_id, row.source, row.name, row.version, row.topic, row.key, row.time, row.sequence, row.headers, row.data
         )
         event: Any = None

@@ -211,7 +211,7 @@ class _NoStore:
 def _envelope(outgoing: Outgoing) -> Any:
     due = outgoing.due
     time = clock.now()
-    received = Received(
+    received = Received.of(
         str(outgoing.id), outgoing.source, outgoing.name, outgoing.version, outgoing.topic, outgoing.key, time, None,
         outgoing.headers, outgoing.data,
     )  # fmt: skip
