@@ -51,12 +51,10 @@ class Shop:
 
     async def drain(self, events: int) -> float:
         """Write a backlog while the subscription is paused; return at how many events a second it is handled then."""
-        operations = self.service.operations
-        await operations.pause("ship")
-        await asyncio.sleep(2.5)
+        await self.rest()
         before = self.handled
         await fill(self.database, self.store.names.outbox, events, keys=KEYS)
-        await operations.resume("ship")
+        await self.service.operations.resume("ship")
         # The first portions are small, until it is known how fast the handler is.
         first = events // 10
         await self.handled_all(before + first)
@@ -64,6 +62,14 @@ class Shop:
         already = self.handled
         await self.handled_all(before + events)
         return (before + events - already) / (perf_counter() - started)
+
+    async def rest(self) -> None:
+        """Pause the subscription, and wait until nothing is handled any more."""
+        await self.service.operations.pause("ship")
+        handled = -1
+        while handled != self.handled:
+            handled = self.handled
+            await asyncio.sleep(2.5)
 
     async def handled_all(self, handled: int) -> None:
         """Wait until so many events are handled."""
@@ -153,20 +159,30 @@ async def held_back(settings: Settings) -> Section:
 
 
 async def backlog(settings: Settings) -> Section:
-    """Millions of events wait, or lie there already handled."""
+    """Millions of events wait, or lie there already handled; two services take turns, so that both have the same machine."""
     small, large = settings.count(200_000, 5_000), settings.count(10_000_000, 20_000)
-    seconds = settings.choose(10.0, 1.0)
-    rates, published = [], []
-    for events in (small, large):
-        progress(f"flat: {events:,} events are written")
-        async with shop(settings, "backlog") as it:
-            await it.service.operations.pause("ship")
-            await asyncio.sleep(2.5)
+    seconds, rounds = settings.choose(3.0, 0.2), settings.count(6, 1)
+    rates: list[list[float]] = [[], []]
+    published: list[list[float]] = [[], []]
+    async with shop(settings, "few") as few, shop(settings, "many") as many:
+        both = (few, many)
+        for it, events in zip(both, (small, large), strict=True):
+            progress(f"flat: {events:,} events are written")
+            await it.rest()
             await fill(it.database, it.store.names.outbox, events, keys=KEYS)
-            published.append([await it.publishing(seconds) for _ in range(settings.count(3, 1))])
-            await it.service.operations.resume("ship")
-            await it.handled_all(small // 20)
-            rates.append([await _rate(it, seconds if events == large else seconds / 4) for _ in range(settings.count(4, 1))])
+        for number in range(rounds):
+            # Each is the first every other time.
+            for index, it in list(enumerate(both))[:: 1 if number % 2 else -1]:
+                progress(f"flat: publishing, round {number + 1} of {rounds}")
+                published[index].append(await it.publishing(seconds))
+        for number in range(rounds):
+            for index, it in list(enumerate(both))[:: 1 if number % 2 else -1]:
+                progress(f"flat: handling, round {number + 1} of {rounds}")
+                await it.service.operations.resume("ship")
+                # The first portions are small, until it is known how fast the handler is.
+                await it.handled_all(it.handled + small // 100)
+                rates[index].append(await _rate(it, seconds))
+                await it.rest()
     progress("")
     goal = (Goal("ratio", ">=", FLAT),)
     rows = [
