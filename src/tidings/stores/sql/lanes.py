@@ -105,6 +105,9 @@ class LaneStatements:
         self.parked_ = Sql(f"""
             select subscription_id, sum(depth) from {names.lanes} where {dialect.among("subscription_id", "$1", "int")} group by subscription_id
         """)
+        self.of_ = Sql(
+            f"select {'lane::text' if dialect.name == 'postgresql' else 'lane'} from {names.lanes} where subscription_id = {typed('$1', 'int')}"
+        )
         self.active = Sql(f"select id from {names.subscriptions} where {dialect.among('id', '$1', 'int')} and state = 'active'")
         self.clock_ = Sql(f"select {dialect.now}")
         self.dialect = dialect
@@ -179,6 +182,10 @@ class LaneStatements:
     def parked(self, connection: Connection, subscriptions: list[int]) -> dict[int, int]:
         """Return how many events each of these subscriptions has parked; none are left out."""
         return {row[0]: int(row[1]) for row in run(connection, Command(self.parked_, (self.dialect.items(subscriptions),)))}
+
+    def of(self, connection: Connection, subscription_id: int) -> set[str]:
+        """Return the lanes of a subscription that something is parked in, as `ids.lane_of` writes them."""
+        return {str(row[0]).replace("-", "") for row in run(connection, Command(self.of_, (subscription_id,)))}
 
     def unpaused(self, connection: Connection, subscriptions: list[int]) -> list[int]:
         """Return those of these subscriptions that are neither paused nor retired."""
