@@ -106,6 +106,13 @@ class Routing:
                 found.add(topic)
         return sorted(found)
 
+    def collision(self, header: str) -> str | None:
+        """Say why the transports cannot carry a publisher's header of this name, and what to do about it; None when they can."""
+        from tidings.codecs.collisions import collision
+
+        cap = any(transport.wire == "cap" for transport in self.brokers)
+        return collision(header, [transport.binding for transport in self.brokers], cap=cap)
+
     def _of(self, kind: EventType[Any], topic: str) -> tuple[Transport, ...]:
         by_topic = self._by_topic.get(topic)
         return self._by_contract.get(kind.contract.name, self._default) if by_topic is None else by_topic

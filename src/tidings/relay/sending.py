@@ -36,7 +36,7 @@ def compiled_relay(transport: Transport, retry: Retry = RETRY) -> Compiled:
     name = relay_name(transport)
     return Compiled(
         name, name, SubscriptionOptions(shared=False, timeout=None), retry, {}, (), newest={}, transactional=False, batch=None,
-        circuit=Circuit(Breaker.off(), label=name), label=f"{name}/{name}",
+        circuit=Circuit(Breaker.off(), label=name), label=name,
     )  # fmt: skip
 
 
