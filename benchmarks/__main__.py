@@ -21,6 +21,7 @@ BENCHMARKS = {
     "import": ("benchmarks.import_time", False),
     "wire": ("benchmarks.wire", False),
     "transports": ("benchmarks.transports", False),
+    "relay": ("benchmarks.relay", True),
     "peers": ("benchmarks.peers", True),
 }
 DEFAULT = ("publish", "read", "latency", "handle", "import", "wire")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from functools import lru_cache
 
 from tidings.codecs.bindings import AMQP, HTTP, KAFKA, NATS, REDIS, SNS, Binding
 from tidings.codecs.cap import SETTABLE
@@ -14,7 +14,8 @@ _EVERY = (HTTP, KAFKA, AMQP, NATS, REDIS, SNS)
 _PREFIXES = tuple(dict.fromkeys(prefix for binding in _EVERY for prefix in binding.prefixes))
 
 
-def collision(name: str, bindings: Collection[Binding], *, cap: bool) -> str | None:
+@lru_cache(2048)
+def collision(name: str, bindings: tuple[Binding, ...], *, cap: bool) -> str | None:
     """Say why a header of this name cannot be sent, and what to do about it; None when it can.
 
     Args:

@@ -246,15 +246,8 @@ class _Session:
         self._reason = ""
         self._tasks: asyncio.TaskGroup | None = None
         self._retrier = Retrier(
-            [relay.compiled],
-            self._store,
-            relay._publisher,
-            relay._worker,
-            asyncio.Semaphore(16),
-            relay._counters,
-            relay._died,
-            self._sending,
-        )
+            [relay.compiled], self._store, relay._publisher, relay._worker, asyncio.Semaphore(16), relay._counters, relay._died, self._sending,
+        )  # fmt: skip
         self._decisions: dict[tuple[str, int | None, str], str] = {}
 
     def stop(self) -> None:
@@ -284,12 +277,11 @@ class _Session:
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
-                helpers = [
-                    tasks.create_task(work)
-                    for work in (self._watch(), self._park_all(), self._until_lost(), self._retrier.run())
-                ]  # fmt: skip
+                helpers = [tasks.create_task(work) for work in (self._watch(), self._park_all(), self._until_lost())]
+                retrying = tasks.create_task(self._retrier.run())
                 await self._feed()
                 await self._drain()
+                await retrying
                 for task in helpers:
                     task.cancel()
         except BaseExceptionGroup as group:

@@ -111,7 +111,7 @@ class Routing:
         from tidings.codecs.collisions import collision
 
         cap = any(transport.wire == "cap" for transport in self.brokers)
-        return collision(header, [transport.binding for transport in self.brokers], cap=cap)
+        return collision(header, tuple(transport.binding for transport in self.brokers), cap=cap)
 
     def _of(self, kind: EventType[Any], topic: str) -> tuple[Transport, ...]:
         by_topic = self._by_topic.get(topic)

@@ -46,10 +46,11 @@ class LaneStatements:
             where {dialect.among("lane", "$2", uuid)} and subscription_id = {typed("$1", "int")} and depth = 0
         """)
         self.close_ = Sql(f"delete from {names.lanes} where {mine} and depth = 0")
+        # Once: a worker that is cancelled just after it has let a lane be dead must not hand it back to be tried again.
         self.release_ = Sql(f"""
             update {names.lanes} set state = {typed("$4", "text")}, attempts = {typed("$5", "int")}, due_at = {dialect.after("$6")},
               lease_until = null, owner = null
-            where {mine} returning depth
+            where {mine} and lease_until is not null returning depth
         """)
         self.describe = Sql(f"""
             update {names.deliveries}
