@@ -20,6 +20,7 @@ FAILURES: list[Failure] = ["atomic", "prefix", "independent"]
 class Event:
     number: int
     key: str | None
+    bad: bool = False
 
 
 def flight_of(failure: Failure, keys: list[str | None], calls: int = 4, most: int = 1000) -> Flight[Event]:
@@ -119,9 +120,9 @@ class Relaying(RuleBasedStateMachine):
         self.under_way: list[Call[tuple[Event, object]]] = []
         self.next = self.saved
 
-    @rule(key=st.sampled_from([None, "a", "b"]))
-    def publish(self, key: str | None) -> None:
-        self.log.append(Event(len(self.log), key))
+    @rule(key=st.sampled_from([None, "a", "b"]), luck=st.integers(0, 7))
+    def publish(self, key: str | None, luck: int) -> None:
+        self.log.append(Event(len(self.log), key, luck == 0))
 
     @rule()
     def read(self) -> None:
@@ -144,7 +145,7 @@ class Relaying(RuleBasedStateMachine):
         for event, _ in call.items:
             if event.key in blocked or event.key in {parked.key for parked in self.parked if parked.key is not None}:
                 results.append(WITHHELD)
-            elif data.draw(st.integers(0, 9)) == 0:
+            elif event.bad:
                 results.append(refused("no"))
                 blocked |= {event.key} if event.key is not None else set()
             else:
@@ -168,7 +169,8 @@ class Relaying(RuleBasedStateMachine):
     def lose(self, data: st.DataObject) -> None:
         for call in self.under_way:
             blocked = {parked.key for parked in self.parked if parked.key is not None}
-            items = [event for event, _ in call.items if event.key not in blocked]
+            blocked |= {event.key for event, _ in call.items if event.bad and event.key is not None}
+            items = [event for event, _ in call.items if event.key not in blocked and not event.bad]
             if self.failure == "independent":
                 self.broker += [event for event in items if data.draw(st.booleans())]
             elif self.failure == "atomic":
