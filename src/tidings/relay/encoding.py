@@ -44,6 +44,7 @@ class _Known(NamedTuple):
     type: str
     source: str
     schema: str | None
+    template: cloudevents.Template
 
 
 class Encoder:
@@ -66,6 +67,9 @@ class Encoder:
 
     def _message(self, row: Row) -> Message:
         known = self._known.get((row.name, row.version)) or self._look_up(row.name, row.version)
+        data = row.data.encode() if isinstance(row.data, str) else row.data
+        if row.headers == "{}" and not self._cap:
+            return known.template.message(str(row.id), _aware(row.time), row.key, row.position, data)
         extensions: dict[str, str] = {}
         own: dict[str, str] = {}
         subject = None
@@ -73,7 +77,6 @@ class Encoder:
             extensions, own, subject = _sorted(row)
         if row.position is not None:
             extensions["sequence"] = str(row.position)
-        data = row.data.encode() if isinstance(row.data, str) else row.data
         event = CloudEvent(
             str(row.id), known.source, known.type, data, _aware(row.time), subject, row.key, dataschema=known.schema, extensions=extensions,
             headers=own,
@@ -85,11 +88,10 @@ class Encoder:
     def _look_up(self, name: str, version: int | None) -> _Known:
         kind = self._routing.type_of(name, version)
         contract = None if kind is None else kind.contract
-        known = _Known(
-            cloudevents.type_of(name, version, None if contract is None else contract.type_prefix),
-            (None if contract is None else contract.source) or f"/{self._service}",
-            None if kind is None or contract is None or contract.schema_base is None else _schema(contract.schema_base, kind, version),
-        )
+        full = cloudevents.type_of(name, version, None if contract is None else contract.type_prefix)
+        source = (None if contract is None else contract.source) or f"/{self._service}"
+        schema = None if kind is None or contract is None or contract.schema_base is None else _schema(contract.schema_base, kind, version)
+        known = _Known(full, source, schema, cloudevents.Template(self._binding, source, full, schema))
         if kind is not None:
             # Names that no contract has come from outside the code: there may be any number of them.
             self._known[name, version] = known
