@@ -23,8 +23,8 @@ _headers = msgspec.json.Decoder(dict[str, str]).decode
 _EXTENSIONS = RESERVED_HEADERS - {"subject"}
 
 
-class Row(NamedTuple):
-    """An event as the log, or a delivery, has it; headers and data as JSON."""
+class Row(msgspec.Struct, gc=False):
+    """An event as the log, or a delivery, has it; headers and data as JSON. Thousands wait in memory: the garbage collector need not look at them."""
 
     position: int | None
     id: Any

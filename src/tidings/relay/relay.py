@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 from sqlalchemy import Connection
 
 from tidings.clock import elapsed
@@ -53,15 +54,12 @@ logger = logging.getLogger("tidings.relay")
 _LOOK = 0.5
 
 
-class _Entry:
+class _Entry(msgspec.Struct, gc=False, eq=False):
     """A row of the log on its way."""
 
-    __slots__ = ("row", "size", "ticket")
-
-    def __init__(self, row: Row, ticket: Any) -> None:
-        self.row = row
-        self.ticket = ticket
-        self.size = len(row.data) + len(row.headers) + 600
+    row: Row
+    ticket: Any
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,8 +307,11 @@ class _Session:
                     self._pump()
                 else:
                     self._progress.reach(batch.end)
+                more = batch.more
+                # The rows are not needed while their events are sent.
+                del batch
                 await self._wait_for_room()
-                if not batch.more:
+                if not more:
                     await rest(min(tuning.longest, max(tuning.shortest, (elapsed() - quiet_since) / 20)), relay._wake)
 
     async def _next(self, held: Held, mark: Mark, page: int) -> Batch:
@@ -332,9 +333,9 @@ class _Session:
             mine = row.source == service and goes != "no"
             ticket = read(mark, row.position or 0, 1 if mine else 0)
             if mine:
-                entry = _Entry(row, ticket)
-                self._bytes += entry.size
-                flight.add(row.key, entry)
+                size = len(row.data) + len(row.headers) + 600
+                self._bytes += size
+                flight.add(row.key, _Entry(row, ticket, size))
 
     async def _wait_for_room(self) -> None:
         tuning = self._tuning

@@ -29,7 +29,7 @@ Failure: TypeAlias = Literal["atomic", "prefix", "independent"]
 Provision: TypeAlias = Literal["create", "verify", "off"]
 
 
-class Outgoing(msgspec.Struct, frozen=True):
+class Outgoing(msgspec.Struct, frozen=True, gc=False):
     """A message with where it goes."""
 
     topic: str
