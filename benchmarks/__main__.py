@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-#: Name, module, and whether it needs PostgreSQL. `flat` and `peers` run only when they are named.
+#: Name, module, and whether it needs PostgreSQL. `flat`, `peers` and `transports` run only when they are named.
 BENCHMARKS = {
     "publish": ("benchmarks.publish", True),
     "read": ("benchmarks.read", True),
@@ -20,6 +20,8 @@ BENCHMARKS = {
     "flat": ("benchmarks.flat", True),
     "import": ("benchmarks.import_time", False),
     "wire": ("benchmarks.wire", False),
+    "transports": ("benchmarks.transports", False),
+    "relay": ("benchmarks.relay", True),
     "peers": ("benchmarks.peers", True),
 }
 DEFAULT = ("publish", "read", "latency", "handle", "import", "wire")

@@ -10,6 +10,7 @@ TidingsError
 ├── PublishError                an event cannot be published
 │   ├── InvalidEvent            it does not fit its contract, or is too large
 │   ├── NoTransaction           outside a transaction, on an autocommit connection, on a closed session
+│   ├── Refused                 the broker does not take it as it is
 │   ├── Unsendable              the wire format or the transport cannot carry it
 │   └── WrongDatabase           the session belongs to another database than the store
 ├── StoreError                  the store's tables cannot be used
@@ -39,6 +40,7 @@ __all__ = [
     "ProcessEnded",
     "ProvisionError",
     "PublishError",
+    "Refused",
     "RenamedSubscription",
     "ReplicaError",
     "SchemaError",
@@ -95,6 +97,10 @@ class InvalidEvent(PublishError, ValueError):
 
 class NoTransaction(PublishError):
     """There is no transaction that the event could be part of."""
+
+
+class Refused(PublishError):
+    """A stored event that the broker does not take as it is: too large, unroutable, for an unknown topic."""
 
 
 class Unsendable(PublishError):

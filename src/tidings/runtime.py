@@ -17,13 +17,19 @@ from tidings.consume.deliveries import Retrier
 from tidings.consume.execution import Failed
 from tidings.consume.gate import Gatekeeper
 from tidings.consume.limits import Limit
-from tidings.consume.receiver import Receiver, Tuning
+from tidings.consume.receiver import Receiver
 from tidings.consume.routing import Compiled
+from tidings.consume.tuning import Tuning
 from tidings.consume.upkeep import Heart, LeasedTask, Mover, Purger
 from tidings.ids import uuid7
 from tidings.publish.publisher import Publisher
+from tidings.relay.contact import first_contact
+from tidings.relay.relay import Relay
+from tidings.relay.routing import Routing
+from tidings.relay.sending import compiled_relay
 from tidings.stores.sql.registry import Wanted
 from tidings.stores.sql.store import SQLStore
+from tidings.transports.base import Provision
 
 __all__ = ["ROLES", "Dead", "Role", "Runtime"]
 
@@ -70,10 +76,13 @@ class Runtime:
     tuning: Tuning
     roles: Collection[Role] = ROLES
     limit: Limit = field(default_factory=Limit)
+    routing: Routing | None = None
+    provision: Provision = "create"
     worker: str = field(default_factory=lambda: str(uuid7()))
     receivers: list[Receiver] = field(default_factory=list)
     retrier: Retrier | None = None
     mover: LeasedTask | None = None
+    relays: list[Relay] = field(default_factory=list)
     _parts: list[Any] = field(default_factory=list)
     _heart: Heart | None = None
     _gates: Gatekeeper | None = None
@@ -102,10 +111,16 @@ class Runtime:
         starts: dict[str, Literal["earliest", "now"]] = {
             group: self.start_at.get(group, "earliest") for group in dict.fromkeys(compiled.group for compiled in self.subscriptions)
         }
-        if self.subscriptions:
+        brokers = () if self.routing is None else self.routing.brokers
+        relays = [(transport, compiled_relay(transport)) for transport in brokers]
+        for _, compiled in relays:
+            # In every role: what is published from now on is kept for whoever relays.
+            wanted.append(Wanted(compiled.group, compiled.name, (), True))
+            starts[compiled.group] = self.start_at.get(compiled.group, "earliest")
+        if wanted:
             registered = await store.transact(store.registry.register, self.service, starts, wanted)
             ids = {(row.group, row.name): row.id for row in registered}
-            for compiled in self.subscriptions:
+            for compiled in (*self.subscriptions, *(compiled for _, compiled in relays)):
                 compiled.id = ids[compiled.group, compiled.name]
         await store.transact(store.registry.add_task, "task:mover")
         await store.transact(store.registry.add_task, "task:purger")
@@ -120,7 +135,7 @@ class Runtime:
             self._gates = Gatekeeper(self.service, self.limit, store, self.worker, self.tuning.lease)
             for compiled in self.subscriptions:
                 compiled.gate = self._gates.gate(compiled.label, compiled.limit)
-            for group in starts:
+            for group in dict.fromkeys(compiled.group for compiled in self.subscriptions):
                 mine = [compiled for compiled in self.subscriptions if compiled.group == group]
                 self.receivers.append(
                     Receiver(
@@ -132,8 +147,18 @@ class Runtime:
                 self.subscriptions, store, self.publisher, self.worker, slots, self.counters, self._died, company=company
             )
             self._parts += [*self.receivers, self.retrier]
+        if "relay" in self.roles and self.routing is not None:
+            ready = await first_contact(self.routing, self.provision, self.tuning.first_contact)
+            for transport, compiled in relays:
+                self.relays.append(
+                    Relay(
+                        self.service, transport, compiled, self.routing, store, self.publisher, self.worker, self.counters, self._died,
+                        self.tuning, self.provision, provisioned=transport.name in ready,
+                    )
+                )  # fmt: skip
+            self._parts += self.relays
         if "schedule" in self.roles:
-            self.mover = LeasedTask("task:mover", store, self.worker, Mover(store, self._wake_receivers, self.counters).step)
+            self.mover = LeasedTask("task:mover", store, self.worker, Mover(store, self._wake_readers, self.counters).step)
             purger = LeasedTask(
                 "task:purger", store, self.worker, Purger(store, self.outbox_retention, self.inbox_retention, self.dead_retention).step
             )
@@ -165,6 +190,7 @@ class Runtime:
         if self._heart is not None:
             await self._heart.last()
         self.receivers.clear()
+        self.relays.clear()
         self.retrier = self.mover = self._gates = None
         self._parts.clear()
         self.store.close()
@@ -185,13 +211,15 @@ class Runtime:
             loop.call_soon_threadsafe(self._wake_all)
 
     def _wake_all(self) -> None:
-        self._wake_receivers()
+        self._wake_readers()
         if self.mover is not None:
             self.mover.wake()
 
-    def _wake_receivers(self) -> None:
+    def _wake_readers(self) -> None:
         for receiver in self.receivers:
             receiver.wake()
+        for relay in self.relays:
+            relay.wake()
 
     def _died(self, compiled: Compiled, failed: Failed) -> None:
         received = failed.received

@@ -15,11 +15,11 @@ from tidings.consume.execution import Execution
 from tidings.consume.gate import Gatekeeper
 from tidings.consume.limits import Limit
 from tidings.consume.providers import Providers
-from tidings.consume.receiver import Tuning
 from tidings.consume.replay import Interval, Progress, Replay
 from tidings.consume.retry import Retry
 from tidings.consume.routing import Compiled, compile_subscription, event_types
 from tidings.consume.subscriptions import Subscription, Subscriptions
+from tidings.consume.tuning import Tuning
 from tidings.contracts import Contract, EventType
 from tidings.errors import ConfigurationError, ContractError
 from tidings.ids import uuid7
@@ -30,8 +30,10 @@ from tidings.publish.publisher import Publisher
 from tidings.publish.publishing import Publishing
 from tidings.publish.session import AnySession, cancel, publish
 from tidings.publish.session_buffer import listen_to_sessions
+from tidings.relay.routing import PREFIX, Destination, Routes, Routing, is_relay
 from tidings.runtime import ROLES, Dead, Role, Runtime
 from tidings.stores.sql.store import SQLStore
+from tidings.transports.base import Provision
 from tidings.transports.local import Local
 
 if TYPE_CHECKING:
@@ -53,13 +55,17 @@ class Service:
         contracts: every contract whose events it publishes or handles.
         subscriptions: the handlers, module by module.
         store: the tables in the service's database.
-        transport: how events travel; `Local()` hands the log of the store to the subscribers.
+        transport: how events leave the service: `RabbitMQ(url)`, `Kafka(url)`, `NATS(url)` or `Redis(url)`, or several. `Local()`, which
+            is the default, keeps them; the service's own subscribers read the log of the store in any case.
+        routes: other transports for some contracts, or topics: `{orders: Kafka(url), "audit.entries": Local()}`.
+        provision: make what is missing at the brokers (`create`), or refuse to start without it (`verify`), or leave it all (`off`).
         retry: the default policy for failed events.
         breaker: the default of when a subscription stops taking events because what its handlers need is down; `Breaker.off()` for never.
         limit: how many handlers of all subscriptions together run at once, and how many events they handle in a time, in all processes.
         subscription_limit: the same for each subscription that does not say otherwise.
         environment: `dev`, `test`, `prod` … for topic namers that use it.
-        start: where a group starts that the store does not know yet: `earliest` (everything the log still has) or `now`; or by group.
+        start: where a group starts that the store does not know yet: `earliest` (everything the log still has) or `now`; or by group. A relay
+            starts with the earliest, unless its group says otherwise: `{"relay:rabbitmq": "now"}`.
         outbox_retention: how long published events are kept.
         inbox_retention: how long handled events are remembered; longer than anything that can bring an event again.
         dead_retention: how long dead events are kept that nothing waits behind.
@@ -80,7 +86,9 @@ class Service:
         contracts: Sequence[Contract] = (),
         subscriptions: Sequence[Subscriptions] = (),
         store: SQLStore,
-        transport: Local | None = None,
+        transport: Destination | None = None,
+        routes: Routes | None = None,
+        provision: Provision = "create",
         retry: Retry | None = None,
         breaker: Breaker | None = None,
         limit: Limit | None = None,
@@ -99,8 +107,8 @@ class Service:
             raise ConfigurationError(f"Service name={name!r}: give 1 to 100 printable characters without '/', '@' or spaces")
         if not isinstance(store, SQLStore):
             raise ConfigurationError(f"Service store={store!r}: give SQLStore(engine)")
-        if transport is not None and not isinstance(transport, Local):
-            raise ConfigurationError(f"Service transport={transport!r}: give Local(), or nothing")
+        if provision not in ("create", "verify", "off"):
+            raise ConfigurationError(f"Service provision={provision!r}: give 'create', 'verify' or 'off'")
         unknown = set(roles) - ROLES
         if unknown:
             raise ConfigurationError(f"Service roles={sorted(unknown)!r}: there are {', '.join(sorted(ROLES))}")
@@ -113,7 +121,8 @@ class Service:
             raise ConfigurationError(f"Service max_message_bytes={max_message_bytes}: give at least 1024")
         self.name = name
         self.store = store
-        self.transport = transport or Local()
+        self.transport = Local() if transport is None else transport
+        self.provision: Provision = provision
         self.contracts = tuple(contracts)
         self.counters = Counters()
         self.tuning = Tuning()
@@ -124,6 +133,7 @@ class Service:
         self.environment = environment
         self.grace = grace
         self._types = event_types(self.contracts)
+        self.routing = Routing(self.transport, routes or {}, self.contracts, list(self._types.values()), environment)
         self._own = Subscriptions()
         self._declared = (*subscriptions, self._own)
         self._start: Mapping[str, Literal["earliest", "now"]] | str = start
@@ -136,6 +146,7 @@ class Service:
         self.publisher = Publisher(
             name, self._type_of, store.publishing_statements, environment=environment, max_message_bytes=max_message_bytes,
             same_database=store.leads_here(same_database), same_identity=store.is_here, wake=self._wake,
+            collision=self.routing.collision,
         )  # fmt: skip
         #: Adds a handler; see `Subscriptions.subscribe`. For small programs: in larger ones, give each module a `Subscriptions`.
         self.subscribe = self._own.subscribe
@@ -271,6 +282,11 @@ class Service:
         if self._runtime is not None:
             raise ConfigurationError(f"service {self.name!r} is running already")
         compiled = self._compile()
+        for item in compiled:
+            if is_relay(item.group):
+                raise ConfigurationError(
+                    f"subscription {item.name!r}: groups called {PREFIX}... are those of relays; give it another group"
+                )
         seen: set[tuple[str, str]] = set()
         for item in compiled:
             if (item.group, item.name) in seen:
@@ -281,6 +297,7 @@ class Service:
             self.name, self.environment, __version__, self.store, self.publisher, compiled, start,  # type: ignore[arg-type]
             *self._retention, on_dead=self._on_dead, counters=self.counters, tuning=self.tuning,
             roles=self.roles if roles is None else frozenset(roles), limit=self.limit,
+            routing=self.routing, provision=self.provision,
         )  # fmt: skip
         await runtime.start()
         self._runtime = runtime

@@ -10,8 +10,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from tests.consume.shop import OrderPlaced, shop
 from tidings import Breaker, Limit, Rate, Service
 from tidings.consume.company import ALONE_SECONDS
-from tidings.consume.receiver import LEASE_SECONDS, Tuning
 from tidings.consume.suspects import CAREFUL
+from tidings.consume.tuning import LEASE_SECONDS, Tuning
 from tidings.stores import SQLStore
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "limits.md").read_text(encoding="utf-8")

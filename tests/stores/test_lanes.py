@@ -256,6 +256,9 @@ class TestFinishing:
         lane = await claim_one(store)
         assert await release(store, lane, state="dead", attempts=8)
         assert await claim(store) == []
+        # Who is cancelled just then gives it back once more, as if nothing had been decided.
+        assert not await release(store, lane)
+        assert await claim(store) == []
         assert await store.transact(store.inbox.standing, MINE, [key(3)], [LANE]) == {0: Standing.PARKED}
         await store.call(lambda c: c.exec_driver_sql("update tidings_lanes set state = 'retrying'").close())
         lane = await claim_one(store)

@@ -14,12 +14,12 @@ from tests.consume.world import effect
 from tests.workers import newer as newer_events
 from tests.workers.journal import Journal
 from tests.workers.moments import once
-from tidings import Breaker, Envelope, Limit, Rate, Retry, Service, Subscriptions
+from tidings import Breaker, Envelope, Limit, Rate, Retry, Service, Subscriptions, transports
 from tidings.consume.retry import Reject
 from tidings.service import Dead
 from tidings.stores import SQLStore
 
-__all__ = ["deadly", "ledger", "limited", "newer", "orders"]
+__all__ = ["deadly", "ledger", "limited", "newer", "orders", "relay"]
 
 
 def orders(store: SQLStore, journal: Journal, config: dict[str, Any]) -> Service:
@@ -180,3 +180,9 @@ def newer(store: SQLStore, journal: Journal, config: dict[str, Any]) -> Service:
         journal.say("sending", number=event.number)
 
     return Service("shop", contracts=[newer_events.shop], subscriptions=[handlers], store=store)
+
+
+def relay(store: SQLStore, journal: Journal, config: dict[str, Any]) -> Service:
+    """A shop without handlers that relays to the broker at `broker`: `transport` is the name of its class, `options` are more of it."""
+    made = getattr(transports, config["transport"])(config["broker"], **config.get("options", {}))
+    return Service("shop", contracts=[shop], store=store, transport=made)

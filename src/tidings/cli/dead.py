@@ -63,7 +63,7 @@ def list_(target: Target, subscription: str | None, event: str | None, key: str 
         ("id", "subscription", "event", "key", "attempts", "waiting", "failed at", "error"),
         [
             (
-                item.number, f"{item.group}/{item.subscription}", _event(item), item.key, item.attempts, item.depth - 1, when(item.failed_at)[5:16],
+                item.number, item.label, _event(item), item.key, item.attempts, item.depth - 1, when(item.failed_at)[5:16],
                 Cell(_error(item), "red"),
             )
             for item in shown
@@ -112,7 +112,7 @@ def _show(item: Parked) -> None:
         ("id", item.number),
         ("state", f"{state}, {behind} waiting behind it" if behind else state),
         ("next attempt", when(item.due_at) if item.state == "retrying" else None),
-        ("subscription", f"{item.group}/{item.subscription} of service {item.service}"),
+        ("subscription", f"{item.label} of service {item.service}"),
         ("event", f"{_event(item)}, {item.event_id}"),
         ("published", f"{when(item.time)} by {item.source}, topic {item.topic}, sequence {item.sequence}"),
         ("key", item.key),

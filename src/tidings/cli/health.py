@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tidings.stores import SQLStore
     from tidings.stores.sql.queries import Activity, Backlog, Reader, Scheduled, Subscription, Worker
 
-__all__ = ["Status", "gather", "problems_of"]
+__all__ = ["Status", "gather", "is_relay", "problems_of"]
 
 #: How long a reader may stand still with a backlog, a scheduled event may be overdue.
 _STALE = timedelta(seconds=60)
@@ -82,8 +82,13 @@ def problems_of(status: Status) -> list[str]:
     for subscription in status.subscriptions:
         if subscription.state == "retired":
             continue
-        label = f"{subscription.group}/{subscription.name}"
-        if subscription.breaker in ("open", "half-open"):
+        label = subscription.label
+        if subscription.breaker is not None and subscription.breaker != "closed" and is_relay(subscription):
+            since = "" if subscription.breaker_since is None else f" for {duration(status.now - subscription.breaker_since)}"
+            problems.append(
+                f"{label}: its broker has been down{since}, the events wait in the log: {subscription.breaker_reason or 'the reason is not known'}"
+            )
+        elif subscription.breaker in ("open", "half-open"):
             since = "" if subscription.breaker_since is None else f" for {duration(status.now - subscription.breaker_since)}"
             problems.append(
                 f"subscription {label}: its breaker has been {subscription.breaker}{since}, its events wait in the log: "
@@ -107,13 +112,21 @@ def problems_of(status: Status) -> list[str]:
     return problems
 
 
+def is_relay(what: Subscription | Reader) -> bool:
+    """Whether this is a relay's: it has a table of its own."""
+    from tidings.stores.sql.queries import RELAY
+
+    return what.group.startswith(RELAY)
+
+
 def _of_reader(reader: Reader, backlog: Backlog, now: datetime) -> list[str]:
     if not backlog.events:
         return []
     age = timedelta(0) if backlog.oldest is None else now - backlog.oldest
     if reader.owner is None or reader.lease_until is None or reader.lease_until < now:
         instead = f"or 'tidings groups retire {reader.group}' if it is gone for good"
-        return [f"group {reader.group!r} has a backlog and no worker reads for it: run service {reader.service!r}, {instead}"]
+        role = " with role 'relay'" if is_relay(reader) else ""
+        return [f"group {reader.group!r} has a backlog and no worker reads for it: run service {reader.service!r}{role}, {instead}"]
     still = timedelta(0) if reader.moved_at is None else now - reader.moved_at
     if age > _STALE and still > _STALE:
         return [f"group {reader.group!r} has not moved for {duration(still)} although events wait: look at the worker's log"]

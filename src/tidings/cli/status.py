@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tidings.cli.command import NOT_WELL, Command
-from tidings.cli.health import Status, gather
+from tidings.cli.health import Status, gather, is_relay
 from tidings.cli.store import Target, on_store, store_options
 from tidings.cli.table import Cell, show_table
 from tidings.cli.text import as_json, counted, duration, safe
@@ -59,7 +59,7 @@ def _show(found: Status, target: Target) -> None:
                 if reader.reader in found.backlogs else "", _owner(reader), _lease(reader, found.now), _age(found, reader.moved_at),
             )
             for reader in found.readers
-            if reader.kind == "log"
+            if reader.kind == "log" and not is_relay(reader)
         ],
         right=("backlog", "oldest", "lease", "moved"),
         title="Readers",
@@ -69,16 +69,17 @@ def _show(found: Status, target: Target) -> None:
         ("subscription", "state", "breaker", "retrying", "dead", "waiting", "blocked", *_MEASURES),
         [
             (
-                f"{item.group}/{item.name}", item.state, _breaker(found, item), Cell(f"{item.retrying:,}", "yellow" if item.retrying else ""),
+                item.label, item.state, _breaker(found, item), Cell(f"{item.retrying:,}", "yellow" if item.retrying else ""),
                 Cell(f"{item.dead:,}", "bold red" if item.dead else ""), f"{item.waiting:,}", _age(found, item.blocked_since),
-                *(f"{recent.get((f'{item.group}/{item.name}', measure), 0):,}" for measure in _MEASURES),
+                *(f"{recent.get((item.label, measure), 0):,}" for measure in _MEASURES),
             )
             for item in found.subscriptions
-            if item.state != "retired"
+            if item.state != "retired" and not is_relay(item)
         ],
         right=("retrying", "dead", "waiting", "blocked", *_MEASURES),
         title="Subscriptions (handled, failed, duplicates: in the last 15 minutes)",
     )  # fmt: skip
+    _show_relays(found, recent)
     alive = [worker for worker in found.workers if worker.alive]
     show_table(
         ("service", "host", "pid", "roles", "version", "started", "seen"),
@@ -90,6 +91,47 @@ def _show(found: Status, target: Target) -> None:
         title="Workers",
     )
     _show_rest(found)
+
+
+def _show_relays(found: Status, recent: dict[tuple[str, str], int]) -> None:
+    from tidings.stores.sql.queries import COUNTED
+
+    readers = {(reader.service, reader.group): reader for reader in found.readers if reader.kind == "log"}
+    relays = [(item, readers.get((item.service, item.group))) for item in found.subscriptions if is_relay(item) and item.state != "retired"]
+    if not relays:
+        return
+    show_table(
+        ("relay", "service", "broker", "backlog", "oldest", "retrying", "dead", "waiting", "sent", "owner", "moved"),
+        [
+            (
+                item.label, item.service, _broker(found, item),
+                counted(found.backlogs[reader.reader].events, COUNTED) if reader is not None and reader.reader in found.backlogs else "",
+                _age(found, found.backlogs[reader.reader].oldest) if reader is not None and reader.reader in found.backlogs else "",
+                Cell(f"{item.retrying:,}", "yellow" if item.retrying else ""), Cell(f"{item.dead:,}", "bold red" if item.dead else ""),
+                f"{item.waiting:,}", f"{recent.get((item.label, 'handled'), 0):,}", "" if reader is None else _owner(reader),
+                "" if reader is None else _age(found, reader.moved_at),
+            )
+            for item, reader in relays
+        ],
+        right=("backlog", "oldest", "retrying", "dead", "waiting", "sent", "moved"),
+        title="Relays (sent: in the last 15 minutes)",
+    )  # fmt: skip
+
+
+def broker_state(item: Subscription) -> str:
+    """Return what is known of a relay's broker: `connected`, `down`, `paused` by an operator, or `unknown` while nobody relays."""
+    if item.state == "paused":
+        return "paused"
+    if item.breaker is None:
+        return "unknown"
+    return "connected" if item.breaker == "closed" else "down"
+
+
+def _broker(found: Status, item: Subscription) -> Cell:
+    state = broker_state(item)
+    if state == "down":
+        return Cell(f"down {_age(found, item.breaker_since)}", "bold red")
+    return Cell(state, "" if state == "connected" else "yellow")
 
 
 def _show_rest(found: Status) -> None:
@@ -138,6 +180,21 @@ def _as_object(found: Status) -> dict[str, object]:
         if (backlog := found.backlogs.get(reader.reader)) is not None:
             values |= {"backlog": backlog.events, "oldest": backlog.oldest}
         readers.append(values)
+    relays = [
+        {
+            "relay": item.label,
+            "service": item.service,
+            "broker": broker_state(item),
+            "since": item.breaker_since,
+            "reason": item.breaker_reason,
+            "retrying": item.retrying,
+            "dead": item.dead,
+            "waiting": item.waiting,
+            "sent": recent.get((item.label, "handled"), 0),
+        }
+        for item in found.subscriptions
+        if is_relay(item) and item.state != "retired"
+    ]
     subscriptions = [
         {**item._asdict(), "recently": {measure: recent.get((f"{item.group}/{item.name}", measure), 0) for measure in _MEASURES}}
         for item in found.subscriptions
@@ -148,6 +205,7 @@ def _as_object(found: Status) -> dict[str, object]:
         "time": found.now,
         "schema_version": found.schema_version,
         "readers": readers,
+        "relays": relays,
         "subscriptions": subscriptions,
         "scheduled": found.scheduled,
         "workers": list(found.workers),

@@ -40,7 +40,7 @@ def list_(target: Target, json_: bool) -> None:
         ("subscription", "service", "state", "breaker", "ordered", "events", "retrying", "dead", "parked"),
         [
             (
-                f"{item.group}/{item.name}", item.service, Cell(item.state, "dim" if item.state == "retired" else ""), _breaker(item),
+                item.label, item.service, Cell(item.state, "dim" if item.state == "retired" else ""), _breaker(item),
                 "yes" if item.ordered else "no", ", ".join(item.events), item.retrying, Cell(item.dead, "bold red" if item.dead else ""),
                 item.parked,
             )

@@ -100,6 +100,10 @@ class Binding:
         except UnicodeDecodeError:
             raise Undecodable("attributes", f"{what} is not valid UTF-8 behind its percent-encoding") from None
 
+    def why_not(self, name: str) -> str | None:
+        """Say why a publisher's header cannot have this name; None when it can."""
+        return _why_not(self, name)
+
     def check_own(self, name: str) -> None:
         """Refuse a publisher's header that could not be told from an attribute, or not be sent at all.
 

@@ -20,6 +20,7 @@ from tidings.errors import Undecodable, Unsendable
 
 __all__ = [
     "CALLBACK",
+    "SETTABLE",
     "SOURCE",
     "Reply",
     "decode",
@@ -38,8 +39,8 @@ CALLBACK = "cap-callback-name"
 #: The `source` of events whose publisher does not say one.
 SOURCE = "/cap"
 
-# Headers of CAP that a publisher may set.
-_SETTABLE = frozenset({CALLBACK, "cap-msg-type", "cap-kafka-key", "cap-pulsar-key", "cap-session-id", "cap-scheduled-enqueue-time-utc"})
+#: Headers of CAP that a publisher may set.
+SETTABLE = frozenset({CALLBACK, "cap-msg-type", "cap-kafka-key", "cap-pulsar-key", "cap-session-id", "cap-scheduled-enqueue-time-utc"})
 # Words of ours for which CAP has none; it hands them through to whoever asks for them.
 _EXTRA = ("partitionkey", "sequence", "causationid", "tenantid", "traceparent", "tracestate", "expires", "scheduledfor")
 _NOT_PRINTABLE = re.compile(r"[^ -~]")
@@ -78,7 +79,7 @@ def encode(event: CloudEvent, topic: str, binding: Binding, *, zone: tzinfo | No
         if name in extras:
             headers[name] = extras[name]
     for name, value in event.headers.items():
-        if name not in _SETTABLE:
+        if name not in SETTABLE:
             binding.check_own(name)
         headers[name] = value
     if binding is NATS:
@@ -137,7 +138,7 @@ def decode(message: Message, binding: Binding, limits: Limits = LIMITS, *, zone:
     own = {
         name: value
         for name, value in given.items()
-        if name in _SETTABLE or not (name.startswith("cap-") or name.lower() in RESERVED_HEADERS or name.lower() in binding.own)
+        if name in SETTABLE or not (name.startswith("cap-") or name.lower() in RESERVED_HEADERS or name.lower() in binding.own)
     }
     body = message.body or b"null"
     check_json(body, limits.depth)

@@ -15,6 +15,7 @@ import msgspec
 
 from tidings.codecs.bindings import AMQP, Binding
 from tidings.codecs.message import (
+    JSON,
     LIMITS,
     CloudEvent,
     Limits,
@@ -32,6 +33,7 @@ from tidings.errors import Undecodable, Unsendable
 __all__ = [
     "BATCH",
     "STRUCTURED",
+    "Template",
     "decode",
     "decode_batch",
     "encode_batch",
@@ -102,6 +104,38 @@ def encode_binary(event: CloudEvent, binding: Binding) -> Message:
     if binding.most is not None and len(headers) > binding.most:
         raise Unsendable(f"{len(headers)} headers are more than the {binding.most} of {binding.name}: use structured mode")
     return Message(headers, event.data, event.content_type, event.key, event.id, event.type)
+
+
+class Template:
+    """What the messages of one event type have in common, written once.
+
+    `message` writes what `encode_binary` does for an event without headers of its own, in less time. For bindings without a bound on headers.
+    """
+
+    __slots__ = ("_common", "_encoded", "_id", "_key", "_sequence", "_time", "_type")
+
+    def __init__(self, binding: Binding, source: str, type: str, dataschema: str | None = None) -> None:  # noqa: A002 - the attribute's name
+        header = binding.header
+        self._encoded = binding.encoded if binding.percent else None
+        self._type = type
+        self._common = {
+            header("specversion"): "1.0",
+            header("source"): binding.encoded(source),
+            header("type"): binding.encoded(type),
+            **({} if dataschema is None else {header("dataschema"): binding.encoded(dataschema)}),
+        }
+        self._id, self._time, self._key, self._sequence = header("id"), header("time"), header("partitionkey"), header("sequence")
+
+    def message(self, event_id: str, time: datetime | None, key: str | None, sequence: int | None, data: bytes) -> Message:
+        """Return the message of one event. The id is a UUID."""
+        headers: dict[str, str | bytes | None] = {**self._common, self._id: event_id}
+        if time is not None:
+            headers[self._time] = written_time(time)
+        if key is not None:
+            headers[self._key] = key if self._encoded is None else self._encoded(key)
+        if sequence is not None:
+            headers[self._sequence] = str(sequence)
+        return Message(headers, data, JSON, key, event_id, self._type)
 
 
 def encode_structured(event: CloudEvent, binding: Binding) -> Message:

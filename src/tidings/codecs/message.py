@@ -29,7 +29,7 @@ __all__ = [
 JSON = "application/json"
 
 
-class Message(msgspec.Struct, frozen=True):
+class Message(msgspec.Struct, frozen=True, gc=False):
     """A message as a broker carries it, whichever broker that is.
 
     Attributes:

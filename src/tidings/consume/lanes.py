@@ -40,6 +40,11 @@ class Lanes(Generic[T]):
         """Whether `take` would give something."""
         return bool(self._ready)
 
+    @property
+    def free(self) -> int:
+        """How many lanes `take` could take from."""
+        return len(self._ready)
+
     def add(self, key: Hashable | None, item: T) -> None:
         """Append an item to the lane of its key."""
         self.waiting += 1
@@ -52,11 +57,12 @@ class Lanes(Generic[T]):
             self._ready.append(found)
         found.items.append(item)
 
-    def take(self, limit: int, takers: int = 1) -> Taken[T]:
+    def take(self, limit: int, takers: int = 1, *, heads: bool = False) -> Taken[T]:
         """Take up to `limit` items: one from each lane in turn, then further ones from the same lanes, each lane's in order.
 
         Args:
             takers: leave lanes for so many others: take from one part in `takers` of those that are ready.
+            heads: take no further ones.
         """
         lanes: list[_Lane[T]] = []
         items: list[T] = []
@@ -68,7 +74,7 @@ class Lanes(Generic[T]):
                 items.append(lane.items.popleft())
             else:
                 items.append(lane)
-        more = [lane for lane in lanes if lane.items]
+        more = [] if heads else [lane for lane in lanes if lane.items]
         while more and len(items) < limit:
             left = []
             for lane in more:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
-from typing import Any
 
 from sqlalchemy import Connection
 
@@ -25,7 +22,9 @@ from tidings.consume.pool import Pool
 from tidings.consume.progress import Progress
 from tidings.consume.received import Received, from_row
 from tidings.consume.routing import Compiled
-from tidings.errors import LeaseLost, ReplicaError
+from tidings.consume.tenure import Tenure, acquire, bounded, cause_of, hold, rest, timestamp
+from tidings.consume.tuning import Tuning
+from tidings.errors import LeaseLost
 from tidings.publish.publisher import Publisher
 from tidings.stores.base import Batch, Lease, Mark, Registered
 from tidings.stores.sql.connections import Held, Line
@@ -33,37 +32,9 @@ from tidings.stores.sql.errors import UNAVAILABLE
 from tidings.stores.sql.registry import reader_name
 from tidings.stores.sql.store import SQLStore
 
-__all__ = ["LEASE_SECONDS", "Receiver", "Tuning"]
+__all__ = ["Receiver"]
 
 logger = logging.getLogger("tidings.consume")
-
-#: How long a lease lasts without renewal, by the database's clock. A dead worker's readers are taken over within this time.
-LEASE_SECONDS = 10.0
-
-
-class Tuning:
-    """Bounds and times of a receiver. The defaults suit; tests change them.
-
-    Attributes:
-        page: most rows of one read.
-        events, bytes: most events, and bytes of them, that are in memory.
-        shortest, longest: seconds between two polls when there is something to do, and when nothing has happened for long.
-        checkpoint_seconds: how often a checkpoint that moved is written; `checkpoint_idle` when nothing was handled.
-        lease: seconds that a lease lasts.
-        slow: seconds after which an event that still runs is promoted.
-        max_parked: most parked events of a subscription; with more, it takes nothing until there are fewer.
-    """
-
-    page = 1000
-    events = 5000
-    bytes = 64 << 20
-    shortest = 0.005
-    longest = 0.5
-    checkpoint_seconds = 0.1
-    checkpoint_idle = 10.0
-    lease = LEASE_SECONDS
-    slow = 10.0
-    max_parked = 10_000
 
 
 class Receiver:
@@ -96,7 +67,6 @@ class Receiver:
         #: The workers of each subscription while the lease is held.
         self.pools: list[Pool] = []
         self._progress: Progress[Mark] = Progress(Mark(None, None, 0))
-        self._saved = self._progress.mark
         self._offset = 0.0
 
     def wake(self) -> None:
@@ -117,31 +87,15 @@ class Receiver:
 
     async def run(self) -> None:
         """Read under the lease whenever it can be had, until stopped."""
-        delay = 0.1
-        while not self._stopping.is_set():
-            try:
-                await guarded(self._store.mend())
-                self.lease = await guarded(self._store.call(self._store.leases.acquire, self.reader, self._worker, self._tuning.lease))
-                delay = 0.1
-                if self.lease is None:
-                    await self._pause(self._tuning.lease / 3 * random.uniform(0.8, 1.2))
-                    continue
-                # After the acquisition: whoever registers from now on raises the token again.
-                registered = await guarded(self._store.call(self._store.registry.list, self._service))
-                await self._read(self.lease, registered)
-            except LeaseLost as error:
-                logger.info("%s: %s", self.reader, error, extra={"reader": self.reader})
-            except (StoreDown, ReplicaError) as error:
-                logger.warning("%s: %s; trying again in %.1f s", self.reader, error, delay, extra={"reader": self.reader})
-                await self._pause(delay)
-                delay = min(delay * 2, 5.0)
-            except Exception:
-                # A mistake of ours, or tables that were changed under us: nothing is lost, reading starts again at the checkpoint.
-                logger.exception("%s: reading stopped; trying again in %.1f s", self.reader, delay, extra={"reader": self.reader})
-                await self._pause(delay)
-                delay = min(delay * 2, 30.0)
-            finally:
-                self.lease = None
+        await hold(self.reader, self._store, self._worker, self._tuning, self._stopping, self._begin)
+
+    async def _begin(self, tenure: Tenure) -> None:
+        # After the acquisition: whoever registers from now on raises the token again.
+        registered = await guarded(self._store.call(self._store.registry.list, self._service))
+        try:
+            await self._read(tenure, registered)
+        finally:
+            self.lease = None
 
     async def read_to_end(self) -> None:
         """Read what the log holds now, finish it but for what is paused, and give the lease up. Raises what `run` would wait out.
@@ -150,24 +104,22 @@ class Receiver:
             LeaseLost: another worker has the lease.
             StoreDown, ReplicaError: the log cannot be read.
         """
-        lease = await guarded(self._store.call(self._store.leases.acquire, self.reader, self._worker, self._tuning.lease))
-        if lease is None:
+        tenure = await acquire(self.reader, self._store, self._worker, self._tuning)
+        if tenure is None:
             raise LeaseLost(f"another worker reads for {self.reader!r}")
         self._to_end = True
         try:
-            await self._read(lease, await guarded(self._store.call(self._store.registry.list, self._service)))
+            await self._read(tenure, await guarded(self._store.call(self._store.registry.list, self._service)))
         finally:
             self._to_end = False
 
     async def _pause(self, seconds: float) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._stopping.wait()
+        await rest(seconds, self._stopping)
 
-    async def _read(self, lease: Lease, registered: Sequence[Registered]) -> None:
+    async def _read(self, tenure: Tenure, registered: Sequence[Registered]) -> None:
         """Read and handle under one lease; everything in memory belongs to it and goes with it."""
-        self._progress = Progress(lease.mark, lease.high)
-        self._saved = lease.mark
+        lease = self.lease = tenure.lease
+        self._progress = tenure.progress
         self._bytes = 0
         self._room.set()
         self._offset = time.time() - elapsed()
@@ -200,7 +152,7 @@ class Receiver:
         try:
             async with asyncio.TaskGroup() as tasks:
                 workers = [tasks.create_task(pool.work()) for pool in pools for _ in range(pool.compiled.options.concurrency)]
-                workers.append(tasks.create_task(self._keep(lease)))
+                workers.append(tasks.create_task(tenure.keep()))
                 workers.append(tasks.create_task(self._watch(pools, announcer)))
                 await self._feed(lease, routes, foreign, careful, tasks)
                 await careful.finish()
@@ -208,20 +160,16 @@ class Receiver:
                 for task in workers:
                     task.cancel()
         except BaseExceptionGroup as group:
-            raise _first(group) from None
+            raise cause_of(group) from None
         except asyncio.CancelledError:
             # Everything under way was rolled back: hand the rest to the next worker at once.
-            await _bounded(self._leave(lease))
+            await bounded(tenure.leave())
             raise
         finally:
             leave()
-            await _bounded(reads.close())
-            await _bounded(writes.close())
-        await self._leave(lease)
-
-    async def _leave(self, lease: Lease) -> None:
-        await self._save(lease)
-        await guarded(self._store.call(self._store.leases.release, lease))
+            await bounded(reads.close())
+            await bounded(writes.close())
+        await tenure.leave()
 
     async def _feed(
         self, lease: Lease, routes: dict[str, list[Pool]], foreign: dict[str, list[Registered]], careful: Careful, tasks: asyncio.TaskGroup
@@ -235,7 +183,7 @@ class Receiver:
                 self._wake.clear()
                 batch = await self._next(held, mark, page)
                 if batch.clock is not None:
-                    self._offset = _timestamp(batch.clock) - elapsed()
+                    self._offset = timestamp(batch.clock) - elapsed()
                 mark = batch.end
                 for row, after in zip(batch.rows, batch.marks, strict=True):
                     received = from_row(row)
@@ -350,68 +298,6 @@ class Receiver:
             async with asyncio.timeout(seconds):
                 await self._wake.wait()
 
-    async def _keep(self, lease: Lease) -> None:
-        """Renew the lease, and write the checkpoint when it has moved, on a connection of its own."""
-        tuning = self._tuning
-        renewed = moved = elapsed()
-        finished = 0
-        # No connection before there is something to write: readings that end at once would break off in the middle of making one.
-        await asyncio.sleep(tuning.checkpoint_seconds)
-        async with self._store.connections.autocommit() as held:
-            while True:
-                now = elapsed()
-                if self._progress.finished > finished or now - moved > tuning.checkpoint_idle:
-                    finished = self._progress.finished
-                    moved = now
-                    await self._save(lease, held)
-                if now - renewed > tuning.lease / 3:
-                    renewed = now
-                    if not await guarded(held.run(self._store.leases.renew, lease, tuning.lease)):
-                        raise LeaseLost(f"another worker reads for {self.reader!r} now")
-                await asyncio.sleep(tuning.checkpoint_seconds)
-
-    async def _save(self, lease: Lease, held: Held | None = None) -> None:
-        mark = self._progress.mark
-        if mark == self._saved:
-            return
-        same = mark.current is not None and (mark.previous, mark.current) == (self._saved.previous, self._saved.current)
-        move = self._store.leases.move
-        run = self._store.call if held is None else held.run
-        if not await guarded(run(move, lease, mark, self._progress.high, same_window=same)):
-            raise LeaseLost(f"another worker reads for {self.reader!r} now")
-        self._saved = mark
-
     def database_time(self) -> float:
         """Return the database's time as a Unix timestamp, as of the last read plus what has passed here."""
         return elapsed() + self._offset
-
-
-async def _bounded(work: Coroutine[Any, Any, None]) -> None:
-    """Finish this although we are cancelled, in at most five seconds; what it cannot do, the lease's end will."""
-    task = asyncio.ensure_future(work)
-    done, _ = await asyncio.wait([task], timeout=5.0)
-    if not done:
-        task.cancel()
-    elif error := task.exception():
-        logger.info("could not hand back: %s", error)
-
-
-def _timestamp(clock: datetime | str) -> float:
-    if isinstance(clock, str):
-        clock = datetime.fromisoformat(clock)
-    return (clock if clock.tzinfo else clock.replace(tzinfo=UTC)).timestamp()
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return what a task group failed for: a lost lease before anything that followed from it."""
-    leaves: list[BaseException] = []
-
-    def collect(error: BaseException) -> None:
-        if isinstance(error, BaseExceptionGroup):
-            for inner in error.exceptions:
-                collect(inner)
-        else:
-            leaves.append(error)
-
-    collect(group)
-    return next((e for e in leaves if isinstance(e, LeaseLost)), leaves[0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tidings.envelope import RESERVED_HEADERS, Envelope
@@ -33,8 +33,11 @@ def inherited(cause: Envelope) -> dict[str, str]:
     return headers
 
 
-def user_headers(event: str, headers: Mapping[str, str]) -> dict[str, str]:
+def user_headers(event: str, headers: Mapping[str, str], collision: Callable[[str], str | None] = lambda _: None) -> dict[str, str]:
     """Check the user's headers and return them; `event` names the event type in messages.
+
+    Args:
+        collision: says why no transport could carry a header of this name.
 
     Raises:
         InvalidEvent: too many headers; a name that is reserved, too long or not printable ASCII; a value that is no string, too long,
@@ -48,6 +51,8 @@ def user_headers(event: str, headers: Mapping[str, str]) -> dict[str, str]:
             raise InvalidEvent(f"{event}: header name {_short(name)} is not 1 to {MAX_NAME} characters of printable ASCII without spaces")
         if name.lower() in RESERVED_HEADERS:
             raise InvalidEvent(f"{event}: header {name!r} is written by Tidings itself: choose another name")
+        if reason := collision(name):
+            raise InvalidEvent(f"{event}: header {name!r} {reason}")
         if not isinstance(value, str):
             raise InvalidEvent(f"{event}: header {name!r} is {_short(value)} ({type(value).__name__}): header values are strings")
         if len(value) > MAX_VALUE:

@@ -80,6 +80,7 @@ class Publisher:
         same_database: whether a SQLAlchemy Engine or Connection leads to the store's database.
         same_identity: the same for the connection of a driver, told by its identity; called only where the driver knows it.
         wake: called after a commit that published; it must return at once.
+        collision: says why no transport could carry a header of this name.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class Publisher:
         same_database: Callable[[Any], bool] = lambda _: True,
         same_identity: Callable[[Identity], bool] = lambda _: True,
         wake: Callable[[], None] = lambda: None,
+        collision: Callable[[str], str | None] = lambda _: None,
     ) -> None:
         self.source = source
         self.statements = statements
@@ -102,6 +104,7 @@ class Publisher:
         self._environment = environment
         self._max_message_bytes = max_message_bytes
         self._wake = wake
+        self._collision = collision
         self._known: dict[type, _Known] = {}
         self._no_headers = written({})
 
@@ -142,7 +145,7 @@ class Publisher:
             if expires is not None:
                 fields["expires"] = _expiry(label, expires, due)
             if headers:
-                fields.update(user_headers(label, headers))
+                fields.update(user_headers(label, headers, self._collision))
             text = written(fields)
         # A character takes four bytes at most: only what comes near the limit is measured.
         if 4 * (len(data) + len(text)) > self._max_message_bytes:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 from tidings.codecs.bindings import KAFKA, Binding
+from tidings.codecs.wire import Wire
 from tidings.errors import ProvisionError, TransportDown
 from tidings.transports.base import CONFIRMED, Failure, Incoming, Outcome, Outgoing, Provision, sifted, size_of, unconfirmed
 
@@ -18,6 +19,7 @@ class Memory:
 
     Args:
         failure: what it declares; it keeps to it.
+        name, wire: as those of other transports.
         most: bytes that a message may have at most.
 
     Attributes:
@@ -25,11 +27,12 @@ class Memory:
         topics: what each topic holds, in order.
     """
 
-    name = "memory"
     ordered = True
     binding: Binding = KAFKA
 
-    def __init__(self, failure: Failure = "independent", *, most: int = 1 << 20) -> None:
+    def __init__(self, failure: Failure = "independent", *, most: int = 1 << 20, name: str = "memory", wire: Wire = "cloudevents") -> None:
+        self.name = name
+        self.wire: Wire = wire
         self.failure: Failure = failure
         self.most = most
         self.refuses: Callable[[Outgoing], str | None] = lambda _outgoing: None

@@ -12,8 +12,9 @@ from tidings.consume.breaker import Breaker, Circuit
 from tidings.consume.company import Company
 from tidings.consume.deliveries import Retrier
 from tidings.consume.gate import Gatekeeper
-from tidings.consume.receiver import Receiver, Tuning
+from tidings.consume.receiver import Receiver
 from tidings.consume.routing import Compiled
+from tidings.consume.tuning import Tuning
 from tidings.ids import uuid7
 from tidings.runtime import Runtime
 from tidings.stores.sql.driver import run

@@ -14,6 +14,7 @@ import msgspec
 
 from tidings.codecs.bindings import Binding
 from tidings.codecs.message import Message, written_time
+from tidings.codecs.wire import Wire
 
 __all__ = [
     "CONFIRMED", "WITHHELD", "Failure", "Incoming", "Outcome", "Outgoing", "Provision", "Publisher", "Receiver", "Transport", "as_header",
@@ -28,7 +29,7 @@ Failure: TypeAlias = Literal["atomic", "prefix", "independent"]
 Provision: TypeAlias = Literal["create", "verify", "off"]
 
 
-class Outgoing(msgspec.Struct, frozen=True):
+class Outgoing(msgspec.Struct, frozen=True, gc=False):
     """A message with where it goes."""
 
     topic: str
@@ -154,10 +155,11 @@ class Transport(Protocol):
     """Where a broker is and how it is used. A value: it has no connection, and making one needs nothing but its client library.
 
     Attributes:
-        name: what logs, metrics and deliveries call it: `rabbitmq`.
+        name: what logs, metrics and deliveries call it: `rabbitmq`. Its checkpoint is stored under it.
         failure: what a message that was not confirmed says about others.
         ordered: whether a receiver of an ordered group gets the messages of one key in the order in which they were sent.
         binding: how its messages carry headers.
+        wire: the format that its messages are written in.
     """
 
     @property
@@ -168,6 +170,8 @@ class Transport(Protocol):
     def ordered(self) -> bool: ...
     @property
     def binding(self) -> Binding: ...
+    @property
+    def wire(self) -> Wire: ...
 
     async def provision(self, topics: Sequence[str], groups: Mapping[str, Sequence[str]], mode: Provision = "create") -> None:
         """Make topics, and groups with the topics that they receive from, or look whether they are there.

@@ -17,7 +17,7 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from importlib import import_module
 from threading import Lock
 from time import monotonic
@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from tidings.codecs.bindings import KAFKA as BINDING
 from tidings.codecs.bindings import Binding
 from tidings.codecs.message import Message
+from tidings.codecs.wire import Wire
 from tidings.errors import MissingExtra, ProvisionError, TransportDown
 from tidings.transports.base import CONFIRMED, Failure, Incoming, Outcome, Outgoing, Provision, refused, sifted, unconfirmed
 
@@ -43,12 +44,14 @@ _SLICE = 0.1
 _LEAVING = 5.0
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Kafka:
     """A cluster.
 
     Attributes:
         url: `host:port`, or several with commas between them; a scheme `kafka://` before them is left out.
+        name: what logs, `tidings status` and deliveries call it; its checkpoint is stored under it. Two transports need two names.
+        wire: `cap` writes messages as DotNetCore.CAP does.
         partitions, replicas: of a topic that is made here.
         most: bytes that a message may have; the cluster has a limit of its own.
         options: more of librdkafka's, for TLS and SASL; they hold passwords, and are never shown.
@@ -57,17 +60,15 @@ class Kafka:
     """
 
     url: str
+    _: KW_ONLY
+    name: str = "kafka"
+    wire: Wire = "cloudevents"
     partitions: int = 12
     replicas: int = 1
     most: int = 1_000_000
     options: Mapping[str, str | int | float | bool] = field(default_factory=dict, repr=False)
     timeout: float = 30.0
     session: float = 45.0
-
-    @property
-    def name(self) -> str:
-        """What it is called."""
-        return "kafka"
 
     @property
     def failure(self) -> Failure:

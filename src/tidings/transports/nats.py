@@ -11,13 +11,14 @@ import asyncio
 import contextlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from tidings.codecs.bindings import NATS as BINDING
 from tidings.codecs.bindings import Binding
 from tidings.codecs.message import Message
+from tidings.codecs.wire import Wire
 from tidings.errors import MissingExtra, ProvisionError, TransportDown
 from tidings.transports.base import CONFIRMED, Failure, Incoming, Outcome, Outgoing, Provision, refused, sifted, unconfirmed
 from tidings.transports.urls import described
@@ -41,12 +42,14 @@ def stream_of(topic: str) -> str:
     return _SEPARATORS.sub("_", topic)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class NATS:
     """A server, or a cluster of them, with JetStream.
 
     Attributes:
         url: `nats://user:password@host:port`, or `tls://`, or several with commas between them.
+        name: what logs, `tidings status` and deliveries call it; its checkpoint is stored under it. Two transports need two names.
+        wire: `cap` writes messages as DotNetCore.CAP does.
         idle: seconds after which another receiver gets what one that has crashed held; handlers must be quicker.
         prefetch: messages that the receivers of a group may have without having acknowledged them.
         replicas: of a stream, 1 to 5.
@@ -55,16 +58,14 @@ class NATS:
     """
 
     url: str = field(repr=False)
+    _: KW_ONLY
+    name: str = "nats"
+    wire: Wire = "cloudevents"
     idle: float = 60.0
     prefetch: int = 1000
     replicas: int = 1
     max_age: float | None = None
     timeout: float = 30.0
-
-    @property
-    def name(self) -> str:
-        """What it is called."""
-        return "nats"
 
     @property
     def failure(self) -> Failure:

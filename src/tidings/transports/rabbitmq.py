@@ -11,11 +11,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tidings.codecs.bindings import AMQP, Binding
 from tidings.codecs.message import Message
+from tidings.codecs.wire import Wire
 from tidings.errors import MissingExtra, ProvisionError, TransportDown
 from tidings.transports.base import (
     CONFIRMED,
@@ -42,12 +43,14 @@ _PERSISTENT = 2
 _DELIVERY_LIMIT = 1_000_000
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class RabbitMQ:
     """A broker, or a cluster behind one address, that speaks AMQP 0.9.1.
 
     Attributes:
         url: `amqp://user:password@host:port/vhost`, or `amqps://`; TLS and heartbeat as parameters, as aiormq knows them.
+        name: what logs, `tidings status` and deliveries call it; its checkpoint is stored under it. Two transports need two names.
+        wire: `cap` writes messages as DotNetCore.CAP does.
         exchange: the topic exchange that everything is published to.
         ordered: whether one consumer of a group at a time is active, which keeps the order; else all of them share its messages.
         prefetch: messages that a receiver may have without having acknowledged them, 1 to 65535.
@@ -56,16 +59,14 @@ class RabbitMQ:
     """
 
     url: str = field(repr=False)
+    _: KW_ONLY
+    name: str = "rabbitmq"
+    wire: Wire = "cloudevents"
     exchange: str = "tidings"
     ordered: bool = True
     prefetch: int = 1000
     most: int = 16 << 20
     timeout: float = 30.0
-
-    @property
-    def name(self) -> str:
-        """What it is called."""
-        return "rabbitmq"
 
     @property
     def failure(self) -> Failure:

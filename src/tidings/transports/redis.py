@@ -11,7 +11,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -35,12 +35,13 @@ _RETURNED = "returned"
 _BLOCK = 1.0
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Redis:
     """A server of Redis 6.2 or newer, or Valkey.
 
     Attributes:
         url: `redis://user:password@host:port/0`, or `rediss://`, with the parameters that redis-py knows.
+        name: what logs, `tidings status` and deliveries call it; its checkpoint is stored under it. Two transports need two names.
         wire: `cap` writes the two fields of DotNetCore.CAP; both are read.
         idle: seconds after which another receiver takes what one that has crashed held; handlers must be quicker.
         retain: entries that a stream keeps at least; None keeps all of them for ever.
@@ -49,16 +50,13 @@ class Redis:
     """
 
     url: str = field(repr=False)
+    _: KW_ONLY
+    name: str = "redis"
     wire: Wire = "cloudevents"
     idle: float = 60.0
     retain: int | None = None
     most: int = 16 << 20
     timeout: float = 30.0
-
-    @property
-    def name(self) -> str:
-        """What it is called."""
-        return "redis"
 
     @property
     def failure(self) -> Failure:

@@ -46,10 +46,11 @@ class LaneStatements:
             where {dialect.among("lane", "$2", uuid)} and subscription_id = {typed("$1", "int")} and depth = 0
         """)
         self.close_ = Sql(f"delete from {names.lanes} where {mine} and depth = 0")
+        # Once: a worker that is cancelled just after it has let a lane be dead must not hand it back to be tried again.
         self.release_ = Sql(f"""
             update {names.lanes} set state = {typed("$4", "text")}, attempts = {typed("$5", "int")}, due_at = {dialect.after("$6")},
               lease_until = null, owner = null
-            where {mine} returning depth
+            where {mine} and lease_until is not null returning depth
         """)
         self.describe = Sql(f"""
             update {names.deliveries}
@@ -105,6 +106,9 @@ class LaneStatements:
         self.parked_ = Sql(f"""
             select subscription_id, sum(depth) from {names.lanes} where {dialect.among("subscription_id", "$1", "int")} group by subscription_id
         """)
+        self.of_ = Sql(
+            f"select {'lane::text' if dialect.name == 'postgresql' else 'lane'} from {names.lanes} where subscription_id = {typed('$1', 'int')}"
+        )
         self.active = Sql(f"select id from {names.subscriptions} where {dialect.among('id', '$1', 'int')} and state = 'active'")
         self.clock_ = Sql(f"select {dialect.now}")
         self.dialect = dialect
@@ -179,6 +183,10 @@ class LaneStatements:
     def parked(self, connection: Connection, subscriptions: list[int]) -> dict[int, int]:
         """Return how many events each of these subscriptions has parked; none are left out."""
         return {row[0]: int(row[1]) for row in run(connection, Command(self.parked_, (self.dialect.items(subscriptions),)))}
+
+    def of(self, connection: Connection, subscription_id: int) -> set[str]:
+        """Return the lanes of a subscription that something is parked in, as `ids.lane_of` writes them."""
+        return {str(row[0]).replace("-", "") for row in run(connection, Command(self.of_, (subscription_id,)))}
 
     def unpaused(self, connection: Connection, subscriptions: list[int]) -> list[int]:
         """Return those of these subscriptions that are neither paused nor retired."""

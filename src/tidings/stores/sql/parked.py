@@ -12,6 +12,7 @@ from tidings.ids import event_key_bounds
 from tidings.stores.sql.dialect import Dialect, as_datetime
 from tidings.stores.sql.driver import run
 from tidings.stores.sql.names import Names
+from tidings.stores.sql.queries import label_of
 from tidings.stores.sql.statement import Command, Sql
 
 __all__ = ["Parked", "ParkedQueries", "State"]
@@ -58,6 +59,11 @@ class Parked(NamedTuple):
     head: int
     depth: int
     due_at: datetime | None
+
+    @property
+    def label(self) -> str:
+        """What the subscription is called."""
+        return label_of(self.group, self.subscription)
 
 
 class ParkedQueries:

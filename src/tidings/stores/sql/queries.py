@@ -17,13 +17,16 @@ from tidings.stores.sql.driver import run
 from tidings.stores.sql.names import Names
 from tidings.stores.sql.statement import Command, Sql
 
-__all__ = ["COUNTED", "Activity", "Backlog", "Event", "Queries", "Reader", "Scheduled", "Subscription", "Worker"]
+__all__ = ["COUNTED", "RELAY", "Activity", "Backlog", "Event", "Queries", "Reader", "Scheduled", "Subscription", "Worker", "label_of"]
 
 #: What a count is worth knowing up to: one more says that there are more.
 COUNTED = 100_000
 
 #: How many of the newest positions a filter looks through.
 _SEARCHED = 100_000
+
+#: What the groups of relays begin with.
+RELAY = "relay:"
 
 #: Seconds after its last sign of life for which a worker counts as alive (it gives one every ten); most rows of a list.
 _ALIVE = 30.0
@@ -89,6 +92,11 @@ class Subscription(NamedTuple):
     breaker_since: datetime | None = None
     breaker_reason: str | None = None
 
+    @property
+    def label(self) -> str:
+        """What it is called: `group/name`, or the name alone of a relay."""
+        return label_of(self.group, self.name)
+
 
 class Activity(NamedTuple):
     """How often something happened lately; `subject` is a subscription as `group/name`."""
@@ -133,6 +141,11 @@ class Event(NamedTuple):
     headers: str
     data: str
     time: datetime | None
+
+
+def label_of(group: str, name: str) -> str:
+    """Return what a subscription is called: `group/name`, or the name alone of a relay, whose group is called the same."""
+    return name if group == name and name.startswith(RELAY) else f"{group}/{name}"
 
 
 class Queries:

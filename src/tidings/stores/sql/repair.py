@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 from tidings.stores.sql.dialect import Dialect
 from tidings.stores.sql.driver import run
 from tidings.stores.sql.names import Names
+from tidings.stores.sql.queries import RELAY
 from tidings.stores.sql.statement import Command, Sql
 
 __all__ = ["BlockedKey", "Heads", "Repair"]
@@ -125,7 +126,7 @@ class Repair:
         """)
         self.empty = Sql(f"delete from {names.lanes} where {mine} and depth <= 0")
         self.blocked_ = Sql(f"""
-            select s.group_name || '/' || s.name, l.key, l.state, l.depth, l.attempts, l.blocked_at, l.due_at, d.number, d.event_id, d.name,
+            select case when s.name = s.group_name and s.name like '{RELAY}%' then s.name else s.group_name || '/' || s.name end, l.key, l.state, l.depth, l.attempts, l.blocked_at, l.due_at, d.number, d.event_id, d.name,
                    d.reason, case when d.error_type is null then null else d.error_type || ': ' || d.error_message end, d.fingerprint
             from {lanes} where {meant} and ({typed("$10", "text")} is null or l.state = {typed("$10", "text")})
             order by l.blocked_at, d.number limit {typed("$11", "int")}

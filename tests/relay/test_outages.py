@@ -1,0 +1,171 @@
+"""The broker, or the connection to it, fails: nothing is lost, no key is inverted, and whoever looks can see it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+
+from tests.consume.shop import OrderPlaced
+from tests.consume.waiting import until, until_equal
+from tests.consume.world import World
+from tests.relay.sent import first_sendings, in_order, numbers, orders, relaying, sent
+from tidings.errors import ConfigurationError, MissingExtra, ProvisionError
+from tidings.testing.memory import Memory
+from tidings.transports.base import Failure
+
+FAILURES: list[Failure] = ["atomic", "prefix", "independent"]
+
+
+@pytest.fixture(params=FAILURES)
+def broker(request: pytest.FixtureRequest) -> Memory:
+    return Memory(request.param)
+
+
+async def test_lost_confirmations_are_made_good(world: World, broker: Memory) -> None:
+    events = orders(1, 400)
+    async with relaying(world, broker) as service:
+        for first in range(0, 400, 40):
+            broker.lose_confirmations(first % 31)
+            await world.publish(service, *events[first : first + 40])
+            await until_equal(lambda done=first + 40: len(first_sendings(sent(broker))), first + 40)  # type: ignore[misc]
+    assert in_order(sent(broker), events)
+    assert len(sent(broker)) >= 400
+
+
+async def test_a_broker_that_is_down_stops_the_relay_and_nothing_else(world: World, broker: Memory) -> None:
+    service = relaying(world, broker)
+    service.tuning.events = 50
+    async with service:
+        await world.publish(service, *orders(1, 20))
+        await until_equal(lambda: len(sent(broker)), 20)
+        broker.stop()
+        for first in range(21, 521, 100):
+            await world.publish(service, *orders(first, first + 99))
+        await until(lambda: state_of(world)[0] == "open")
+        assert "stopped" in state_of(world)[1]
+        # In the log, not in memory and not among the deliveries.
+        assert world.deliveries() == []
+        broker.start()
+        await until_equal(lambda: len(first_sendings(sent(broker))), 520)
+        await until_equal(lambda: state_of(world)[0], None)
+    assert in_order(sent(broker), orders(1, 520))
+
+
+def state_of(world: World) -> tuple[str | None, str]:
+    return world.rows("select breaker, breaker_reason from tidings_subscriptions where name = 'relay:memory'")[0]
+
+
+async def test_a_broker_that_is_down_at_start_does_not_keep_the_service_from_starting(
+    world: World, broker: Memory, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker.stop()
+    with caplog.at_level(logging.WARNING):
+        async with relaying(world, broker) as service:
+            await world.publish(service, *orders(1, 5))
+            await until(lambda: state_of(world)[0] == "open")
+            broker.start()
+            await until_equal(lambda: len(sent(broker)), 5)
+    assert "the service starts without it" in caplog.text
+
+
+async def test_a_broker_that_does_not_answer_does_not_either(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    broker = Memory()
+
+    async def never(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(broker, "provision", never)
+    service = relaying(world, broker)
+    service.tuning.first_contact = 0.05
+    async with service:
+        await world.publish(service, *orders(1, 5))
+        await until(lambda: service._runtime is not None and service._runtime.relays[0]._told is None)
+
+
+async def test_a_topic_that_is_not_there_is_an_error_at_start_when_nothing_may_be_made(world: World) -> None:
+    with pytest.raises(ProvisionError, match="there is no topic"):
+        await relaying(world, Memory(), provision="verify").start()
+
+
+async def test_what_cannot_be_an_address_is_an_error_at_start(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    broker = Memory()
+
+    async def wrong(*_: object) -> None:
+        raise ValueError("Port could not be cast to integer value")
+
+    monkeypatch.setattr(broker, "provision", wrong)
+    with pytest.raises(ConfigurationError, match="memory.*cannot be used as it is configured: Port"):
+        await relaying(world, broker).start()
+
+
+async def test_a_missing_client_is_an_error_at_start(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    from tidings.transports import RabbitMQ
+
+    monkeypatch.setitem(sys.modules, "aiormq", None)
+    with pytest.raises(MissingExtra, match=r"tidings\[rabbitmq\]"):
+        await relaying(world, RabbitMQ("amqp://localhost:1")).start()
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+async def test_two_relays_that_overlap_may_send_twice_and_never_skip_or_invert(world: World, failure: Failure) -> None:
+    """One of them is stopped in the middle of a call, as a paused process is, and goes on when the other one has taken over."""
+    broker = Memory(failure)
+    gate = asyncio.Event()
+    gate.set()
+    reached = asyncio.Event()
+
+    class Slow(Memory):
+        async def publisher(self):  # type: ignore[no-untyped-def]
+            inner = await broker.publisher()
+            publish = inner.publish
+
+            async def held(batch):  # type: ignore[no-untyped-def]
+                if not gate.is_set():
+                    reached.set()
+                    await gate.wait()
+                return await publish(batch)
+
+            inner.publish = held  # type: ignore[method-assign]
+            return inner
+
+        async def provision(self, *arguments):  # type: ignore[no-untyped-def]
+            await broker.provision(*arguments)
+
+    first, second = relaying(world, Slow(failure)), relaying(world, broker, engine=world.another_engine())
+    events = orders(1, 300, keys=5)
+    await first.start()
+    await world.publish(first, *events[:100])
+    await until_equal(lambda: len(sent(broker)), 100)
+    gate.clear()
+    await world.publish(first, *events[100:200])
+    await reached.wait()
+    # The lease is taken from under it.
+    await world.execute("update tidings_checkpoints set lease_until = null, owner = null where kind = 'log'")
+    await second.start()
+    await until_equal(lambda: len(first_sendings(sent(broker))), 200)
+    gate.set()
+    await world.publish(second, *events[200:])
+    await until_equal(lambda: len(first_sendings(sent(broker))), 300)
+    await first.stop()
+    await second.stop()
+    assert in_order(sent(broker), events)
+
+
+async def test_a_relay_whose_lease_may_have_run_out_sends_nothing(world: World, broker: Memory) -> None:
+    service = relaying(world, broker)
+    async with service:
+        await until(lambda: service._runtime is not None and service._runtime.relays[0]._session)
+        assert service._runtime is not None
+        relay = service._runtime.relays[0]
+        assert relay._session is not None
+        tenure = relay._session.tenure
+        tenure.until = 0.0
+        await world.publish(service, OrderPlaced("a", 1))
+        # It notices, takes the lease anew and sends under that one.
+        await until_equal(lambda: numbers(sent(broker)), [1])
+        assert relay._session is not None
+        assert relay._session.tenure is not tenure
