@@ -62,7 +62,7 @@ async def test_statements_of_ours_come_by_the_transaction_and_never_by_the_event
     assert counts["handler"] == EVENTS
     assert len(world.effects()) == EVENTS
     # An opening and a proof for each transaction; pages, leases and checkpoints by the second.
-    assert counts["commits"] < EVENTS / 10
+    assert counts["commits"] < EVENTS / 5
     assert counts["ours"] < 3 * counts["commits"] + 200
 
 
