@@ -235,16 +235,18 @@ class Runtime:
 
     def _slots(self, groups: int) -> int:
         """Return how many handler transactions may run at once, so that leases, polls and the user's own work still get connections."""
-        wanted = sum(compiled.options.concurrency for compiled in self.subscriptions) or 1
+        transactional = [compiled for compiled in self.subscriptions if compiled.transactional]
+        wanted = sum(compiled.options.concurrency for compiled in transactional) or 1
         pool = self.store.connections.sync_engine.pool
         if isinstance(pool, NullPool) or not isinstance(pool, QueuePool) or pool._max_overflow < 0:
             return wanted
         capacity = pool.size() + pool._max_overflow
-        ours = 2 * groups + 2
+        # Plain handlers use no transaction: two connections of their group read and write the inbox for all of them.
+        ours = 2 * groups + 2 * len({compiled.group for compiled in self.subscriptions if not compiled.transactional}) + 2
         free = max(1, capacity - ours - 1)
         if free < wanted:
             # Several subscriptions share what there is; one that alone wants more than that is a mistake in the settings.
-            alone = max((compiled.options.concurrency for compiled in self.subscriptions), default=1)
+            alone = max((compiled.options.concurrency for compiled in transactional), default=1)
             logger.log(
                 logging.WARNING if free < alone else logging.INFO,
                 "the engine's pool has %d connections; %d handler transactions run at once instead of %d (concurrency of all subscriptions). "

@@ -92,7 +92,7 @@ class Careful:
             compiled.circuit.returned()
             return True
         if standing == Standing.PARKED:
-            await pool.park([parking(received, lane, "behind")])
+            await pool.settling.park([parking(received, lane, "behind")])
             compiled.circuit.returned()
             return True
         gate = compiled.gate
@@ -108,7 +108,7 @@ class Careful:
         return True
 
     async def _run(self, received: Received, lane: str, pool: Pool, tasks: asyncio.TaskGroup) -> None:
-        claimed = await pool.park([parking(received, lane, "careful", attempts=1)], self._retrier.lease_seconds, self._worker)
+        claimed = await pool.settling.park([parking(received, lane, "careful", attempts=1)], self._retrier.lease_seconds, self._worker)
         for mine in claimed:
             suspect = mine._replace(interrupted=True, before=self._worker + ALONE)
             task = tasks.create_task(self._retrier.work(suspect))

@@ -1,43 +1,29 @@
-"""The workers of one subscription under one reader's lease: they take from the lanes, handle, and settle."""
+"""The workers of one subscription under one reader's lease: they take from the lanes, and have settled what they took."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Sequence
 from math import ceil
-from typing import TypeVar
-
-from sqlalchemy import Connection
 
 from tidings.clock import elapsed
-from tidings.consume.calling import HandlerFailed
 from tidings.consume.company import Company
 from tidings.consume.counters import Counters
-from tidings.consume.execution import Attempt, Execution, Failed, StoreDown
-from tidings.consume.failures import remember, said
+from tidings.consume.execution import Execution
 from tidings.consume.fences import PROMOTED_LEASE, Handed
 from tidings.consume.gate import Gate
 from tidings.consume.lanes import Lanes, Taken
-from tidings.consume.outcome import Outcome
-from tidings.consume.parking import guarded, parking, record_failure, to_its_end, undecodable
+from tidings.consume.parking import guarded, parking
 from tidings.consume.received import Received
-from tidings.consume.recording import Recorder
-from tidings.consume.retry import Decision
-from tidings.errors import DecodeError, LeaseLost, TransactionEnded
-from tidings.stores.base import Claimed, Lease, Parking, Standing
-from tidings.stores.sql.connections import Line
+from tidings.consume.settling import SHARE, Settling
+from tidings.stores.base import Lease
 from tidings.stores.sql.store import SQLStore
 
 __all__ = ["Pool"]
 
-R = TypeVar("R")
-
 logger = logging.getLogger("tidings.consume")
 
-#: Most events of one shared transaction.
-_SHARE = 100
 #: Among how many workers the lanes that are ready are shared out at least.
 _TAKERS = 4
 
@@ -45,37 +31,27 @@ _TAKERS = 4
 class Pool:
     """Workers of one subscription.
 
-    Each of them has a transaction of its own, and takes more events at a time the more there are waiting and the faster the handler is;
-    after a transaction that failed the size halves, and recovers by one with each that succeeds.
+    Each of them has a transaction of its own, and takes more events at a time the more there are waiting and the faster the handler is.
 
     Args:
-        slots: bounds the handler transactions of this process, so that the user's connection pool is never exhausted.
+        settling: settles what they take.
         settled: called for each event that is finished or parked.
-        clock: returns the database's time as this process knows it, for events that expire.
-        reads, writes: where the inbox of plain handlers is read and written; two, so that neither waits for the other.
     """
 
     def __init__(
-        self, execution: Execution, store: SQLStore, lease: Lease, slots: asyncio.Semaphore, counters: Counters,
-        settled: Callable[[Received], None], clock: Callable[[], float], died: Callable[[Failed], None], reads: Line, writes: Line,
+        self, settling: Settling, store: SQLStore, lease: Lease, counters: Counters, settled: Callable[[Received], None],
         company: Company | None = None,
     ) -> None:  # fmt: skip
-        self.execution = execution
-        self.compiled = execution.compiled
+        self.settling = settling
+        self.execution: Execution = settling.execution
+        self.compiled = settling.compiled
         self._store = store
         self._lease = lease
-        self._slots = slots
         self._counters = counters
         self._settled = settled
-        self._clock = clock
-        self._died = died
-        self._reads = reads
-        self._writes = writes
         self._company = company or Company()
         self.lanes: Lanes[Received] = Lanes()
         self._idle: list[asyncio.Future[None]] = []
-        self._bound = _SHARE
-        self._recorder: Recorder[Handed] = Recorder(self._write_done)
         self._running: dict[Handed, Taken[Received]] = {}
         self.paused = False
         self.stopped = False
@@ -117,7 +93,7 @@ class Pool:
             if self.lanes.ready:
                 self._nudge()
             try:
-                await self._handle(handed)
+                await self.settling.settle(handed)
             finally:
                 del self._running[handed]
                 if gate is not None:
@@ -198,9 +174,7 @@ class Pool:
     async def _promote(self, handed: Handed, taken: Taken[Received]) -> None:
         items = [parking(received, handed.lane(received), "slow", attempts=1) for received in handed.left()]
         owner = f"{self._lease.reader}:{self._lease.token}:{id(handed):x}"
-        claimed = await guarded(self._store.transact(self._park_in, items, PROMOTED_LEASE, owner))
-        handed.promote(claimed)
-        self._counters.add(self.compiled.label, "promoted", len(items))
+        handed.promote(await self.settling.park(items, PROMOTED_LEASE, owner))
         logger.info("%s: %d slow events go on in lanes of their own", self.compiled.label, len(items))
         self._free(taken)
 
@@ -230,360 +204,5 @@ class Pool:
             # The user chose the size of a call; one transaction holds one.
             return min(self.compiled.batch, max(1, self.lanes.waiting))
         if not self.compiled.transactional:
-            return max(1, min(_SHARE, fair, fast))
-        return max(1, min(self._bound, fair, fast)) if options.shared else 1
-
-    async def _handle(self, handed: Handed) -> None:
-        """Settle every one of these events: handled, skipped as duplicate, or parked."""
-        delay = 0.1
-        while True:
-            try:
-                if self.compiled.transactional:
-                    async with self._slots:
-                        await self._settle_all(handed)
-                else:
-                    await self._settle_all(handed)
-                return
-            except StoreDown as error:
-                task = asyncio.current_task()
-                if task is not None and task.cancelling():
-                    # It came out of writing down what was done when we were cancelled, in place of the cancellation.
-                    raise asyncio.CancelledError from error
-                logger.warning(
-                    "%s: %s; trying again in %.1f s", self.compiled.label, error, delay, extra={"subscription": self.compiled.label}
-                )
-                await asyncio.sleep(delay)
-                delay = min(delay * 2, 5.0)
-
-    async def _settle_all(self, handed: Handed) -> None:
-        await handed.settle()
-        if handed.is_promoted():
-            # Before anything ran, or the store was lost since: whoever claims the lanes goes on.
-            await self._hand_back(handed)
-            return
-        items = handed.items
-        handed.withheld = []
-        attempts, parked, poison = await self._prepare(handed)
-        if not self.compiled.transactional:
-            parked += await self._plain(attempts, handed)
-        elif attempts:
-            parked += await self._transactional(attempts, handed)
-        if handed.is_promoted():
-            await self._hand_back(handed)
-            return
-        if handed.withheld:
-            parked = handed.withhold(handed.withheld, parked)
-            left = {item.event_key for item in parked}
-            poison = [failed for failed in poison if failed.received.event_key in left]
-        if parked:
-            # In the order of reading: what was found out later may stand before what was found out first.
-            place = {received.event_key: index for index, received in enumerate(items)}
-            await self._park(sorted(parked, key=lambda item: place[item.event_key]))
-            for failed in poison:
-                self._counters.add(self.compiled.label, "dead")
-                self._died(failed)
-
-    async def _prepare(self, handed: Handed) -> tuple[list[Attempt], list[Parking], list[Failed]]:
-        """Decode, and sort out what cannot be handled: expired events are finished, undecodable ones parked, with their keys behind them.
-
-        Returns what may run, what has to be parked, and what of that is dead because it cannot be understood.
-        """
-        poison: list[Failed] = []
-        attempts: list[Attempt] = []
-        parked: list[Parking] = []
-        expired: list[str] = []
-        blocked: set[str] = set()
-        seen: set[str] = set()
-        for received in handed.items:
-            if received.event_key in seen:
-                self._counters.add(self.compiled.label, "duplicates")
-                continue
-            seen.add(received.event_key)
-            expires = received.expires()
-            if blocked and handed.lane(received) in blocked:
-                parked.append(self._behind(received, handed.lane(received)))
-            elif expires is not None and expires.timestamp() <= self._clock():
-                expired.append(received.event_key)
-            else:
-                try:
-                    attempt = self.execution.attempt(received, 1)
-                except (DecodeError, KeyError) as error:
-                    lane = handed.lane(received)
-                    known = await guarded(self._reads.run(self._store.inbox.standing, self.compiled.id, [received.event_key], [lane]))
-                    if known.get(0) == Standing.DUPLICATE:
-                        # Code that understood it has handled it.
-                        self._counters.add(self.compiled.label, "duplicates")
-                        continue
-                    item = self._behind(received, lane) if known else self._not_understood(received, lane, error)
-                    parked.append(item)
-                    blocked.add(item.lane)
-                    if item.state == "dead" and item.failure is not None:
-                        poison.append(Failed(received, error, item.failure, Decision("dead"), 1))
-                else:
-                    if attempt is None:
-                        self._counters.add(self.compiled.label, "skipped")
-                    else:
-                        attempts.append(attempt)
-        if expired:
-            fresh = await guarded(self._store.transact(self._record_expired, expired))
-            self._counters.add(self.compiled.label, "expired", fresh)
-            self._counters.add(self.compiled.label, "duplicates", len(expired) - fresh)
-            handed.over.update(expired)
-        return attempts, parked, poison
-
-    async def _transactional(self, attempts: list[Attempt], handed: Handed) -> list[Parking]:
-        parked: list[Parking] = []
-        if len(attempts) > 1:
-            try:
-                standing = await self.execution.together(attempts, handed)
-            except (HandlerFailed, TransactionEnded):
-                self._bound = max(1, self._bound // 2)
-                if handed.is_promoted():
-                    return parked
-            else:
-                self._bound = min(_SHARE, self._bound + 1)
-                self._note_all(attempts, standing, parked, handed)
-                return parked
-        behind: set[str] = set()
-        for index, attempt in enumerate(attempts):
-            lane = handed.lane(attempt.received)
-            if lane in behind:
-                # The key may be free by now: what comes after an event that found it blocked waits behind that one all the same.
-                self._note(attempt, Standing.PARKED, parked, handed)
-                continue
-            result = await self.execution.alone(attempt, handed)
-            if isinstance(result, Failed):
-                await self._fail(result, handed)
-                if self.compiled.circuit.is_open:
-                    handed.withheld = [later.received for later in attempts[index + 1 :]]
-                    return parked
-            else:
-                self._note(attempt, result, parked, handed)
-                if result == Standing.PARKED:
-                    behind.add(lane)
-            if handed.is_promoted():
-                # What is left of a promoted batch is in its lanes, in order.
-                return parked
-        return parked
-
-    async def _plain(self, attempts: list[Attempt], handed: Handed) -> list[Parking]:
-        parked: list[Parking] = []
-        if not attempts:
-            return parked
-        events = [attempt.received for attempt in attempts]
-        keys = [event.event_key for event in events]
-        lanes = [handed.lane(event) for event in events]
-        standing = await guarded(self._reads.run(self._store.inbox.standing, self.compiled.id, keys, lanes))
-        todo = [attempt for index, attempt in enumerate(attempts) if index not in standing]
-        if len(todo) > 1 and self.compiled.batch is not None and await self._plain_list(todo, handed):
-            self._note_all(attempts, standing, parked, handed)
-            await to_its_end(self._write_done([(handed, [attempt.received for attempt in todo])]))
-            return parked
-        failed_lanes: set[str] = set()
-        recording = self._recorder.recording(handed)
-        deadline = self.execution.deadline()
-        try:
-            for index, attempt in enumerate(attempts):
-                if index in standing or lanes[index] in failed_lanes:
-                    self._note(attempt, standing.get(index, Standing.PARKED), parked, handed)
-                    continue
-                if handed.is_promoted():
-                    return parked
-                if not recording.take():
-                    await recording.room()
-                made = False
-                try:
-                    await handed.begin()
-                    try:
-                        failed = await self.execution.plain(attempt, deadline=deadline)
-                        made = failed is None
-                    finally:
-                        await handed.settle()
-                finally:
-                    if made:
-                        recording.add(attempt.received)
-                    else:
-                        recording.drop()
-                if failed is None:
-                    self._note(attempt, Standing.RUN, parked, handed)
-                    continue
-                if failed.decision.state != "discarded":
-                    failed_lanes.add(lanes[index])
-                if handed.is_promoted():
-                    # It must stand at the head of its lane to be the one that failed.
-                    await to_its_end(recording.flush())
-                await self._fail(failed, handed)
-                if self.compiled.circuit.is_open:
-                    handed.withheld = [later.received for later in attempts[index + 1 :]]
-                    return parked
-        finally:
-            deadline.close()
-            await recording.close()
-        return parked
-
-    async def _plain_list(self, attempts: list[Attempt], handed: Handed) -> bool:
-        """Call a handler of lists without transaction; return whether it succeeded. What fails together is called one by one."""
-        await handed.begin()
-        try:
-            await self.execution.plain_list(attempts)
-        except HandlerFailed:
-            return False
-        finally:
-            await handed.settle()
-        return True
-
-    async def _write_done(self, portions: Sequence[tuple[Handed, list[Received]]]) -> None:
-        """Write down the calls of plain handlers, in one statement but for those of promoted events, which are taken off their lanes, too."""
-        async with AsyncExitStack() as stack:
-            for handed, _ in portions:
-                await stack.enter_async_context(handed.writing())
-            usual = [(handed, events) for handed, events in portions if not handed.is_promoted()]
-            if usual:
-                keys = [event.event_key for _, events in usual for event in events]
-                await guarded(self._writes.run(self._record, keys, Outcome.HANDLED))
-                for handed, events in usual:
-                    handed.over.update(event.event_key for event in events)
-            for handed, events in portions:
-                if handed.is_promoted():
-                    await self._store_transact(self._record_done, events, handed)
-                    handed.over.update(event.event_key for event in events)
-
-    def _note_all(self, attempts: Sequence[Attempt], standing: Mapping[int, int], parked: list[Parking], handed: Handed) -> None:
-        if standing:
-            for index, attempt in enumerate(attempts):
-                self._note(attempt, standing.get(index, Standing.RUN), parked, handed)
-            return
-        self._counters.add(self.compiled.label, "handled", len(attempts))
-        self.compiled.circuit.succeeded(len(attempts))
-        if self.compiled.transactional:
-            handed.over.update(attempt.received.event_key for attempt in attempts)
-
-    def _note(self, attempt: Attempt, standing: int, parked: list[Parking], handed: Handed) -> None:
-        if standing == Standing.RUN:
-            self._counters.add(self.compiled.label, "handled")
-            self.compiled.circuit.succeeded()
-        elif standing == Standing.DUPLICATE:
-            self._counters.add(self.compiled.label, "duplicates")
-        if standing == Standing.PARKED:
-            parked.append(self._behind(attempt.received, handed.lane(attempt.received)))
-        elif standing == Standing.DUPLICATE or self.compiled.transactional:
-            # A call without transaction is over when the inbox has it.
-            handed.over.add(attempt.received.event_key)
-
-    async def _fail(self, failed: Failed, handed: Handed) -> None:
-        received = failed.received
-        state = failed.decision.state
-        if state == "discarded":
-            await self._store_transact(self._record_done, [received], handed, Outcome.DISCARDED)
-            handed.over.add(received.event_key)
-            self._counters.add(self.compiled.label, "discarded")
-            logger.info("discarded %s %s: %s", received.name, received.id, failed.failure.error_message, extra=self._extra(received))
-            return
-        given_up_early = state == "dead" and failed.number < self.compiled.retry.attempts
-        reason = "rejected" if given_up_early else "failed"
-        if not handed.is_promoted():
-            lane = received.event_key if self._sets_aside(state) else handed.lane(received)
-            item = parking(
-                received, lane, reason, state=state, delay=failed.decision.delay, attempts=failed.number,
-                history=remember("[]", failed.number, failed.failure), failure=failed.failure,
-            )  # fmt: skip
-            await self._park([item])
-        else:
-            await self._store_transact(self._fail_promoted, failed, reason, handed)
-        handed.over.add(received.event_key)
-        self._counters.add(self.compiled.label, "failed")
-        if not self.compiled.retry.refuses(failed.error):
-            self.compiled.circuit.failed(handed.lane(received), said(failed.failure))
-        logger.warning(
-            "failed processing %s %s (attempt %d, %s): %s: %s", received.name, received.id, failed.number, state,
-            failed.failure.error_type, failed.failure.error_message.partition("\n")[0][:300], extra=self._extra(received),
-        )  # fmt: skip
-        if state == "dead":
-            self._counters.add(self.compiled.label, "dead")
-            self._died(failed)
-
-    def _fail_promoted(self, connection: Connection, failed: Failed, reason: str, handed: Handed) -> None:
-        assert handed.promoted is not None
-        received = failed.received
-        lane = handed.promoted.pop(handed.lane(received), None)
-        if lane is None:
-            raise LeaseLost("another worker has the lane of a slow event now")
-        record_failure(connection, self._store, self.compiled, lane, received.event_key, "[]", failed, reason)
-
-    async def _hand_back(self, handed: Handed) -> None:
-        """Give up the lanes of a promoted batch: what is left in them is tried by whoever claims them."""
-        assert handed.promoted is not None
-        for lane in handed.promoted.values():
-            release = self._store.lanes.release
-            await guarded(self._store.transact(release, lane, state="retrying", attempts=0, delay=0.0))
-
-    def _sets_aside(self, state: str) -> bool:
-        return state == "dead" and self.compiled.options.on_dead == "continue"
-
-    def _not_understood(self, received: Received, lane: str, error: Exception) -> Parking:
-        failure = undecodable(self.compiled, received, error)
-        if failure is None:
-            logger.warning(
-                "%s %s has version %s, newer than any known here: it waits for newer code", received.name, received.id, received.version,
-                extra=self._extra(received),
-            )  # fmt: skip
-            return parking(received, lane, "waiting for code", state="retrying", delay=5.0)
-        logger.error("cannot understand %s %s: %s", received.name, received.id, failure.error_message, extra=self._extra(received))
-        if self._sets_aside("dead"):
-            lane = received.event_key
-        return parking(received, lane, "undecodable", state="dead", attempts=1, history=remember("[]", 1, failure), failure=failure)
-
-    def _behind(self, received: Received, lane: str) -> Parking:
-        return parking(received, lane, "behind")
-
-    async def _park(self, items: Sequence[Parking]) -> None:
-        await self._store_transact(self._park_in, items)
-        self._counters.add(self.compiled.label, "parked", len(items))
-
-    async def park(self, items: Sequence[Parking], ttl: float = 0.0, owner: str | None = None) -> list[Claimed]:
-        """Park events under the reader's lease; with an owner, return the lanes that are new, leased to it for `ttl` seconds.
-
-        Raises:
-            LeaseLost: another worker reads for the group.
-            StoreDown: the database cannot be used.
-        """
-        claimed = await guarded(self._store.transact(self._park_in, items, ttl, owner))
-        self._counters.add(self.compiled.label, "parked" if owner is None else "promoted", len(items))
-        return claimed
-
-    def _park_in(self, connection: Connection, items: Sequence[Parking], ttl: float = 0.0, owner: str | None = None) -> list[Claimed]:
-        aside = [item.event_key for item in items if item.state == "dead" and item.lane == item.event_key]
-        if aside:
-            # Its key goes on without it: a copy that is read again must not run out of order.
-            self._store.inbox.record(connection, self.compiled.id, aside, Outcome.DEAD)
-        claimed = self._store.lanes.park(connection, self.compiled.id, items, ttl=ttl, owner=owner)
-        self._hold(connection)
-        return claimed
-
-    def _record(self, connection: Connection, keys: Sequence[str], outcome: int) -> None:
-        self._store.inbox.record(connection, self.compiled.id, keys, outcome)
-
-    def _record_expired(self, connection: Connection, keys: Sequence[str]) -> int:
-        """Finish events that have expired; return how many of them were not over already."""
-        fresh = len(keys) - self._store.inbox.present(connection, self.compiled.id, keys)
-        self._record(connection, keys, Outcome.EXPIRED)
-        self._hold(connection)
-        return fresh
-
-    def _hold(self, connection: Connection) -> None:
-        if not self._store.leases.holds(connection, self._lease):
-            raise LeaseLost(f"another worker reads for {self._lease.reader!r} now")
-
-    def _record_done(self, connection: Connection, events: Sequence[Received], handed: Handed, outcome: int = Outcome.HANDLED) -> None:
-        self._record(connection, [event.event_key for event in events], outcome)
-        if handed.is_promoted():
-            handed.finish(connection, events)
-        elif outcome != Outcome.HANDLED:
-            # A call that was made is remembered whoever has the lease. What was only decided is decided by whoever has it.
-            self._hold(connection)
-
-    async def _store_transact(self, function: Callable[..., object], *arguments: object) -> None:
-        await guarded(self._store.transact(function, *arguments))
-
-    def _extra(self, received: Received) -> dict[str, object]:
-        return {"subscription": self.compiled.label, "event_id": received.id, "event_name": received.name, "key": received.key}
+            return max(1, min(SHARE, fair, fast))
+        return max(1, min(self.settling.share, fair, fast)) if options.shared else 1

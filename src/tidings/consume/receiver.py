@@ -22,6 +22,7 @@ from tidings.consume.pool import Pool
 from tidings.consume.progress import Progress
 from tidings.consume.received import Received, from_row
 from tidings.consume.routing import Compiled
+from tidings.consume.settling import Settling
 from tidings.consume.tenure import Tenure, acquire, bounded, cause_of, hold, rest, timestamp
 from tidings.consume.tuning import Tuning
 from tidings.errors import LeaseLost
@@ -128,8 +129,11 @@ class Receiver:
         reads, writes = Line(self._store.connections), Line(self._store.connections)
         pools = self.pools = [
             Pool(
-                execution, self._store, lease, self._slots, self._counters, self._settle, self.database_time,
-                lambda failed, compiled=execution.compiled: self._died(compiled, failed), reads, writes, self._company,  # type: ignore[misc]
+                Settling(
+                    execution, self._store, lease, self._slots, self._counters, self.database_time,
+                    lambda failed, compiled=execution.compiled: self._died(compiled, failed), reads, writes,  # type: ignore[misc]
+                ),
+                self._store, lease, self._counters, self._settle, self._company,
             )
             for execution in self._executions
         ]  # fmt: skip
