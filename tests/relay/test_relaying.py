@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from datetime import timedelta
+
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -84,3 +87,13 @@ async def test_a_process_without_the_role_sends_nothing(world: World, broker: Me
     assert not service._runtime.relays
     await service.stop()
     assert not broker.topics
+
+
+async def test_what_has_expired_is_not_sent_and_holds_nothing_up(world: World, broker: Memory) -> None:
+    service = relaying(world, broker)
+    await world.publish(service, OrderPlaced("a", 1), expires=timedelta(milliseconds=30))
+    await world.publish(service, OrderPlaced("a", 2), expires=timedelta(hours=1))
+    await asyncio.sleep(0.05)
+    async with service:
+        await until_equal(lambda: numbers(sent(broker)), [2])
+        await until_equal(lambda: service.counters.of("expired"), 1)

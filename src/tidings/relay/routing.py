@@ -120,7 +120,8 @@ class Routing:
 
 def _listed(what: str, destination: Destination) -> tuple[Transport, ...]:
     """Return the brokers of a destination."""
-    several: Sequence[Any] = destination if isinstance(destination, list | tuple) else (destination,)
+    given: Any = destination
+    several: Sequence[Any] = given if isinstance(given, list | tuple) else (given,)
     if not several:
         raise ConfigurationError(f"Service {what} is empty: give a transport, or Local() for this service's own subscribers only")
     for one in several:
@@ -128,4 +129,5 @@ def _listed(what: str, destination: Destination) -> tuple[Transport, ...]:
             raise ConfigurationError(
                 f"Service {what}={one!r} is no transport: give RabbitMQ(url), Kafka(url), NATS(url), Redis(url) or Local()"
             )
-    return tuple(one for one in several if not isinstance(one, Local))
+    brokers: list[Any] = [one for one in several if not isinstance(one, Local)]
+    return tuple(brokers)
