@@ -99,6 +99,8 @@ class Incoming(msgspec.Struct, frozen=True):
         receipt: what the receiver needs to acknowledge it; opaque to everybody else.
         shard: what order holds in: a partition, a queue, a stream.
         redelivered: whether the broker may have delivered it before.
+        fault: why the message is not as it was sent, if so: it is larger than the receiver takes, and cut, or a hostile sender has made something of
+            it that cannot be read. What else there is of it is as it was.
     """
 
     topic: str
@@ -107,6 +109,7 @@ class Incoming(msgspec.Struct, frozen=True):
     receipt: Any
     shard: str = ""
     redelivered: bool = False
+    fault: str = ""
 
 
 class Publisher(Protocol):

@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from tidings.codecs.bindings import NATS as BINDING
 from tidings.codecs.bindings import Binding
@@ -34,6 +36,11 @@ _ID = "Nats-Msg-Id"
 # What a stream may not be called, besides white space, which a topic has not.
 _SEPARATORS = re.compile(r"[.*>/\\]")
 _TOO_LARGE_FOR_STREAM = 10054
+# The status of an answer that says that nobody is subscribed.
+_NOBODY = "503"
+# What the client takes as the name of a header, and the server as a subject that can be published to.
+_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
+_SUBJECT = re.compile(r"[^\s.*>]+(\.[^\s.*>]+)*\Z")
 
 
 def stream_of(topic: str) -> str:
@@ -106,7 +113,9 @@ class NATS:
 
     async def publisher(self) -> _Publisher:
         """Connect, to send."""
-        return _Publisher(self, await self._connect())
+        publisher = _Publisher(self)
+        await publisher.start()
+        return publisher
 
     async def receiver(self, group: str, topics: Sequence[str]) -> _Receiver:
         """Connect, to receive."""
@@ -157,12 +166,21 @@ class NATS:
             )
             await context.add_consumer(stream_of(topic), settings)
 
-    async def _connect(self) -> Client:
+    async def _connect(self, lost: Callable[[str], None] | None = None) -> Client:
         nats = _nats()
+
+        async def closed() -> None:
+            if lost is not None:
+                lost("the connection is lost")
+
         try:
             async with asyncio.timeout(self.timeout):
                 client: Client = await nats.connect(
-                    [part.strip() for part in self.url.split(",")], allow_reconnect=False, connect_timeout=self.timeout, error_cb=_quiet
+                    [part.strip() for part in self.url.split(",")],
+                    allow_reconnect=False,
+                    connect_timeout=self.timeout,
+                    error_cb=_quiet,
+                    closed_cb=closed,
                 )
                 return client
         except (nats.errors.Error, OSError, TimeoutError) as error:
@@ -172,74 +190,168 @@ class NATS:
         return TransportDown(f"{described(self.url)}: {str(error) or type(error).__name__}")
 
 
+class _Call:
+    """The messages of one `publish` that are under way."""
+
+    __slots__ = ("done", "left", "outcomes")
+
+    def __init__(self, outcomes: list[Outcome | None]) -> None:
+        self.outcomes = outcomes
+        self.left = outcomes.count(None)
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def settle(self, number: int, outcome: Outcome) -> None:
+        """Note what became of one."""
+        self.outcomes[number] = outcome
+        self.left -= 1
+        if not self.left and not self.done.done():
+            self.done.set_result(None)
+
+
+class _Error(msgspec.Struct):
+    err_code: int = 0
+    description: str = ""
+
+
+class _Answer(msgspec.Struct):
+    error: _Error | None = None
+
+
+_answer = msgspec.json.Decoder(_Answer).decode
+
+
 class _Publisher:
-    def __init__(self, transport: NATS, client: Client) -> None:
+    """One subscription takes the confirmations of everything: the client's own way makes a future, a random name and a timer for each."""
+
+    def __init__(self, transport: NATS) -> None:
         self._transport = transport
-        self._client = client
-        # One batch may be as large as it likes: whoever hands it over bounds it.
-        self._context = client.jetstream(timeout=transport.timeout, publish_async_max_pending=1 << 30)
+        self._client: Client | None = None
+        self._inbox = ""
+        self._number = 0
+        self._waiting: dict[str, tuple[_Call, int, str]] = {}
+        # Topics whose messages nobody took, each with the question whether they have a stream at all.
+        self._asking: dict[str, asyncio.Task[None]] = {}
         self._over: str | None = None
         self._turn = asyncio.Lock()
 
-    async def publish(self, batch: Sequence[Outgoing], /) -> list[Outcome]:
-        nats = _nats()
-        outcomes = sifted(batch, self._why_not)
-        futures: dict[int, asyncio.Future[Any]] = {}
+    async def start(self) -> None:
+        self._client = client = await self._transport._connect(self._lost)
         try:
-            async with self._turn:
-                for number, outcome in enumerate(outcomes):
-                    if outcome is None and self._over is None:
-                        outgoing = batch[number]
-                        message = outgoing.message
-                        futures[number] = await self._context.publish_async(outgoing.topic, message.body or b"", headers=_headers(message))
-        except (nats.errors.Error, OSError) as error:
-            self._over = self._over or f"{str(error) or type(error).__name__}"
-        if futures:
-            await self._wait(list(futures.values()))
-        for number, outcome in enumerate(outcomes):
-            if outcome is None:
-                outcomes[number] = self._outcome(batch[number], futures.get(number))
+            self._inbox = f"{client.new_inbox()}."
+            await client.subscribe(f"{self._inbox}*", cb=self._confirm, pending_msgs_limit=0, pending_bytes_limit=0)
+        except (_nats().errors.Error, OSError) as error:
+            await self.close()
+            raise self._transport._down(error) from error
+
+    async def publish(self, batch: Sequence[Outgoing], /) -> list[Outcome]:
+        headers: dict[int, dict[str, str]] = {}
+        outcomes = sifted(batch, lambda outgoing: self._why_not(outgoing, headers))
+        if None in outcomes and self._over is None:
+            call = _Call(outcomes)
+            try:
+                async with asyncio.timeout(self._transport.timeout):
+                    await self._send(batch, call, headers)
+                    await call.done
+            except TimeoutError:
+                self._lost(f"no confirmation within {self._transport.timeout:g} seconds")
+            except (_nats().errors.Error, OSError) as error:
+                self._lost(f"{str(error) or type(error).__name__}")
+        found = [outcome or unconfirmed(self._over or "the connection is lost") for outcome in outcomes]
         if self._over is not None:
-            await _closed(self._client)
-        return [outcome for outcome in outcomes if outcome is not None]
+            await self._end()
+        return found
 
     async def close(self) -> None:
-        self._over = self._over or "the publisher is closed"
-        await _closed(self._client)
+        self._lost("the publisher is closed")
+        await self._end()
 
-    def _why_not(self, outgoing: Outgoing) -> str | None:
+    async def _end(self) -> None:
+        if self._client is not None:
+            await _closed(self._client)
+        for task in self._asking.values():
+            task.cancel()
+
+    def _why_not(self, outgoing: Outgoing, headers: dict[int, dict[str, str]]) -> str | None:
         message = outgoing.message
-        size = len(message.body or b"") + 12 + sum(len(name) + len(value.encode()) + 4 for name, value in _headers(message).items())
+        given = headers[id(outgoing)] = _headers(message)
+        size = len(message.body or b"") + 12 + sum([len(name) + len(value) + 4 for name, value in given.items()])
+        assert self._client is not None
+        if size * 4 > self._client.max_payload:
+            size += sum(len(value.encode()) - len(value) for value in given.values() if not value.isascii())
         if size > self._client.max_payload:
             return f"the message has {size:,} bytes, more than the server's {self._client.max_payload:,}"
-        return None
+        if _SUBJECT.match(outgoing.topic) is None:
+            return f"{outgoing.topic[:80]!r} cannot be a subject"
+        return _why_no_header(given)
 
-    async def _wait(self, futures: Sequence[asyncio.Future[Any]]) -> None:
-        """Wait until all are confirmed, the connection is lost, or the time is over."""
-        confirming = asyncio.gather(*futures, return_exceptions=True)
-        deadline = asyncio.get_running_loop().time() + self._transport.timeout
-        while not confirming.done():
-            # The client does not tell those who wait that its connection is gone.
-            await asyncio.wait({confirming}, timeout=0.1)
-            if self._client.is_closed or asyncio.get_running_loop().time() > deadline:
-                self._over = self._over or ("the connection is lost" if self._client.is_closed else "no confirmation in time")
-                for future in futures:
-                    future.cancel()
-        confirming.result()
+    async def _send(self, batch: Sequence[Outgoing], call: _Call, headers: dict[int, dict[str, str]]) -> None:
+        client, waiting, inbox = self._client, self._waiting, self._inbox
+        assert client is not None
+        async with self._turn:
+            for number, outgoing in enumerate(batch):
+                if call.outcomes[number] is not None:
+                    continue
+                if self._over is not None:
+                    return
+                self._number += 1
+                token = str(self._number)
+                waiting[token] = (call, number, outgoing.topic)
+                await client.publish(outgoing.topic, outgoing.message.body or b"", inbox + token, headers[id(outgoing)])
 
-    def _outcome(self, outgoing: Outgoing, future: asyncio.Future[Any] | None) -> Outcome:
-        errors = _nats().js.errors
-        if future is not None and future.done() and not future.cancelled():
-            error: Any = future.exception()
-            if error is None:
-                return CONFIRMED
-            if isinstance(error, errors.NoStreamResponseError):
-                return refused(f"there is no stream with the subject {outgoing.topic!r}")
-            if isinstance(error, errors.APIError) and error.err_code == _TOO_LARGE_FOR_STREAM:
-                return refused(f"the stream takes no message of this size: {error}")
-            self._over = self._over or f"{str(error) or type(error).__name__}"
-        self._over = self._over or "the connection is lost"
-        return unconfirmed(self._over)
+    async def _confirm(self, answer: Msg) -> None:
+        found = self._waiting.pop(answer.subject[len(self._inbox) :], None)
+        if found is None:
+            return
+        call, number, topic = found
+        if answer.headers is not None and answer.headers.get("Status") == _NOBODY:
+            await self._nobody(call, number, topic)
+            return
+        try:
+            error = _answer(answer.data).error
+        except ValueError:
+            self._lost("the server answered with something else than a confirmation")
+            return
+        if error is None:
+            call.settle(number, CONFIRMED)
+        elif error.err_code == _TOO_LARGE_FOR_STREAM:
+            call.settle(number, refused(f"the stream takes no message of this size: {error.description}"))
+        else:
+            self._lost(f"{error.description} ({error.err_code})")
+
+    async def _nobody(self, call: _Call, number: int, topic: str) -> None:
+        """Nobody took the message: either there is no stream for it, or its stream has no leader just now, which is no fault of the message."""
+        if topic not in self._asking:
+            self._asking[topic] = asyncio.ensure_future(self._ask(topic))
+        asking = self._asking[topic]
+
+        def answered(_task: object) -> None:
+            if self._over is None:
+                call.settle(number, refused(f"there is no stream with the subject {topic!r}"))
+
+        asking.add_done_callback(answered)
+
+    async def _ask(self, topic: str) -> None:
+        """Mark the publisher as over unless there is no stream for a topic."""
+        nats = _nats()
+        assert self._client is not None
+        try:
+            await self._client.jetstream(timeout=self._transport.timeout).find_stream_name_by_subject(topic)
+        except nats.js.errors.NotFoundError:
+            return
+        except (nats.errors.Error, OSError) as error:
+            self._lost(f"nobody says whether there is a stream with the subject {topic!r}: {str(error) or type(error).__name__}")
+        else:
+            self._lost(f"the stream with the subject {topic!r} takes no messages at the moment")
+        finally:
+            # It may be made the next moment.
+            self._asking.pop(topic, None)
+
+    def _lost(self, reason: str) -> None:
+        self._over = self._over or reason
+        for call, _, _ in self._waiting.values():
+            if not call.done.done():
+                call.done.set_result(None)
+        self._waiting.clear()
 
 
 class _Receiver:
@@ -336,6 +448,13 @@ def _headers(message: Message) -> dict[str, str]:
     if message.id is not None:
         headers[_ID] = message.id
     return headers
+
+
+def _why_no_header(headers: Mapping[str, str]) -> str | None:
+    for name in headers:
+        if _NAME.match(name) is None:
+            return f"{name[:80]!r} cannot be the name of a header"
+    return None
 
 
 async def _quiet(_error: Exception) -> None:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,7 @@ __all__ = ["Redis"]
 _RETURNED = "returned"
 # One blocking read lasts that long at most, so that a receiver also looks for what others have left behind.
 _BLOCK = 1.0
+_MULTI, _EXEC = b"*1\r\n$5\r\nMULTI\r\n", b"*1\r\n$4\r\nEXEC\r\n"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +102,13 @@ class Redis:
 
     async def publisher(self) -> _Publisher:
         """Connect, to send."""
-        return _Publisher(self, await self._connected())
+        publisher = _Publisher(self, await self._connected())
+        try:
+            await publisher.start()
+        except (_redis().exceptions.RedisError, OSError) as error:
+            await publisher.close()
+            raise self._down(error) from error
+        return publisher
 
     async def receiver(self, group: str, topics: Sequence[str]) -> _Receiver:
         """Connect, to receive."""
@@ -149,48 +156,113 @@ class Redis:
 
 
 class _Publisher:
+    """One transaction after the other, on one connection; the next one is written while the server works on this one."""
+
     def __init__(self, transport: Redis, client: Client) -> None:
         self._transport = transport
         self._client = client
+        self._connection: Any = None
         self._over: str | None = None
         self._turn = asyncio.Lock()
+        self._pack = _packer()
+
+    async def start(self) -> None:
+        pool: Any = self._client.connection_pool
+        self._connection = await pool.get_connection()
 
     async def publish(self, batch: Sequence[Outgoing], /) -> list[Outcome]:
-        outcomes = sifted(batch, self._why_not)
-        sent = [number for number, outcome in enumerate(outcomes) if outcome is None]
-        # One transaction after the other: the pool would send them side by side.
-        async with self._turn:
-            found = await self._send([batch[number] for number in sent]) if sent else []
-        for number, result in zip(sent, found, strict=True):
-            outcomes[number] = result
-        return [outcome for outcome in outcomes if outcome is not None]
+        packed: list[bytes] = []
+        outcomes = sifted(batch, lambda outgoing: self._write(outgoing, packed))
+        commands = dict(zip([number for number, outcome in enumerate(outcomes) if outcome is None], packed, strict=True))
+        if commands:
+            async with self._turn:
+                await self._send(batch, outcomes, commands)
+        return [outcome or unconfirmed(self._over or "the connection is lost") for outcome in outcomes]
 
     async def close(self) -> None:
         self._over = self._over or "the publisher is closed"
+        await self._end()
+
+    async def _end(self) -> None:
+        if self._connection is not None:
+            with contextlib.suppress(Exception):
+                async with asyncio.timeout(5):
+                    await self._connection.disconnect(nowait=True)
         await _closed(self._client)
 
-    def _why_not(self, outgoing: Outgoing) -> str | None:
+    def _write(self, outgoing: Outgoing, packed: list[bytes]) -> str | None:
+        """Add the command that adds the message, or return why it cannot be sent."""
         if (size := size_of(outgoing.message)) > self._transport.most:
             return f"the message has {size:,} bytes, more than {self._transport.most:,}"
+        try:
+            packed.append(self._command(outgoing))
+        except ValueError as error:
+            return f"it cannot be written: {error}"
         return None
 
-    async def _send(self, batch: Sequence[Outgoing]) -> list[Outcome]:
-        redis = _redis()
-        if self._over is not None:
-            return [unconfirmed(self._over)] * len(batch)
+    def _command(self, outgoing: Outgoing) -> bytes:
         limit = () if self._transport.retain is None else ("MAXLEN", "~", self._transport.retain)
+        fields = [part for pair in _fields(outgoing.message, self._transport.wire).items() for part in pair]
+        # A stream that nobody has provisioned has a name that somebody has mistyped.
+        return self._pack(("XADD", outgoing.topic, "NOMKSTREAM", *limit, "*", *fields))
+
+    async def _send(self, batch: Sequence[Outgoing], outcomes: list[Outcome | None], commands: dict[int, bytes]) -> None:
+        """Send what has no outcome yet; what the server forbids is left out of the transaction and refused."""
+        redis = _redis()
         try:
-            pipeline = self._client.pipeline(transaction=True)
-            for outgoing in batch:
-                fields = [part for pair in _fields(outgoing.message, self._transport.wire).items() for part in pair]
-                # A stream that nobody has provisioned has a name that somebody has mistyped.
-                pipeline.execute_command("XADD", outgoing.topic, "NOMKSTREAM", *limit, "*", *fields)
-            results = await pipeline.execute(raise_on_error=False)
-        except (redis.exceptions.RedisError, OSError, RuntimeError, AttributeError) as error:
+            while commands and self._over is None:
+                async with asyncio.timeout(self._transport.timeout):
+                    rejected, results = await self._transact(list(commands.values()))
+                numbers = list(commands)
+                if results is not None:
+                    for number, result in zip(numbers, results, strict=True):
+                        outcomes[number] = self._outcome(batch[number], result)
+                    return
+                for place, error in rejected.items():
+                    outcomes[numbers[place]] = self._outcome(batch[numbers[place]], error)
+                    del commands[numbers[place]]
+                if not rejected:
+                    self._over = "the server has discarded a transaction without saying why"
+        except (redis.exceptions.RedisError, OSError, RuntimeError, AttributeError, TimeoutError) as error:
             self._over = self._over or f"{str(error) or type(error).__name__}"
-            await _closed(self._client)
-            return [unconfirmed(self._over)] * len(batch)
-        return [_outcome(outgoing, result) for outgoing, result in zip(batch, results, strict=True)]
+        except BaseException:
+            # The answers that nobody has read would be taken for those of the next transaction.
+            self._over = self._over or "sending was interrupted"
+            raise
+        finally:
+            if self._over is not None:
+                await self._end()
+
+    async def _transact(self, commands: Sequence[bytes]) -> tuple[dict[int, Exception], list[object] | None]:
+        """Return what became of each command; or None, and the errors of those that the server has rejected before it began."""
+        errors = _redis().exceptions
+        connection = self._connection
+        await connection.send_packed_command([_MULTI, *commands, _EXEC], check_health=False)
+        await connection.read_response()
+        rejected: dict[int, Exception] = {}
+        for number in range(len(commands)):
+            try:
+                await connection.read_response(disconnect_on_error=False)
+            except errors.ResponseError as error:
+                rejected[number] = error
+        try:
+            results: list[object] = await connection.read_response(disconnect_on_error=False)
+        except errors.ExecAbortError:
+            return rejected, None
+        return rejected, results
+
+    def _outcome(self, outgoing: Outgoing, result: object) -> Outcome:
+        if result is None:
+            return refused(f"there is no stream {outgoing.topic!r}")
+        if not isinstance(result, Exception):
+            return CONFIRMED
+        # What is said of this stream, or of who may write to it; everything else, such as a lack of memory, is the server's state.
+        if isinstance(result, _redis().exceptions.NoPermissionError) or str(result).startswith(
+            ("WRONGTYPE", "NOPERM", "Operation against")
+        ):
+            return refused(str(result))
+        self._over = self._over or str(result)
+        return unconfirmed(self._over)
 
 
 class _Receiver:
@@ -312,14 +384,6 @@ def _message(fields: Mapping[bytes, bytes]) -> Message:
     return Message(headers, body, None if content_type is None else content_type.decode("utf-8", "backslashreplace"))
 
 
-def _outcome(outgoing: Outgoing, result: object) -> Outcome:
-    if result is None:
-        return refused(f"there is no stream {outgoing.topic!r}")
-    if isinstance(result, Exception):
-        return refused(str(result))
-    return CONFIRMED
-
-
 async def _create(client: Client, topic: str, group: str) -> None:
     try:
         await client.xgroup_create(topic, group, id="0", mkstream=True)
@@ -332,6 +396,19 @@ async def _closed(client: Client) -> None:
     with contextlib.suppress(Exception):
         async with asyncio.timeout(5):
             await client.aclose()
+
+
+def _packer() -> Callable[[tuple[Any, ...]], bytes]:
+    try:
+        pack: Callable[[tuple[Any, ...]], bytes] = import_module("hiredis").pack_command
+    except (ModuleNotFoundError, AttributeError):
+        plain = _redis().asyncio.Connection()
+
+        def packed(command: tuple[Any, ...]) -> bytes:
+            return b"".join(plain.pack_command(*command))
+
+        return packed
+    return pack
 
 
 def _redis() -> Any:
