@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from tidings.codecs.bindings import KAFKA, Binding
 from tidings.errors import ProvisionError, TransportDown
@@ -198,6 +198,12 @@ class _Receiver:
             owner, number = one.receipt
             if owner is self:
                 self._cursors[one.topic].held.pop(number, None)
+
+    def withdrawn(self) -> frozenset[str]:
+        return frozenset()
+
+    def let_go(self, shards: Collection[str], /) -> None:
+        """Nothing is ever withdrawn."""
 
     async def close(self) -> None:
         if self._open:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -411,6 +411,12 @@ class _Receiver:
                 self._lost(_reason(error))
         if self._over is not None:
             raise self._transport._down(self._over)
+
+    def withdrawn(self) -> frozenset[str]:
+        return frozenset()
+
+    def let_go(self, shards: Collection[str], /) -> None:
+        """Nothing is ever withdrawn."""
 
     async def close(self) -> None:
         self._lost("the receiver is closed")
