@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from private_services.control import Control
@@ -51,10 +52,11 @@ async def test_a_killed_broker_has_lost_nothing_that_it_had_confirmed(tmp_path: 
 
 async def test_the_codec_brings_any_text_through_its_headers_and_copies_are_dropped(nats_url: str) -> None:
     transport = NATS(url=nats_url)
-    await transport.provision(["nats.headers"], {"headers": ["nats.headers"]})
-    publisher, receiver = await transport.publisher(), await transport.receiver("headers", ["nats.headers"])
+    topic = f"nats.headers.{uuid4().hex}"
+    await transport.provision([topic], {"headers": [topic]})
+    publisher, receiver = await transport.publisher(), await transport.receiver("headers", [topic])
     for _ in range(2):
-        (outcome,) = await publisher.publish([Outgoing("nats.headers", encode_binary(PLACED, BINDING))])
+        (outcome,) = await publisher.publish([Outgoing(topic, encode_binary(PLACED, BINDING))])
         assert outcome.kind == "confirmed"
     (found,) = await receiver.receive(2, 5)
     assert decode(found.message, BINDING) == PLACED

@@ -232,6 +232,8 @@ class _Publisher:
         self._lost("the publisher is closed")
         await self._purged()
         self._thread.shutdown(wait=False)
+        if self._serving is None:
+            self._producer = None
 
     async def _purged(self) -> None:
         """Wait until nothing is going to be sent any more: somebody else is going to send it again."""
@@ -242,8 +244,8 @@ class _Publisher:
 
     async def _produce(self, batch: Sequence[Outgoing], call: _Call) -> None:
         kafka = _kafka()
-        producer = self._producer
-        assert producer is not None
+        if (producer := self._producer) is None:
+            return
         deadline = monotonic() + self._transport.timeout
         for number, outgoing in enumerate(batch):
             if call.outcomes[number] is not None:
@@ -298,6 +300,8 @@ class _Publisher:
             producer.poll(_SLICE)
         producer.purge()
         producer.poll(0)
+        # The client's end waits for its threads: it must come here, not wherever garbage is collected.
+        self._producer = None
 
     def _noticed(self, error: Any) -> None:
         if error.fatal() or error.code() == _kafka().KafkaError._ALL_BROKERS_DOWN:
@@ -324,7 +328,8 @@ class _Publisher:
     def _ask(self, topics: set[str]) -> None:
         """Find out which topics there are: the client itself would wait for one that does not exist."""
         errors = _kafka().KafkaError
-        assert self._producer is not None
+        if (producer := self._producer) is None:
+            return
         for topic in topics:
             known_until, _ = self._missing.pop(topic, (0.0, ""))
             if known_until > monotonic():
@@ -334,7 +339,7 @@ class _Publisher:
             # A broker may have to hear of one that has just been made.
             for _ in range(3):
                 try:
-                    found = self._producer.list_topics(topic, timeout=self._transport.timeout).topics[topic]
+                    found = producer.list_topics(topic, timeout=self._transport.timeout).topics[topic]
                 except _kafka().KafkaException as error:
                     self._lost(error.args[0].str())
                     return
@@ -445,6 +450,8 @@ class _Receiver:
             self._shared.notify_all()
         if self._serving is not None:
             await asyncio.wait({self._serving}, timeout=2 * _LEAVING)
+        else:
+            self._consumer = None
         self._thread.shutdown(wait=False)
 
     def _connect(self) -> None:
@@ -498,6 +505,8 @@ class _Receiver:
         finally:
             with contextlib.suppress(_kafka().KafkaException, RuntimeError):
                 self._leave(consumer)
+            # The client's end waits for its threads: it must come here, not wherever garbage is collected.
+            self._consumer = None
 
     def _noticed(self, error: Any) -> None:
         if error.fatal() or error.code() == _kafka().KafkaError._ALL_BROKERS_DOWN:
