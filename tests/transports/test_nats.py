@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from uuid import uuid4
 
+import nats
 import pytest
 from private_services.control import Control
 
@@ -15,8 +16,9 @@ from tidings.codecs.cloudevents import encode_binary
 from tidings.codecs.message import Message
 from tidings.codecs.wire import decode
 from tidings.testing.conformance import TransportConformance
+from tidings.testing.log_conformance import LogConformance, Remove
 from tidings.transports.base import Outgoing
-from tidings.transports.nats import NATS
+from tidings.transports.nats import NATS, stream_of
 
 
 @pytest.fixture
@@ -39,6 +41,31 @@ class TestConformance(TransportConformance):
     @pytest.fixture
     def outage(self, proxy: Proxy) -> Proxy:
         return proxy
+
+
+class TestLog(LogConformance):
+    @pytest.fixture
+    def transport(self, proxy: Proxy) -> NATS:
+        return NATS(url=proxy.url, timeout=10)
+
+    @pytest.fixture
+    def outage(self, proxy: Proxy) -> Proxy:
+        return proxy
+
+    @pytest.fixture
+    def remove(self, nats_url: str) -> Remove:
+        async def remove(topic: str, count: int | None) -> None:
+            client = await nats.connect(nats_url)
+            context = client.jetstream()
+            if count is None:
+                await context.delete_stream(stream_of(topic))
+                await NATS(url=nats_url).provision([topic], {})
+            else:
+                first = (await context.stream_info(stream_of(topic))).state.first_seq
+                await context.purge_stream(stream_of(topic), seq=first + count)
+            await client.close()
+
+        return remove
 
 
 async def test_a_killed_broker_has_lost_nothing_that_it_had_confirmed(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Redis Streams: a stream for each topic, and the stream's own groups, whose receivers share its messages.
 
 A batch is one MULTI/EXEC, so it is added as a whole or not at all. Groups of Redis give what one receiver held to another after some time, and
-what came later meanwhile: that is why they are not ordered. Closing hands back at once what was not acknowledged.
+what came later meanwhile: that is why they are not ordered. Closing hands back at once what was not acknowledged. An ordered group reads streams by position instead (`reader`).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -22,6 +23,7 @@ from tidings.codecs.message import Message
 from tidings.codecs.wire import Wire
 from tidings.errors import MissingExtra, ProvisionError, TransportDown
 from tidings.transports.base import CONFIRMED, Failure, Incoming, Outcome, Outgoing, Provision, refused, sifted, size_of, unconfirmed
+from tidings.transports.redis_log import Reader, entries_for
 from tidings.transports.urls import described
 
 if TYPE_CHECKING:
@@ -123,6 +125,39 @@ class Redis:
             await _closed(client)
             raise
         return _Receiver(self, client, group, topics)
+
+    async def reader(self, after: Mapping[str, str]) -> Reader:
+        """Connect, to read by position."""
+        client = await self._connected()
+        redis = _redis()
+        errors = (redis.exceptions.RedisError, OSError, RuntimeError, AttributeError)
+        reader = Reader(client, after, errors, self._down, _message, partial(_closed, client))
+        try:
+            await reader.start()
+        except ProvisionError as error:
+            await reader.close()
+            raise ProvisionError(f"{described(self.url)}: {error}") from None
+        except errors as error:
+            await reader.close()
+            raise self._down(error) from error
+        return reader
+
+    async def end(self, topics: Sequence[str]) -> dict[str, str]:
+        """Return the positions behind the last entries."""
+        client = await self._connected()
+        found: dict[str, str] = {}
+        try:
+            for topic in topics:
+                await self._verify(client, topic, None)
+                state: Any = await client.xinfo_stream(topic)
+                # Redis 6 does not count what was added.
+                number = f"/{state['entries-added']}" if "entries-added" in state else ""
+                found[topic] = state["last-generated-id"].decode() + number
+        except (_redis().exceptions.RedisError, OSError) as error:
+            raise self._down(error) from error
+        finally:
+            await _closed(client)
+        return found
 
     async def _verify(self, client: Client, topic: str, group: str | None) -> None:
         if not await client.exists(topic):
@@ -275,6 +310,8 @@ class _Receiver:
         self._waiting: deque[Incoming] = deque()
         self._held: dict[str, set[str]] = {topic: set() for topic in topics}
         self._look_at = 0.0
+        # Of the largest message of the last answer: nothing bounds an answer but the number of its entries.
+        self._largest = 1 << 16
         self._over: str | None = None
 
     async def receive(self, most: int, seconds: float) -> list[Incoming]:
@@ -282,8 +319,9 @@ class _Receiver:
         deadline = time.monotonic() + seconds
         try:
             while not self._waiting and self._over is None:
-                await self._claim(most)
-                if not self._waiting and not await self._read(most, deadline - time.monotonic()):
+                count = entries_for(most, self._largest)
+                await self._claim(count)
+                if not self._waiting and not await self._read(count, deadline - time.monotonic()):
                     break
         except (redis.exceptions.RedisError, OSError, RuntimeError, AttributeError) as error:
             self._over = self._over or f"{str(error) or type(error).__name__}"
@@ -366,6 +404,7 @@ class _Receiver:
 
     def _keep(self, topic: str, entry: bytes, fields: Mapping[bytes, bytes], *, again: bool) -> None:
         number = entry.decode()
+        self._largest = max(self._largest, sum(map(len, fields.values())))
         self._held[topic].add(number)
         self._waiting.append(Incoming(topic, _message(fields), f"{topic}/{number}", (self, number), topic, again))
 
