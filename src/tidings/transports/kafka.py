@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from tidings.codecs.bindings import KAFKA as BINDING
 from tidings.codecs.bindings import Binding
 from tidings.codecs.message import Message
-from tidings.errors import MissingExtra, ProvisionError, TransportDown
+from tidings.errors import ConfigurationError, MissingExtra, ProvisionError, TransportDown
 from tidings.transports.base import CONFIRMED, Failure, Incoming, Outcome, Outgoing, Provision, refused, sifted, size_of, unconfirmed
 from tidings.transports.urls import described
 
@@ -146,6 +146,22 @@ class Kafka:
 
     def _down(self, reason: str) -> TransportDown:
         return TransportDown(f"{described(self.url)}: {reason}")
+
+    def _metadata(self, client: Producer | Consumer, over: Callable[[], str | None]) -> Any:
+        """Connect, and return what the cluster says of itself.
+
+        Raises:
+            TransportDown: it does not answer, or refuses us.
+        """
+        deadline = monotonic() + min(self.timeout, 10.0)
+        while True:
+            try:
+                return client.list_topics(timeout=1.0)
+            except _kafka().KafkaException as error:
+                # Why it has failed is told to the one who polls.
+                client.poll(0)
+                if (reason := over()) is not None or monotonic() > deadline:
+                    raise self._down(reason or error.args[0].str()) from error
 
     def _settings(self, **more: object) -> dict[str, Any]:
         # What it has to say comes in errors, not on the standard error stream.
@@ -285,12 +301,12 @@ class _Publisher:
                 "error_cb": self._noticed,
             }
         )
-        producer: Producer = kafka.Producer(settings)
-        self._producer = producer
         try:
-            producer.list_topics(timeout=min(transport.timeout, 10.0))
+            producer: Producer = kafka.Producer(settings)
         except kafka.KafkaException as error:
-            raise transport._down(error.args[0].str()) from error
+            raise ConfigurationError(f"{described(transport.url)}: {error.args[0].str()}") from None
+        self._producer = producer
+        transport._metadata(producer, lambda: self._over)
 
     def _serve(self) -> None:
         """Take what the cluster says until the publisher is over."""
@@ -304,7 +320,7 @@ class _Publisher:
         self._producer = None
 
     def _noticed(self, error: Any) -> None:
-        if error.fatal() or error.code() == _kafka().KafkaError._ALL_BROKERS_DOWN:
+        if error.fatal() or error.code() in (_kafka().KafkaError._ALL_BROKERS_DOWN, _kafka().KafkaError._AUTHENTICATION):
             self._lost(error.str())
 
     def _lost(self, reason: str) -> None:
@@ -471,12 +487,12 @@ class _Receiver:
                 "on_commit": self._committed,
             }
         )
-        consumer: Consumer = kafka.Consumer(settings)
-        self._consumer = consumer
         try:
-            known = consumer.list_topics(timeout=min(transport.timeout, 10.0)).topics
+            consumer: Consumer = kafka.Consumer(settings)
         except kafka.KafkaException as error:
-            raise transport._down(error.args[0].str()) from error
+            raise ConfigurationError(f"{described(transport.url)}: {error.args[0].str()}") from None
+        self._consumer = consumer
+        known = transport._metadata(consumer, lambda: self._over).topics
         if missing := [topic for topic in self._names if topic not in known]:
             raise ProvisionError(f"{described(transport.url)}: there is no topic {missing[0]!r}")
         consumer.subscribe(self._names, on_revoke=self._revoked, on_lost=self._taken)
@@ -509,7 +525,7 @@ class _Receiver:
             self._consumer = None
 
     def _noticed(self, error: Any) -> None:
-        if error.fatal() or error.code() == _kafka().KafkaError._ALL_BROKERS_DOWN:
+        if error.fatal() or error.code() in (_kafka().KafkaError._ALL_BROKERS_DOWN, _kafka().KafkaError._AUTHENTICATION):
             self._lost(error.str())
 
     def _lost(self, reason: str) -> None:

@@ -27,8 +27,8 @@ from tidings.codecs.message import Message
 from tidings.codecs.wire import Wire
 from tidings.errors import MissingExtra, ProvisionError, TransportDown
 from tidings.transports.base import CONFIRMED, Failure, Incoming, Outcome, Outgoing, Provision, refused, sifted, unconfirmed
-from tidings.transports.nats_pull import Pull, place_of
-from tidings.transports.urls import described
+from tidings.transports.nats_pull import UNREADABLE, Pull, place_of
+from tidings.transports.urls import described, unreadable
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
@@ -73,6 +73,8 @@ class NATS:
         prefetch: messages that the receivers of a group may have without having acknowledged them.
         replicas: of a stream, 1 to 5.
         max_age: seconds that a stream keeps a message; None keeps all of them for ever.
+        options: more of what `nats.connect` takes, for TLS and credentials: `tls`, an SSLContext, `user_credentials`, `nkeys_seed`, `token`; never
+            shown.
         timeout: seconds without a confirmation after which a publisher is over.
     """
 
@@ -82,6 +84,7 @@ class NATS:
     prefetch: int = 1000
     replicas: int = 1
     max_age: float | None = None
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     timeout: float = 30.0
 
     @property
@@ -228,18 +231,26 @@ class NATS:
             if lost is not None:
                 lost("the connection is lost")
 
+        from tidings.transports.nats_client import Sturdy
+
         try:
             async with asyncio.timeout(self.timeout):
-                client: Client = await nats.connect(
+                client = Sturdy()
+                await client.connect(
                     [part.strip() for part in self.url.split(",")],
-                    allow_reconnect=False,
-                    connect_timeout=self.timeout,
-                    error_cb=_quiet,
-                    closed_cb=closed,
+                    **{
+                        **self.options,
+                        "allow_reconnect": False,
+                        "connect_timeout": self.timeout,
+                        "error_cb": _quiet,
+                        "closed_cb": closed,
+                    },
                 )
                 return client
         except (nats.errors.Error, OSError, TimeoutError) as error:
             raise self._down(error) from error
+        except ValueError:
+            raise unreadable(self.url) from None
 
     def _down(self, error: object) -> TransportDown:
         return TransportDown(f"{described(self.url)}: {str(error) or type(error).__name__}")
@@ -517,7 +528,8 @@ class _Receiver:
         place = place_of(message.reply)
         coordinates = f"{topic}/{place.stream}"
         self._held[coordinates] = message
-        self._keep(Incoming(topic, _message(message), coordinates, (self, message.reply), topic, place.deliveries > 1))
+        again = place.deliveries > 1
+        self._keep(Incoming(topic, _message(message), coordinates, (self, message.reply), topic, again, _fault(message)))
 
 
 class _Reader(_Receiver):
@@ -584,12 +596,18 @@ class _Reader(_Receiver):
         self._last[topic] = place.stream
         position = f"{place.stream}@{self._made[topic]}"
         self._keep(
-            Incoming(topic, _message(message), f"{topic}/{place.stream}", (self, None), topic, position=position, gap=gap),
+            Incoming(
+                topic, _message(message), f"{topic}/{place.stream}", (self, None), topic, fault=_fault(message), position=position, gap=gap
+            ),
         )
 
 
 def _made(info: StreamInfo) -> str:
     return "" if info.created is None else info.created.isoformat()
+
+
+def _fault(message: Msg) -> str:
+    return "" if message.headers is None or UNREADABLE not in message.headers else "its headers cannot be read"
 
 
 def _message(message: Msg) -> Message:

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from nats.aio.client import Client
     from nats.aio.msg import Msg
 
-__all__ = ["Place", "Pull", "place_of"]
+__all__ = ["UNREADABLE", "Place", "Pull", "place_of"]
+
+#: Stands for headers that the client cannot read, and holds them.
+UNREADABLE = "unreadable-headers"
 
 # Seconds for which the server keeps a request; an answer comes at their end at the latest.
 _KEPT = 5.0

@@ -25,7 +25,7 @@ from tidings.codecs.message import Message
 from tidings.errors import MissingExtra, ProvisionError, TransportDown
 from tidings.transports.amqp_frames import acknowledgement, frames
 from tidings.transports.base import CONFIRMED, Failure, Incoming, Outcome, Outgoing, Provision, refused, sifted, size_of, unconfirmed
-from tidings.transports.urls import described
+from tidings.transports.urls import described, unreadable
 
 if TYPE_CHECKING:
     from aiormq.abc import AbstractChannel, AbstractConnection, DeliveredMessage
@@ -197,6 +197,8 @@ class RabbitMQ:
                 return connection
         except (aiormq.exceptions.AMQPError, OSError, TimeoutError) as error:
             raise self._down(error) from error
+        except (ValueError, KeyError, TypeError):
+            raise unreadable(self.url) from None
 
     def _down(self, error: object) -> TransportDown:
         return TransportDown(f"{described(self.url)}: {_reason(error) if isinstance(error, BaseException) else error}")

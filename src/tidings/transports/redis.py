@@ -24,7 +24,7 @@ from tidings.codecs.wire import Wire
 from tidings.errors import MissingExtra, ProvisionError, TransportDown
 from tidings.transports.base import CONFIRMED, Failure, Incoming, Outcome, Outgoing, Provision, refused, sifted, size_of, unconfirmed
 from tidings.transports.redis_log import Reader, entries_for
-from tidings.transports.urls import described
+from tidings.transports.urls import described, unreadable
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis as Client
@@ -176,14 +176,17 @@ class Redis:
 
     def _client(self) -> Client:
         redis = _redis()
-        client: Client = redis.asyncio.Redis.from_url(
-            self.url,
-            # A command that was sent once more after a lost connection would come after what followed it.
-            retry=redis.asyncio.retry.Retry(redis.backoff.NoBackoff(), 0),
-            socket_timeout=self.timeout,
-            socket_connect_timeout=self.timeout,
-            protocol=2,
-        )
+        try:
+            client: Client = redis.asyncio.Redis.from_url(
+                self.url,
+                # A command that was sent once more after a lost connection would come after what followed it.
+                retry=redis.asyncio.retry.Retry(redis.backoff.NoBackoff(), 0),
+                socket_timeout=self.timeout,
+                socket_connect_timeout=self.timeout,
+                protocol=2,
+            )
+        except ValueError:
+            raise unreadable(self.url) from None
         return client
 
     def _down(self, error: object) -> TransportDown:
