@@ -91,6 +91,10 @@ class Memory:
             return f"there is no topic {outgoing.topic!r}"
         if size_of(outgoing.message) > self.most:
             return f"the message has {size_of(outgoing.message):,} bytes, more than {self.most:,}"
+        try:
+            "".join([value for value in outgoing.message.headers.values() if isinstance(value, str)]).encode()
+        except UnicodeEncodeError as error:
+            return f"it cannot be written: {error}"
         return self.refuses(outgoing)
 
 

@@ -277,7 +277,7 @@ class _Publisher:
                         self._lost("the cluster takes messages too slowly")
                     # Confirmations make room.
                     await asyncio.sleep(0.01)
-                except (kafka.KafkaException, ValueError) as error:
+                except kafka.KafkaException as error:
                     self._lost(str(error))
             if number % 500 == 499:
                 await asyncio.sleep(0)
@@ -334,9 +334,12 @@ class _Publisher:
             return self._missing[outgoing.topic][1]
         message = outgoing.message
         size = size_of(message) + len(message.key or "")
-        if size * 4 > self._transport.most:
-            # As text has more bytes than characters.
-            size += sum(len(value.encode()) - len(value) for value in message.headers.values() if isinstance(value, str))
+        texts = [value for value in (*message.headers, *message.headers.values(), message.key) if isinstance(value, str)]
+        if not "".join(texts).isascii():
+            try:
+                size += sum([len(text.encode()) - len(text) for text in texts])
+            except UnicodeEncodeError as error:
+                return f"it cannot be written: {error}"
         if size > self._transport.most:
             return f"the message has {size:,} bytes, more than {self._transport.most:,}"
         return None

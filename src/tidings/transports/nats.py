@@ -342,8 +342,11 @@ class _Publisher:
         given = headers[id(outgoing)] = _headers(message)
         size = len(message.body or b"") + 12 + sum([len(name) + len(value) + 4 for name, value in given.items()])
         assert self._client is not None
-        if size * 4 > self._client.max_payload:
-            size += sum(len(value.encode()) - len(value) for value in given.values() if not value.isascii())
+        if not "".join(given.values()).isascii():
+            try:
+                size += sum([len(value.encode()) - len(value) for value in given.values()])
+            except UnicodeEncodeError as error:
+                return f"it cannot be written: {error}"
         if size > self._client.max_payload:
             return f"the message has {size:,} bytes, more than the server's {self._client.max_payload:,}"
         if _SUBJECT.match(outgoing.topic) is None:
