@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from hashlib import sha256
 from struct import Struct
 from time import monotonic
-from typing import Any, Protocol, SupportsIndex
+from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex
 
 from aiormq.connection import TransportFactory
-from yarl import URL
 
 from tidings.codecs.message import Message
 from tidings.transports.amqp_frames import read_properties
+
+if TYPE_CHECKING:
+    from yarl import URL
 
 __all__ = ["Content", "Listener", "Tapped"]
 
