@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from time import monotonic
 from uuid import uuid4
 
 import confluent_kafka
@@ -67,6 +68,37 @@ async def test_a_receiver_is_told_what_it_gives_away_and_may_finish_it(kafka_url
     assert _numbers(seen) == set(range(100, 140)), "nothing that was finished comes again"
     await one.close()
     await two.close()
+
+
+async def test_a_user_who_does_not_ask_what_was_withdrawn_is_not_kept_busy(kafka_url: str) -> None:
+    transport = Kafka(url=kafka_url, partitions=4, session=6.0, drain=0.1)
+    topic = await _topic(transport, 8)
+    one = await transport.receiver(topic, [topic])
+    await one.acknowledge(await _take(one, 8))
+    two = await transport.receiver(topic, [topic])
+    async with asyncio.timeout(30):
+        while not one._withdrawn:
+            await one.receive(1, 0.1)
+    await one.receive(1, 0.1)
+    calls, end = 0, monotonic() + 1.0
+    while monotonic() < end:
+        assert await one.receive(1, 0.5) == []
+        calls += 1
+    assert calls <= 4
+    await one.close()
+    await two.close()
+
+
+async def test_a_late_wake_up_does_not_end_the_waiting(kafka_url: str) -> None:
+    transport = Kafka(url=kafka_url, partitions=1, session=6.0)
+    topic = await _topic(transport, 1)
+    receiver = await transport.receiver(topic, [topic])
+    await _take(receiver, 1)
+    began = monotonic()
+    asyncio.get_running_loop().call_later(0.05, receiver._news.set)
+    assert await receiver.receive(1, 0.5) == []
+    assert monotonic() - began >= 0.45
+    await receiver.close()
 
 
 async def test_what_is_let_go_moves_at_once(kafka_url: str) -> None:

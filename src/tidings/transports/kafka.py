@@ -412,6 +412,8 @@ class _Receiver:
         self._ready: deque[Incoming] = deque()
         self._bytes = 0
         self._withdrawn: set[str] = set()
+        # Whether `receive` has not yet returned because of them: once is enough for a user who does not ask.
+        self._unsaid = False
         self._news: asyncio.Event = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tidings-kafka-receiver")
@@ -422,15 +424,19 @@ class _Receiver:
         self._serving = self._loop.run_in_executor(self._thread, self._serve)
 
     async def receive(self, most: int, seconds: float) -> list[Incoming]:
-        if not self._ready and self._over is None and not self._withdrawn:
+        deadline = monotonic() + seconds
+        while not self._ready and self._over is None and not self._unsaid:
+            # The thread may still have to say what has been taken from here already: only time ends the waiting.
             self._news.clear()
-            if not self._ready and self._over is None and not self._withdrawn:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(seconds):
-                        await self._news.wait()
+            if self._ready or self._over is not None or self._unsaid or (left := deadline - monotonic()) <= 0:
+                break
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._news.wait()
         if self._over is not None:
             raise self._transport._down(self._over)
         with self._shared:
+            self._unsaid = False
             found = [self._ready.popleft() for _ in range(min(most, len(self._ready)))]
             if not self._ready:
                 self._bytes = 0
@@ -604,6 +610,7 @@ class _Receiver:
     def _drop(self, places: set[tuple[str, int]]) -> None:
         """Take back what its user has not seen yet."""
         self._withdrawn |= {f"{topic}/{partition}" for topic, partition in places}
+        self._unsaid = self._unsaid or bool(places)
         kept: deque[Incoming] = deque()
         for one in self._ready:
             _, state, partition, offset = one.receipt
