@@ -43,6 +43,8 @@ _SLICE = 0.1
 _TICK = 0.05
 # What a receiver reads ahead at most, besides as many bytes in the client itself.
 _MOST_READY = 2000
+# Seconds for which a receiver that is full need not answer its group.
+_BUSY = 3.0
 _MOST_WAITING = 32 << 20
 # Seconds for which a topic that is not there is not asked for again.
 _AGAIN = 5.0
@@ -438,8 +440,8 @@ class _Receiver:
         with self._shared:
             self._unsaid = False
             found = [self._ready.popleft() for _ in range(min(most, len(self._ready)))]
-            if not self._ready:
-                self._bytes = 0
+            self._bytes = 0 if not self._ready else self._bytes
+            self._shared.notify_all()
         return found
 
     def withdrawn(self) -> frozenset[str]:
@@ -511,16 +513,24 @@ class _Receiver:
         consumer = self._consumer
         assert consumer is not None
         held: list[Any] = []
+        since = monotonic()
         try:
             while self._over is None:
                 self._commit(consumer)
-                full = len(self._ready) >= _MOST_READY or self._bytes >= _MOST_WAITING
-                if full and not held:
+                if not self._full():
+                    since = monotonic()
+                    if held:
+                        consumer.resume(held)
+                        held = []
+                elif not held:
+                    if monotonic() - since < _BUSY:
+                        with self._shared:
+                            if self._full() and not self._touched:
+                                self._shared.wait(_TICK)
+                        continue
+                    # The client throws away what it has read ahead of a paused partition: that is for those who are busy for long.
                     held = consumer.assignment()
                     consumer.pause(held)
-                elif held and not full:
-                    consumer.resume(held)
-                    held = []
                 # `consume` waits until it has as many as it may have: the first one is waited for alone.
                 first = consumer.poll(_SLICE if held else _TICK)
                 if first is not None:
@@ -532,6 +542,9 @@ class _Receiver:
                 self._leave(consumer)
             # The client's end waits for its threads: it must come here, not wherever garbage is collected.
             self._consumer = None
+
+    def _full(self) -> bool:
+        return len(self._ready) >= _MOST_READY or self._bytes >= _MOST_WAITING
 
     def _noticed(self, error: Any) -> None:
         if error.fatal() or error.code() in (_kafka().KafkaError._ALL_BROKERS_DOWN, _kafka().KafkaError._AUTHENTICATION):

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -407,9 +407,11 @@ class _Receiver:
 
     def _keep(self, topic: str, entry: bytes, fields: Mapping[bytes, bytes], *, again: bool) -> None:
         number = entry.decode()
-        self._largest = max(self._largest, sum(map(len, fields.values())))
+        message = _message(fields)
+        if len(message.body or b"") > self._largest:
+            self._largest = len(message.body or b"")
         self._held[topic].add(number)
-        self._waiting.append(Incoming(topic, _message(fields), f"{topic}/{number}", (self, number), topic, again))
+        self._waiting.append(Incoming(topic, message, f"{topic}/{number}", (self, number), topic, again))
 
 
 def _fields(message: Message, wire: Wire) -> dict[str, str | bytes]:
@@ -423,13 +425,22 @@ def _fields(message: Message, wire: Wire) -> dict[str, str | bytes]:
 
 
 def _message(fields: Mapping[bytes, bytes]) -> Message:
-    named = {name.decode("utf-8", "backslashreplace"): value for name, value in fields.items()}
-    if "data" not in named and {"headers", "body"} <= named.keys():
+    headers: dict[str, str | bytes | None] = {_known(name) if len(name) < 64 else _name(name): value for name, value in fields.items()}
+    if b"data" not in fields and b"headers" in fields and b"body" in fields:
         with contextlib.suppress(ValueError):
-            return cap.from_redis(named)
-    body, content_type = named.pop("data", b""), named.pop("content-type", None)
-    headers: dict[str, str | bytes | None] = {**named}
-    return Message(headers, body, None if content_type is None else content_type.decode("utf-8", "backslashreplace"))
+            return cap.from_redis({"headers": fields[b"headers"], "body": fields[b"body"]})
+    headers.pop("data", None)
+    headers.pop("content-type", None)
+    content_type = fields.get(b"content-type")
+    return Message(headers, fields.get(b"data", b""), None if content_type is None else _name(content_type))
+
+
+def _name(data: bytes) -> str:
+    return data.decode("utf-8", "backslashreplace")
+
+
+# Most entries have the same few names.
+_known = lru_cache(512)(_name)
 
 
 async def _create(client: Client, topic: str, group: str) -> None:
