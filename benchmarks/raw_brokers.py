@@ -99,7 +99,7 @@ class _NATS:
 
         client = await nats.connect(url)
         name = topic.replace(".", "_")
-        subscription = await client.jetstream().pull_subscribe_bind(consumer=name, stream=name)
+        subscription = await client.jetstream().pull_subscribe_bind(consumer=f"{name}-{name}", stream=name)
         done = 0
         while done < count:
             found = await subscription.fetch(min(BATCH, count - done), timeout=5)

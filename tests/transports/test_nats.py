@@ -2,7 +2,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from uuid import uuid4
 
+import nats
 import pytest
 from private_services.control import Control
 
@@ -14,8 +16,9 @@ from tidings.codecs.cloudevents import encode_binary
 from tidings.codecs.message import Message
 from tidings.codecs.wire import decode
 from tidings.testing.conformance import TransportConformance
+from tidings.testing.log_conformance import LogConformance, Remove
 from tidings.transports.base import Outgoing
-from tidings.transports.nats import NATS
+from tidings.transports.nats import NATS, stream_of
 
 
 @pytest.fixture
@@ -40,6 +43,31 @@ class TestConformance(TransportConformance):
         return proxy
 
 
+class TestLog(LogConformance):
+    @pytest.fixture
+    def transport(self, proxy: Proxy) -> NATS:
+        return NATS(url=proxy.url, timeout=10)
+
+    @pytest.fixture
+    def outage(self, proxy: Proxy) -> Proxy:
+        return proxy
+
+    @pytest.fixture
+    def remove(self, nats_url: str) -> Remove:
+        async def remove(topic: str, count: int | None) -> None:
+            client = await nats.connect(nats_url)
+            context = client.jetstream()
+            if count is None:
+                await context.delete_stream(stream_of(topic))
+                await NATS(url=nats_url).provision([topic], {})
+            else:
+                first = (await context.stream_info(stream_of(topic))).state.first_seq
+                await context.purge_stream(stream_of(topic), seq=first + count)
+            await client.close()
+
+        return remove
+
+
 async def test_a_killed_broker_has_lost_nothing_that_it_had_confirmed(tmp_path: Path) -> None:
     with private("nats", Control(tmp_path, say=lambda _sentence: None)) as (control, url):
         transport = NATS(url=url, idle=2.0, timeout=5)
@@ -51,10 +79,11 @@ async def test_a_killed_broker_has_lost_nothing_that_it_had_confirmed(tmp_path: 
 
 async def test_the_codec_brings_any_text_through_its_headers_and_copies_are_dropped(nats_url: str) -> None:
     transport = NATS(url=nats_url)
-    await transport.provision(["nats.headers"], {"headers": ["nats.headers"]})
-    publisher, receiver = await transport.publisher(), await transport.receiver("headers", ["nats.headers"])
+    topic = f"nats.headers.{uuid4().hex}"
+    await transport.provision([topic], {"headers": [topic]})
+    publisher, receiver = await transport.publisher(), await transport.receiver("headers", [topic])
     for _ in range(2):
-        (outcome,) = await publisher.publish([Outgoing("nats.headers", encode_binary(PLACED, BINDING))])
+        (outcome,) = await publisher.publish([Outgoing(topic, encode_binary(PLACED, BINDING))])
         assert outcome.kind == "confirmed"
     (found,) = await receiver.receive(2, 5)
     assert decode(found.message, BINDING) == PLACED

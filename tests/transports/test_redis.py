@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import redis.asyncio as client
 from private_services.control import Control
 
 from tests.transports.conftest import private
@@ -14,6 +15,7 @@ from tidings.codecs.bindings import REDIS
 from tidings.codecs.cloudevents import encode_binary
 from tidings.codecs.wire import Wire, decode
 from tidings.testing.conformance import TransportConformance
+from tidings.testing.log_conformance import LogConformance, Remove
 from tidings.transports.base import Outgoing
 from tidings.transports.redis import Redis
 
@@ -37,6 +39,44 @@ class TestConformance(TransportConformance):
     @pytest.fixture
     def outage(self, proxy: Proxy) -> Proxy:
         return proxy
+
+
+class TestLog(LogConformance):
+    @pytest.fixture
+    def transport(self, proxy: Proxy) -> Redis:
+        return Redis(url=proxy.url)
+
+    @pytest.fixture
+    def outage(self, proxy: Proxy) -> Proxy:
+        return proxy
+
+    @pytest.fixture
+    def remove(self, redis_url: str) -> Remove:
+        async def remove(topic: str, count: int | None) -> None:
+            async with client.Redis.from_url(redis_url) as server:
+                if count is None:
+                    await server.delete(topic)
+                    # As if its clock had been set back: a new stream's entries have later numbers than the old one's.
+                    await server.xadd(topic, {"number": "20"}, id="1-1")
+                    await server.xadd(topic, {"number": "21"}, id="1-2")
+                else:
+                    length = await server.xlen(topic)
+                    await server.xtrim(topic, maxlen=length - count, approximate=False)
+
+        return remove
+
+    async def test_a_topic_that_was_made_anew_is_read_from_its_beginning(self, transport: Redis, topic: str, remove: Remove) -> None:
+        end = await self._end_of(transport, topic)
+        await remove(topic, None)
+        found = await self._read(transport, topic, end, 2)
+        assert [one.message.headers["number"] for one in found] == [b"20", b"21"]
+        assert "anew" in found[0].gap
+
+    async def _end_of(self, transport: Redis, topic: str) -> str:
+        publisher = await transport.publisher()
+        await publisher.publish([Outgoing(topic, encode_binary(PLACED, REDIS))])
+        await publisher.close()
+        return (await transport.end([topic]))[topic]
 
 
 async def test_a_killed_broker_has_lost_nothing_that_it_had_confirmed(tmp_path: Path) -> None:

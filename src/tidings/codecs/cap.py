@@ -30,6 +30,7 @@ __all__ = [
     "from_redis",
     "normalized",
     "reply_to",
+    "stream_of",
     "to_redis",
 ]
 
@@ -244,6 +245,11 @@ def normalized(name: str, binding: Binding) -> str:
     if binding.name == "SNS/SQS":
         return name.replace(".", "-").replace(":", "_")[:256]
     return name
+
+
+def stream_of(topic: str) -> str:
+    """Return the name of the stream that CAP gives a topic on NATS: its first word, which it shares with others."""
+    return normalized(topic.partition(".")[0], NATS)
 
 
 def _sent(text: str, zone: tzinfo | None) -> datetime | None:

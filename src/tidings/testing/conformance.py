@@ -148,6 +148,48 @@ class TransportConformance:
         assert [outcome.kind for outcome in again] == ["confirmed"], "a refused message must not end the publisher"
         assert sorted(_numbers(await self._receive(transport, topic, 3))) == [0, 2, 4]
 
+    async def test_text_that_cannot_be_written_is_refused_and_ends_nothing(self, transport: Transport, topic: str) -> None:
+        async with self._publisher(transport) as publisher:
+            # Half of a surrogate pair: Python knows such text, UTF-8 does not.
+            bad = Message({"number": "0", "text": "\ud800"}, b"{}", "application/json", "a", str(uuid4()))
+            outcomes = await publisher.publish([Outgoing(topic, bad), Outgoing(topic, _message("1", key="b"))])
+            again = await publisher.publish([Outgoing(topic, _message("2", key="b"))])
+        assert [outcome.kind for outcome in (*outcomes, *again)] == ["refused", "confirmed", "confirmed"]
+        assert outcomes[0].reason
+        assert _numbers(await self._receive(transport, topic, 2)) == [1, 2]
+
+    async def test_a_publish_that_is_cancelled_spoils_no_other(self, transport: Transport, topic: str) -> None:
+        confirmed: list[int] = []
+        publisher = await transport.publisher()
+        for number in range(0, 300, 30):
+            batch = [Outgoing(topic, _message(str(n), key=str(n))) for n in range(number, number + 30)]
+            if number % 60:
+                sending = asyncio.ensure_future(publisher.publish(batch))
+                await asyncio.sleep(0.0005 * (number % 90))
+                sending.cancel()
+                with suppress(asyncio.CancelledError):
+                    await sending
+                continue
+            kinds = await _outcomes(publisher, batch)
+            if "unconfirmed" in kinds:
+                # It may be over after that; then whoever uses it makes another one.
+                await publisher.close()
+                publisher = await transport.publisher()
+                kinds = await _outcomes(publisher, batch)
+            confirmed += [n for n, kind in zip(range(number, number + 30), kinds, strict=True) if kind == "confirmed"]
+        await publisher.close()
+        assert len(confirmed) == 150
+        seen: set[int] = set()
+        async with self._receiver(transport, topic) as receiver, asyncio.timeout(self.patience):
+            while not set(confirmed) <= seen:
+                seen.update(_numbers(await receiver.receive(100, 0.5)))
+
+    async def test_two_messages_with_one_id_to_two_topics_are_told_apart(self, transport: Transport, topic: str) -> None:
+        message = _message("1", key="k")
+        async with self._publisher(transport) as publisher:
+            outcomes = await publisher.publish([Outgoing(_fresh(), message), Outgoing(topic, message)])
+        assert [outcome.kind for outcome in outcomes] == ["refused", "confirmed"]
+
     async def test_a_topic_that_nobody_has_provisioned_is_refused(self, transport: Transport, topic: str) -> None:
         async with self._publisher(transport) as publisher:
             outcomes = await publisher.publish([Outgoing(_fresh(), _message("0")), Outgoing(topic, _message("1", key="other"))])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from tidings.codecs.bindings import KAFKA, Binding
 from tidings.codecs.wire import Wire
@@ -94,6 +94,10 @@ class Memory:
             return f"there is no topic {outgoing.topic!r}"
         if size_of(outgoing.message) > self.most:
             return f"the message has {size_of(outgoing.message):,} bytes, more than {self.most:,}"
+        try:
+            "".join([value for value in outgoing.message.headers.values() if isinstance(value, str)]).encode()
+        except UnicodeEncodeError as error:
+            return f"it cannot be written: {error}"
         return self.refuses(outgoing)
 
 
@@ -201,6 +205,12 @@ class _Receiver:
             owner, number = one.receipt
             if owner is self:
                 self._cursors[one.topic].held.pop(number, None)
+
+    def withdrawn(self) -> frozenset[str]:
+        return frozenset()
+
+    def let_go(self, shards: Collection[str], /) -> None:
+        """Nothing is ever withdrawn."""
 
     async def close(self) -> None:
         if self._open:

@@ -6,9 +6,9 @@ makes a new one and begins again at its checkpoint, because that is what makes a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import msgspec
 
@@ -17,7 +17,7 @@ from tidings.codecs.message import Message, written_time
 from tidings.codecs.wire import Wire
 
 __all__ = [
-    "CONFIRMED", "WITHHELD", "Failure", "Incoming", "Outcome", "Outgoing", "Provision", "Publisher", "Receiver", "Transport", "as_header",
+    "CONFIRMED", "WITHHELD", "Failure", "Incoming", "Log", "Outcome", "Outgoing", "Provision", "Publisher", "Receiver", "Transport", "as_header",
     "refused", "sifted", "size_of", "unconfirmed",
 ]  # fmt: skip
 
@@ -100,6 +100,10 @@ class Incoming(msgspec.Struct, frozen=True):
         receipt: what the receiver needs to acknowledge it; opaque to everybody else.
         shard: what order holds in: a partition, a queue, a stream.
         redelivered: whether the broker may have delivered it before.
+        fault: why the message is not as it was sent, if so: it is larger than the receiver takes, and cut, or a hostile sender has made something of
+            it that cannot be read. What else there is of it is as it was.
+        position: where to go on behind it, when a `Log` is read; opaque.
+        gap: why messages that should have come before it are missing, when a `Log` is read; empty when none is.
     """
 
     topic: str
@@ -108,6 +112,9 @@ class Incoming(msgspec.Struct, frozen=True):
     receipt: Any
     shard: str = ""
     redelivered: bool = False
+    fault: str = ""
+    position: str = ""
+    gap: str = ""
 
 
 class Publisher(Protocol):
@@ -144,6 +151,18 @@ class Receiver(Protocol):
         Raises:
             TransportDown: the connection is lost; they may be delivered again.
         """
+        ...
+
+    def withdrawn(self) -> frozenset[str]:
+        """Return the shards that are somebody else's now, or are about to be, since the last call; `receive` returns at once when there are any.
+
+        Messages of theirs that have not been returned will not be. What is under way should be finished and acknowledged, or let go; what has not
+        begun should not begin.
+        """
+        ...
+
+    def let_go(self, shards: Collection[str], /) -> None:
+        """Say that nothing of these withdrawn shards is under way any more, whoever waits for it need not: the rest is somebody else's."""
         ...
 
     async def close(self) -> None:
@@ -197,6 +216,35 @@ class Transport(Protocol):
 
         Raises:
             ProvisionError: the group or a topic is missing.
+            TransportDown: the broker cannot be reached, or refuses us.
+        """
+        ...
+
+
+@runtime_checkable
+class Log(Transport, Protocol):
+    """A transport whose topics are logs, which can be read by position, in order, whoever has read them before, and without a group.
+
+    The position belongs to whoever reads, who stores it together with what he has done, under his own lease: a group of such a broker would give
+    what one receiver held to another one after some time, and what came later meanwhile. An `Incoming` says the position behind itself.
+    """
+
+    async def reader(self, after: Mapping[str, str]) -> Receiver:
+        """Connect, to receive everything behind these positions, by topic; the empty one is before everything.
+
+        Its `receive` returns a message whose `gap` says so when what should have come before it is gone. Its `acknowledge` does nothing.
+
+        Raises:
+            ProvisionError: a topic is missing.
+            TransportDown: the broker cannot be reached, or refuses us.
+        """
+        ...
+
+    async def end(self, topics: Sequence[str]) -> dict[str, str]:
+        """Return the position behind the last message of each topic, for whoever wants new ones only.
+
+        Raises:
+            ProvisionError: a topic is missing.
             TransportDown: the broker cannot be reached, or refuses us.
         """
         ...

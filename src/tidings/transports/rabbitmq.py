@@ -1,46 +1,45 @@
-"""RabbitMQ: one durable topic exchange, the topic as the routing key, and a quorum queue for each group.
+"""RabbitMQ: one durable topic exchange, the topic as the routing key, and a quorum queue for each group, or several by key.
 
 Confirms are pipelined and every message is `mandatory`, so one that no queue takes is refused. Each confirm stands for itself, in any order.
 A group's queue has a single active consumer, which keeps it ordered; its delivery limit is as high as it goes and its dead letters have an
 exchange of their own, because a broker that counts deliveries would drop good messages of consumers that crash. Nothing is ever put back by
 `nack`, which changes the order: closing the channel returns what was not acknowledged to the head.
+
+The connection, its handshake, heartbeats and everything that is declared are the client's; messages and their confirmations are written and read
+here, a batch at a time.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from tidings.codecs.bindings import AMQP, Binding
 from tidings.codecs.message import Message
 from tidings.codecs.wire import Wire
 from tidings.errors import MissingExtra, ProvisionError, TransportDown
-from tidings.transports.base import (
-    CONFIRMED,
-    Failure,
-    Incoming,
-    Outcome,
-    Outgoing,
-    Provision,
-    as_header,
-    refused,
-    sifted,
-    size_of,
-    unconfirmed,
-)
-from tidings.transports.urls import described
+from tidings.transports.amqp_frames import acknowledgement, frames
+from tidings.transports.base import CONFIRMED, Failure, Incoming, Outcome, Outgoing, Provision, refused, sifted, size_of, unconfirmed
+from tidings.transports.urls import described, unreadable
 
 if TYPE_CHECKING:
     from aiormq.abc import AbstractChannel, AbstractConnection, DeliveredMessage
 
+    from tidings.transports.amqp_stream import Content, Listener, Tapped
+
 __all__ = ["RabbitMQ"]
 
-_PERSISTENT = 2
+_CHANNEL = 1
 # A quorum queue counts deliveries up to this and no further.
 _DELIVERY_LIMIT = 1_000_000
+# Bytes that may wait for whoever receives before the broker has to wait, too.
+_MOST_WAITING = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -51,10 +50,14 @@ class RabbitMQ:
         url: `amqp://user:password@host:port/vhost`, or `amqps://`; TLS and heartbeat as parameters, as aiormq knows them.
         name: what logs, `tidings status` and deliveries call it; its checkpoint is stored under it. Two transports need two names.
         wire: `cap` writes messages as DotNetCore.CAP does.
-        exchange: the topic exchange that everything is published to.
-        ordered: whether one consumer of a group at a time is active, which keeps the order; else all of them share its messages.
+        exchange: the topic exchange that everything is published to; CAP's is `cap.default.router`.
+        ordered: whether one consumer of a queue at a time is active, which keeps the order; else all of them share its messages.
+        partitions: queues that a group's messages are spread over by key, 1 to 1000; None is one queue, without the plug-in
+            `rabbitmq_consistent_hash_exchange`. It cannot be changed while there are messages.
+        partition_by: the header that holds the key; messages without it share a queue.
         prefetch: messages that a receiver may have without having acknowledged them, 1 to 65535.
-        most: bytes that a message may have; the broker closes the channel over a larger one than it takes.
+        most: bytes that a message may have; the broker closes the channel over a larger one than it takes. Of a larger one that is received
+            only the beginning is kept.
         timeout: seconds without a confirmation after which a publisher is over.
     """
 
@@ -64,6 +67,8 @@ class RabbitMQ:
     wire: Wire = "cloudevents"
     exchange: str = "tidings"
     ordered: bool = True
+    partitions: int | None = None
+    partition_by: str = "cloudEvents_partitionkey"
     prefetch: int = 1000
     most: int = 16 << 20
     timeout: float = 30.0
@@ -78,8 +83,12 @@ class RabbitMQ:
         """AMQP's."""
         return AMQP
 
+    def shards(self, group: str) -> list[str]:
+        """Return the names of a group's queues."""
+        return [group] if self.partitions is None else [f"{group}.{number}" for number in range(self.partitions)]
+
     async def provision(self, topics: Sequence[str], groups: Mapping[str, Sequence[str]], mode: Provision = "create") -> None:
-        """Declare the exchanges, and for each group a queue that is bound to its topics."""
+        """Declare the exchanges, and for each group its queues, bound to its topics."""
         if mode == "off":
             return
         aiormq = _aiormq()
@@ -94,34 +103,44 @@ class RabbitMQ:
             if not passive:
                 await channel.queue_bind(dead, dead)
             for group, needed in groups.items():
-                await channel.queue_declare(group, durable=True, passive=passive, arguments=self._arguments(dead))
-                for topic in needed if not passive else ():
-                    await channel.queue_bind(group, self.exchange, routing_key=topic)
+                await self._same_partitions(connection, group)
+                for queue in self.shards(group):
+                    await channel.queue_declare(queue, durable=True, passive=passive, arguments=self._arguments(dead))
+                if self.partitions is not None:
+                    await self._spread(channel, group, needed, passive=passive)
+                else:
+                    for topic in needed if not passive else ():
+                        await channel.queue_bind(group, self.exchange, routing_key=topic)
         except aiormq.exceptions.ChannelClosed as error:
             raise ProvisionError(f"{described(self.url)}: {_reason(error)}") from error
-        except (aiormq.exceptions.AMQPError, OSError) as error:
-            raise TransportDown(f"{described(self.url)}: {_reason(error)}") from error
+        except (aiormq.exceptions.AMQPError, OSError, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and (_cancelling() or not connection.is_closed):
+                raise
+            if "x-consistent-hash" in str(error):
+                reason = "partitions need its plug-in: rabbitmq-plugins enable rabbitmq_consistent_hash_exchange"
+                raise ProvisionError(f"{described(self.url)}: {reason}") from error
+            raise self._down(error) from error
         finally:
             await _closed(connection)
 
     async def publisher(self) -> _Publisher:
         """Connect, to send."""
-        connection = await self._connect()
-        return _Publisher(self, connection, await self._channel(connection, confirms=True))
+        publisher = _Publisher(self)
+        await publisher.start()
+        return publisher
 
     async def receiver(self, group: str, topics: Sequence[str]) -> _Receiver:
-        """Connect, to receive what the group's queue has; it is bound to the topics already."""
+        """Connect, to receive what the group's queues have; they are bound to the topics already."""
         aiormq = _aiormq()
-        connection = await self._connect()
-        receiver = _Receiver(self, connection, await self._channel(connection, confirms=False), group)
+        receiver = _Receiver(self, group)
         try:
             await receiver.start()
         except aiormq.exceptions.ChannelClosed as error:
-            await _closed(connection)
+            await receiver.close()
             raise ProvisionError(f"{described(self.url)}: {_reason(error)}") from error
-        except (aiormq.exceptions.AMQPError, OSError) as error:
-            await _closed(connection)
-            raise TransportDown(f"{described(self.url)}: {_reason(error)}") from error
+        except (aiormq.exceptions.AMQPError, OSError, RuntimeError) as error:
+            await receiver.close()
+            raise self._down(error) from error
         return receiver
 
     def _arguments(self, dead: str) -> dict[str, Any]:
@@ -132,180 +151,392 @@ class RabbitMQ:
             "x-single-active-consumer": self.ordered,
         }
 
-    async def _connect(self) -> AbstractConnection:
+    async def _same_partitions(self, connection: AbstractConnection, group: str) -> None:
+        """Refuse another number of partitions than the group has: a key's messages would be in two queues.
+
+        Raises:
+            ProvisionError: it has another one.
+        """
+        ring = await _exists(connection, exchange=_ring(group))
+        if self.partitions is None:
+            if not ring:
+                return
+            found = "several"
+        elif not ring:
+            if not await _exists(connection, queue=group):
+                return
+            found = "None"
+        else:
+            # The ring is made after its queues, so all of them are there.
+            last = [await _exists(connection, queue=f"{group}.{number}") for number in (self.partitions - 1, self.partitions)]
+            if last == [True, False]:
+                return
+            found = "more" if last[1] else "fewer"
+        raise ProvisionError(
+            f"{described(self.url)}: group {group!r} is made with {found} partitions, not with {self.partitions}: let it handle what it has, "
+            "delete its queues and its exchange, then start with the new number"
+        )
+
+    async def _spread(self, channel: AbstractChannel, group: str, topics: Sequence[str], *, passive: bool) -> None:
+        """Make the ring of queues that a group's messages are spread over, the exchange last."""
+        ring = _ring(group)
+        arguments: dict[str, Any] = {"hash-header": self.partition_by}
+        await channel.exchange_declare(ring, exchange_type="x-consistent-hash", durable=True, passive=passive, arguments=arguments)
+        if passive:
+            return
+        for queue in self.shards(group):
+            # The key of such a binding is its weight.
+            await channel.queue_bind(queue, ring, routing_key="1")
+        for topic in topics:
+            await channel.exchange_bind(ring, self.exchange, routing_key=topic)
+
+    async def _connect(self, **options: Any) -> AbstractConnection:
         aiormq = _aiormq()
         try:
             async with asyncio.timeout(self.timeout):
-                connection: AbstractConnection = await aiormq.connect(self.url)
+                connection: AbstractConnection = await aiormq.connect(self.url, **options)
                 return connection
         except (aiormq.exceptions.AMQPError, OSError, TimeoutError) as error:
-            raise TransportDown(f"{described(self.url)}: {_reason(error)}") from error
+            raise self._down(error) from error
+        except (ValueError, KeyError, TypeError):
+            raise unreadable(self.url) from None
 
-    async def _channel(self, connection: AbstractConnection, *, confirms: bool) -> AbstractChannel:
-        aiormq = _aiormq()
-        try:
-            return await connection.channel(publisher_confirms=confirms, on_return_raises=False)
-        except (aiormq.exceptions.AMQPError, OSError) as error:
-            await _closed(connection)
-            raise TransportDown(f"{described(self.url)}: {_reason(error)}") from error
+    def _down(self, error: object) -> TransportDown:
+        return TransportDown(f"{described(self.url)}: {_reason(error) if isinstance(error, BaseException) else error}")
+
+
+def _ring(group: str) -> str:
+    return f"{group}.partitions"
+
+
+async def _exists(connection: AbstractConnection, *, queue: str = "", exchange: str = "") -> bool:
+    """Tell whether it is there; asking for what is not closes the channel."""
+    aiormq = _aiormq()
+    channel = await connection.channel()
+    try:
+        if queue:
+            await channel.queue_declare(queue, passive=True)
+        else:
+            await channel.exchange_declare(exchange, passive=True)
+    except aiormq.exceptions.ChannelNotFoundEntity:
+        return False
+    await channel.close()
+    return True
+
+
+class _Call:
+    """The messages of one `publish` that are under way, with tags that follow one another."""
+
+    __slots__ = ("_below", "_places", "_returned", "done", "first", "last", "left", "outcomes", "sent")
+
+    def __init__(self, sent: Sequence[Outgoing], first: int) -> None:
+        self.sent = sent
+        self.first = first
+        self.last = first + len(sent) - 1
+        self.left = len(sent)
+        self.outcomes: list[Outcome | None] = [None] * len(sent)
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        # Those before it have an outcome.
+        self._below = 0
+        self._returned: set[int] = set()
+        self._places: dict[object, deque[int]] | None = None
+
+    def confirm(self, tag: int, multiple: bool) -> None:
+        """Note that the broker has this one, or all up to it."""
+        end = min(tag, self.last) - self.first + 1
+        for number in range(self._below if multiple else end - 1, end):
+            if self.outcomes[number] is None:
+                self.outcomes[number] = _UNROUTABLE if number in self._returned else CONFIRMED
+                self.left -= 1
+        if multiple:
+            self._below = end
+        if not self.left and not self.done.done():
+            self.done.set_result(None)
+
+    def give_back(self, topic: str, message: Message) -> bool:
+        """Note that no queue takes a message; its confirmation is still to come. Return whether it is one of these."""
+        if self._places is None:
+            self._places = {}
+            for number, outgoing in enumerate(self.sent):
+                if self.outcomes[number] is None:
+                    self._places.setdefault(_identity(outgoing.topic, outgoing.message), deque()).append(number)
+        if places := self._places.get(_identity(topic, message)):
+            self._returned.add(places.popleft())
+            return True
+        return False
+
+
+_UNROUTABLE = refused("no queue is bound to the exchange for its topic")
+
+
+def _identity(topic: str, message: Message) -> object:
+    return (topic, message.id) if message.id is not None else (topic, None, message.body or b"")
 
 
 class _Publisher:
-    def __init__(self, transport: RabbitMQ, connection: AbstractConnection, channel: AbstractChannel) -> None:
+    def __init__(self, transport: RabbitMQ) -> None:
         self._transport = transport
-        self._connection = connection
-        self._channel = channel
+        self._link = _Link(transport, self, self._lost)
         self._over: str | None = None
+        self._turn = asyncio.Lock()
+        self._calls: deque[_Call] = deque()
+        self._tag = 0
+
+    async def start(self) -> None:
+        await self._link.open(confirms=True)
 
     async def publish(self, batch: Sequence[Outgoing], /) -> list[Outcome]:
-        outcomes = sifted(batch, self._why_not)
-        tasks = {number: asyncio.ensure_future(self._send(batch[number])) for number, outcome in enumerate(outcomes) if outcome is None}
-        if tasks:
-            try:
-                await self._wait(list(tasks.values()))
-            finally:
-                for task in tasks.values():
-                    task.cancel()
-        for number, task in tasks.items():
-            outcomes[number] = self._outcome(task)
+        written: list[bytes] = []
+        outcomes = sifted(batch, lambda outgoing: self._write(outgoing, written))
+        numbers = [number for number, outcome in enumerate(outcomes) if outcome is None]
+        if numbers:
+            found = await self._send([batch[number] for number in numbers], b"".join(written))
+            for number, outcome in zip(numbers, found, strict=True):
+                outcomes[number] = outcome or unconfirmed(self._over or "the connection is lost")
         if self._over is not None:
             # What is still under way there must not arrive after what follows on another connection.
-            await _closed(self._connection)
+            await self._link.close()
         return [outcome for outcome in outcomes if outcome is not None]
 
-    async def _wait(self, tasks: Sequence[asyncio.Future[object]]) -> None:
-        """Wait until all are confirmed, the channel is closed, or the time is over.
-
-        The client lets some wait for ever when its connection ends at the wrong moment.
-        """
-        sending = asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.wait({sending, self._channel.closing}, timeout=self._transport.timeout, return_when=asyncio.FIRST_COMPLETED)
-        if sending.done():
-            return
-        if not self._channel.closing.done():
-            self._over = f"no confirmation within {self._transport.timeout:g} seconds"
-        self._over = self._over or "the connection is lost"
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait({sending}, timeout=1)
-
     async def close(self) -> None:
-        self._over = self._over or "the publisher is closed"
-        await _closed(self._connection)
+        self._lost("the publisher is closed")
+        await self._link.close()
 
-    def _why_not(self, outgoing: Outgoing) -> str | None:
+    def _write(self, outgoing: Outgoing, written: list[bytes]) -> str | None:
+        """Add the message's frames, or return why it cannot be sent."""
         if (size := size_of(outgoing.message)) > self._transport.most:
             return f"the message has {size:,} bytes, more than {self._transport.most:,}"
-        if len(outgoing.topic.encode()) > 255:
-            return "the topic has more than the 255 bytes of a routing key"
+        try:
+            written.append(frames(outgoing.message, self._transport.exchange, outgoing.topic, _CHANNEL, self._link.most))
+        except ValueError as error:
+            return str(error)
         return None
 
-    async def _send(self, outgoing: Outgoing) -> object:
-        if self._over is not None:
-            raise TransportDown(self._over)
-        message = outgoing.message
-        channel: Any = self._channel  # its abstract class lacks `wait`
-        return await channel.basic_publish(
-            message.body or b"",
-            exchange=self._transport.exchange,
-            routing_key=outgoing.topic,
-            properties=_properties(message),
-            mandatory=True,
-            wait=False,
-        )
+    async def _send(self, sent: Sequence[Outgoing], payload: bytes) -> Sequence[Outcome | None]:
+        call: _Call | None = None
+        try:
+            async with asyncio.timeout(self._transport.timeout):
+                async with self._turn:
+                    if self._over is not None:
+                        return [None] * len(sent)
+                    call = _Call(sent, self._tag + 1)
+                    self._tag = call.last
+                    self._calls.append(call)
+                    try:
+                        await self._link.write(payload)
+                    except BaseException:
+                        # Whether the broker has counted these is not known.
+                        self._lost("sending was interrupted")
+                        raise
+                await call.done
+        except TimeoutError:
+            self._lost(f"no confirmation within {self._transport.timeout:g} seconds")
+        except TransportDown as error:
+            self._lost(str(error))
+        return [None] * len(sent) if call is None else call.outcomes
 
-    def _outcome(self, task: asyncio.Future[object]) -> Outcome:
-        aiormq = _aiormq()
-        error = None if not task.done() or task.cancelled() else task.exception()
-        if isinstance(error, aiormq.exceptions.DeliveryError):
-            self._over = "the broker could not store a message"
-        elif error is not None:
-            self._over = self._over or _reason(error)
-        elif task.done() and not task.cancelled():
-            if isinstance(task.result(), aiormq.spec.Basic.Ack):
-                return CONFIRMED
-            return refused("no queue is bound to the exchange for its topic")
-        self._over = self._over or "the connection is lost"
-        return unconfirmed(self._over)
+    def _lost(self, reason: str) -> None:
+        self._over = self._over or reason
+        for call in self._calls:
+            if not call.done.done():
+                call.done.set_result(None)
+        self._calls.clear()
+
+    def confirmed(self, tag: int, multiple: bool, stored: bool) -> None:
+        if not stored:
+            self._lost("the broker could not store a message")
+        for call in self._calls:
+            if call.first > tag:
+                break
+            if multiple or tag <= call.last:
+                call.confirm(tag, multiple)
+        while self._calls and not self._calls[0].left:
+            self._calls.popleft()
+
+    def returned(self, content: Content) -> None:
+        any(call.give_back(content.topic, content.message) for call in self._calls)
+
+    def delivered(self, content: Content) -> None:
+        """Nobody is subscribed."""
 
 
 class _Receiver:
-    def __init__(self, transport: RabbitMQ, connection: AbstractConnection, channel: AbstractChannel, group: str) -> None:
+    def __init__(self, transport: RabbitMQ, group: str) -> None:
         self._transport = transport
-        self._connection = connection
-        self._channel = channel
         self._group = group
-        self._waiting: asyncio.Queue[DeliveredMessage | None] = asyncio.Queue()
+        self._link = _Link(transport, self, self._lost)
+        self._waiting: deque[Content] = deque()
+        self._bytes = 0
+        # What has been delivered and not been acknowledged, in the order in which it was.
+        self._open: dict[int, None] = {}
+        self._queues: dict[str, str] = {}
+        self._news = asyncio.Event()
         self._over: str | None = None
 
     async def start(self) -> None:
-        self._channel.closing.add_done_callback(self._ended)
-        await self._channel.basic_qos(prefetch_count=self._transport.prefetch)
-        await self._channel.basic_consume(self._group, self._take)
+        channel = await self._link.open(confirms=False)
+        await channel.basic_qos(prefetch_count=self._transport.prefetch)
+        channel.on_consumer_cancel_callbacks.add(self._cancelled)
+        for queue in self._transport.shards(self._group):
+            self._queues[queue] = queue
+            await channel.basic_consume(queue, _nobody, consumer_tag=queue)
 
     async def receive(self, most: int, seconds: float) -> list[Incoming]:
-        found: list[Incoming] = []
-        waiting = self._waiting
-        if waiting.empty() and self._over is None:
+        if not self._waiting and self._over is None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
-                    first = await waiting.get()
-                    if first is not None:
-                        found.append(self._incoming(first))
-        while self._over is None and len(found) < most and not waiting.empty():
-            if (delivered := waiting.get_nowait()) is not None:
-                found.append(self._incoming(delivered))
+                    await self._news.wait()
         if self._over is not None:
-            raise TransportDown(f"{described(self._transport.url)}: {self._over}")
+            raise self._transport._down(self._over)
+        found = [self._incoming(self._waiting.popleft()) for _ in range(min(most, len(self._waiting)))]
+        if not self._waiting:
+            self._news.clear()
+            self._bytes = 0
+            self._link.resume()
         return found
 
     async def acknowledge(self, incoming: Sequence[Incoming], /) -> None:
-        aiormq = _aiormq()
-        try:
-            mine = [tag for owner, tag in (one.receipt for one in incoming) if owner is self]
-            for number, tag in enumerate(mine, 1):
-                # One by one: `multiple` would acknowledge what is still being handled, too. The last one waits until all are written.
-                await self._channel.basic_ack(tag, wait=number == len(mine))
-        except (aiormq.exceptions.AMQPError, OSError, RuntimeError) as error:
-            self._over = self._over or _reason(error)
         if self._over is not None:
-            raise TransportDown(f"{described(self._transport.url)}: {self._over}")
+            raise self._transport._down(self._over)
+        tags = sorted(tag for owner, tag in (one.receipt for one in incoming) if owner is self and tag in self._open)
+        for tag in tags:
+            self._open.pop(tag, None)
+        # Up to the first that is still being handled one frame says it for all; the others are acknowledged one by one.
+        first = next(iter(self._open), None)
+        several = [tag for tag in tags if first is None or tag < first]
+        payload = [acknowledgement(several[-1], True, _CHANNEL)] if several else []
+        payload += [acknowledgement(tag, False, _CHANNEL) for tag in tags[len(several) :]]
+        if payload:
+            try:
+                async with asyncio.timeout(self._transport.timeout):
+                    await self._link.write(b"".join(payload))
+            except (TransportDown, TimeoutError) as error:
+                self._lost(_reason(error))
+        if self._over is not None:
+            raise self._transport._down(self._over)
+
+    def withdrawn(self) -> frozenset[str]:
+        return frozenset()
+
+    def let_go(self, shards: Collection[str], /) -> None:
+        """Nothing is ever withdrawn."""
 
     async def close(self) -> None:
-        self._over = self._over or "the receiver is closed"
-        self._waiting.put_nowait(None)
-        await _closed(self._connection)
+        self._lost("the receiver is closed")
+        await self._link.close()
 
-    async def _take(self, delivered: DeliveredMessage) -> None:
-        self._waiting.put_nowait(delivered)
+    def delivered(self, content: Content) -> None:
+        self._open[content.tag] = None
+        self._waiting.append(content)
+        self._bytes += len(content.message.body or b"")
+        if self._bytes > _MOST_WAITING:
+            self._link.pause()
+        self._news.set()
+
+    def confirmed(self, tag: int, multiple: bool, stored: bool) -> None:
+        """Nothing is published here."""
+
+    def returned(self, content: Content) -> None:
+        """Nothing is published here."""
+
+    def _cancelled(self, _frame: object) -> None:
+        self._lost(f"a queue of group {self._group!r} is gone")
+
+    def _lost(self, reason: str) -> None:
+        self._over = self._over or reason
+        self._news.set()
+
+    def _incoming(self, content: Content) -> Incoming:
+        message = content.message
+        count = None
+        if "x-delivery-count" in message.headers:
+            headers = dict(message.headers)
+            count = headers.pop("x-delivery-count")
+            message = msgspec.structs.replace(message, headers=headers)
+        queue = self._queues.get(content.consumer, self._group)
+        # A queue has no numbers to tell its messages by; their own ids have to do.
+        coordinates = f"{queue}/{message.id or content.tag}"
+        again = content.redelivered or count not in (None, "0")
+        return Incoming(content.topic, message, coordinates, (self, content.tag), queue, again, content.fault)
+
+
+class _Link:
+    """A connection with one channel, for a publisher or a receiver, which listens to what the broker sends there."""
+
+    def __init__(self, transport: RabbitMQ, listener: Listener, lost: Callable[[str], None]) -> None:
+        self._transport = transport
+        self._listener = listener
+        self._lost = lost
+        self._connection: AbstractConnection | None = None
+        self._channel: AbstractChannel | None = None
+        self._tapped: Tapped | None = None
+        self.most = 4096
+
+    async def open(self, *, confirms: bool) -> AbstractChannel:
+        """Connect; what is listened to begins at once."""
+        aiormq = _aiormq()
+        from tidings.transports.amqp_stream import Tapped
+
+        self._tapped = Tapped(self._listener, _CHANNEL, self._transport.most)
+        self._connection = connection = await self._transport._connect(transport_factory=self._tapped)
+        try:
+            self._channel = channel = await connection.channel(_CHANNEL, publisher_confirms=confirms)
+        except (aiormq.exceptions.AMQPError, OSError, RuntimeError) as error:
+            await self.close()
+            raise self._transport._down(error) from error
+        self.most = connection.connection_tune.frame_max
+        channel.closing.add_done_callback(self._ended)
+        return channel
+
+    async def write(self, payload: bytes) -> None:
+        """Hand bytes to the connection, in the order of the calls; return when they are on their way.
+
+        Raises:
+            TransportDown: the connection is lost.
+        """
+        aiormq = _aiormq()
+        assert self._connection is not None
+        assert self._channel is not None
+        try:
+            written = self._channel.create_future()
+            frame = aiormq.abc.ChannelFrame(payload=payload, should_close=False, drain_future=written)
+            await self._connection.write_queue.put(frame)
+            await written
+        except (aiormq.exceptions.AMQPError, OSError, RuntimeError) as error:
+            raise TransportDown(_reason(error)) from error
+        except asyncio.CancelledError as error:
+            # Closing a channel of this client cancels whoever waits for it.
+            if self._channel.is_closed and not _cancelling():
+                raise TransportDown("the connection is lost") from error
+            raise
+
+    def pause(self) -> None:
+        """Let the broker wait."""
+        if self._tapped is not None:
+            self._tapped.pause()
+
+    def resume(self) -> None:
+        """Go on."""
+        if self._tapped is not None:
+            self._tapped.resume()
+
+    async def close(self) -> None:
+        """Close it, in seconds at most, whatever state it is in."""
+        if self._connection is not None:
+            await _closed(self._connection)
 
     def _ended(self, closing: asyncio.Future[Any]) -> None:
         reason = None if closing.cancelled() else closing.exception()
-        self._over = self._over or (_reason(reason) if reason is not None else "the connection is lost")
-        self._waiting.put_nowait(None)
-
-    def _incoming(self, delivered: DeliveredMessage) -> Incoming:
-        properties = delivered.header.properties
-        headers = {name: as_header(value) for name, value in (properties.headers or {}).items()}
-        count = headers.pop("x-delivery-count", None)
-        message = Message(
-            headers, bytes(delivered.body), properties.content_type, None, properties.message_id, properties.message_type, properties.correlation_id
-        )  # fmt: skip
-        topic = delivered.routing_key or ""
-        # A queue has no numbers to tell its messages by; their own ids have to do.
-        coordinates = f"{self._group}/{properties.message_id or delivered.delivery_tag}"
-        return Incoming(topic, message, coordinates, (self, delivered.delivery_tag), self._group, bool(delivered.redelivered or count))
+        self._lost(_reason(reason) if isinstance(reason, Exception) else "the connection is lost")
 
 
-def _properties(message: Message) -> Any:
-    return _aiormq().spec.Basic.Properties(
-        headers={name: value.decode("utf-8", "replace") if isinstance(value, bytes) else value for name, value in message.headers.items()},
-        content_type=message.content_type,
-        delivery_mode=_PERSISTENT,
-        message_id=message.id,
-        message_type=message.type,
-        correlation_id=message.correlation_id,
-    )
+def _cancelling() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+async def _nobody(_delivered: DeliveredMessage) -> None:
+    """Whoever is subscribed listens to the stream itself."""
 
 
 async def _closed(connection: AbstractConnection) -> None:

@@ -1,7 +1,7 @@
 """Redis Streams: a stream for each topic, and the stream's own groups, whose receivers share its messages.
 
 A batch is one MULTI/EXEC, so it is added as a whole or not at all. Groups of Redis give what one receiver held to another after some time, and
-what came later meanwhile: that is why they are not ordered. Closing hands back at once what was not acknowledged.
+what came later meanwhile: that is why they are not ordered. Closing hands back at once what was not acknowledged. An ordered group reads streams by position instead (`reader`).
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from functools import lru_cache, partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -22,7 +23,8 @@ from tidings.codecs.message import Message
 from tidings.codecs.wire import Wire
 from tidings.errors import MissingExtra, ProvisionError, TransportDown
 from tidings.transports.base import CONFIRMED, Failure, Incoming, Outcome, Outgoing, Provision, refused, sifted, size_of, unconfirmed
-from tidings.transports.urls import described
+from tidings.transports.redis_log import Reader, entries_for
+from tidings.transports.urls import described, unreadable
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis as Client
@@ -33,6 +35,7 @@ __all__ = ["Redis"]
 _RETURNED = "returned"
 # One blocking read lasts that long at most, so that a receiver also looks for what others have left behind.
 _BLOCK = 1.0
+_MULTI, _EXEC = b"*1\r\n$5\r\nMULTI\r\n", b"*1\r\n$4\r\nEXEC\r\n"
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,13 @@ class Redis:
 
     async def publisher(self) -> _Publisher:
         """Connect, to send."""
-        return _Publisher(self, await self._connected())
+        publisher = _Publisher(self, await self._connected())
+        try:
+            await publisher.start()
+        except (_redis().exceptions.RedisError, OSError) as error:
+            await publisher.close()
+            raise self._down(error) from error
+        return publisher
 
     async def receiver(self, group: str, topics: Sequence[str]) -> _Receiver:
         """Connect, to receive."""
@@ -114,6 +123,39 @@ class Redis:
             await _closed(client)
             raise
         return _Receiver(self, client, group, topics)
+
+    async def reader(self, after: Mapping[str, str]) -> Reader:
+        """Connect, to read by position."""
+        client = await self._connected()
+        redis = _redis()
+        errors = (redis.exceptions.RedisError, OSError, RuntimeError, AttributeError)
+        reader = Reader(client, after, errors, self._down, _message, partial(_closed, client))
+        try:
+            await reader.start()
+        except ProvisionError as error:
+            await reader.close()
+            raise ProvisionError(f"{described(self.url)}: {error}") from None
+        except errors as error:
+            await reader.close()
+            raise self._down(error) from error
+        return reader
+
+    async def end(self, topics: Sequence[str]) -> dict[str, str]:
+        """Return the positions behind the last entries."""
+        client = await self._connected()
+        found: dict[str, str] = {}
+        try:
+            for topic in topics:
+                await self._verify(client, topic, None)
+                state: Any = await client.xinfo_stream(topic)
+                # Redis 6 does not count what was added.
+                number = f"/{state['entries-added']}" if "entries-added" in state else ""
+                found[topic] = state["last-generated-id"].decode() + number
+        except (_redis().exceptions.RedisError, OSError) as error:
+            raise self._down(error) from error
+        finally:
+            await _closed(client)
+        return found
 
     async def _verify(self, client: Client, topic: str, group: str | None) -> None:
         if not await client.exists(topic):
@@ -132,14 +174,17 @@ class Redis:
 
     def _client(self) -> Client:
         redis = _redis()
-        client: Client = redis.asyncio.Redis.from_url(
-            self.url,
-            # A command that was sent once more after a lost connection would come after what followed it.
-            retry=redis.asyncio.retry.Retry(redis.backoff.NoBackoff(), 0),
-            socket_timeout=self.timeout,
-            socket_connect_timeout=self.timeout,
-            protocol=2,
-        )
+        try:
+            client: Client = redis.asyncio.Redis.from_url(
+                self.url,
+                # A command that was sent once more after a lost connection would come after what followed it.
+                retry=redis.asyncio.retry.Retry(redis.backoff.NoBackoff(), 0),
+                socket_timeout=self.timeout,
+                socket_connect_timeout=self.timeout,
+                protocol=2,
+            )
+        except ValueError:
+            raise unreadable(self.url) from None
         return client
 
     def _down(self, error: object) -> TransportDown:
@@ -147,48 +192,113 @@ class Redis:
 
 
 class _Publisher:
+    """One transaction after the other, on one connection; the next one is written while the server works on this one."""
+
     def __init__(self, transport: Redis, client: Client) -> None:
         self._transport = transport
         self._client = client
+        self._connection: Any = None
         self._over: str | None = None
         self._turn = asyncio.Lock()
+        self._pack = _packer()
+
+    async def start(self) -> None:
+        pool: Any = self._client.connection_pool
+        self._connection = await pool.get_connection()
 
     async def publish(self, batch: Sequence[Outgoing], /) -> list[Outcome]:
-        outcomes = sifted(batch, self._why_not)
-        sent = [number for number, outcome in enumerate(outcomes) if outcome is None]
-        # One transaction after the other: the pool would send them side by side.
-        async with self._turn:
-            found = await self._send([batch[number] for number in sent]) if sent else []
-        for number, result in zip(sent, found, strict=True):
-            outcomes[number] = result
-        return [outcome for outcome in outcomes if outcome is not None]
+        packed: list[bytes] = []
+        outcomes = sifted(batch, lambda outgoing: self._write(outgoing, packed))
+        commands = dict(zip([number for number, outcome in enumerate(outcomes) if outcome is None], packed, strict=True))
+        if commands:
+            async with self._turn:
+                await self._send(batch, outcomes, commands)
+        return [outcome or unconfirmed(self._over or "the connection is lost") for outcome in outcomes]
 
     async def close(self) -> None:
         self._over = self._over or "the publisher is closed"
+        await self._end()
+
+    async def _end(self) -> None:
+        if self._connection is not None:
+            with contextlib.suppress(Exception):
+                async with asyncio.timeout(5):
+                    await self._connection.disconnect(nowait=True)
         await _closed(self._client)
 
-    def _why_not(self, outgoing: Outgoing) -> str | None:
+    def _write(self, outgoing: Outgoing, packed: list[bytes]) -> str | None:
+        """Add the command that adds the message, or return why it cannot be sent."""
         if (size := size_of(outgoing.message)) > self._transport.most:
             return f"the message has {size:,} bytes, more than {self._transport.most:,}"
+        try:
+            packed.append(self._command(outgoing))
+        except ValueError as error:
+            return f"it cannot be written: {error}"
         return None
 
-    async def _send(self, batch: Sequence[Outgoing]) -> list[Outcome]:
-        redis = _redis()
-        if self._over is not None:
-            return [unconfirmed(self._over)] * len(batch)
+    def _command(self, outgoing: Outgoing) -> bytes:
         limit = () if self._transport.retain is None else ("MAXLEN", "~", self._transport.retain)
+        fields = [part for pair in _fields(outgoing.message, self._transport.wire).items() for part in pair]
+        # A stream that nobody has provisioned has a name that somebody has mistyped.
+        return self._pack(("XADD", outgoing.topic, "NOMKSTREAM", *limit, "*", *fields))
+
+    async def _send(self, batch: Sequence[Outgoing], outcomes: list[Outcome | None], commands: dict[int, bytes]) -> None:
+        """Send what has no outcome yet; what the server forbids is left out of the transaction and refused."""
+        redis = _redis()
         try:
-            pipeline = self._client.pipeline(transaction=True)
-            for outgoing in batch:
-                fields = [part for pair in _fields(outgoing.message, self._transport.wire).items() for part in pair]
-                # A stream that nobody has provisioned has a name that somebody has mistyped.
-                pipeline.execute_command("XADD", outgoing.topic, "NOMKSTREAM", *limit, "*", *fields)
-            results = await pipeline.execute(raise_on_error=False)
-        except (redis.exceptions.RedisError, OSError, RuntimeError, AttributeError) as error:
+            while commands and self._over is None:
+                async with asyncio.timeout(self._transport.timeout):
+                    rejected, results = await self._transact(list(commands.values()))
+                numbers = list(commands)
+                if results is not None:
+                    for number, result in zip(numbers, results, strict=True):
+                        outcomes[number] = self._outcome(batch[number], result)
+                    return
+                for place, error in rejected.items():
+                    outcomes[numbers[place]] = self._outcome(batch[numbers[place]], error)
+                    del commands[numbers[place]]
+                if not rejected:
+                    self._over = "the server has discarded a transaction without saying why"
+        except (redis.exceptions.RedisError, OSError, RuntimeError, AttributeError, TimeoutError) as error:
             self._over = self._over or f"{str(error) or type(error).__name__}"
-            await _closed(self._client)
-            return [unconfirmed(self._over)] * len(batch)
-        return [_outcome(outgoing, result) for outgoing, result in zip(batch, results, strict=True)]
+        except BaseException:
+            # The answers that nobody has read would be taken for those of the next transaction.
+            self._over = self._over or "sending was interrupted"
+            raise
+        finally:
+            if self._over is not None:
+                await self._end()
+
+    async def _transact(self, commands: Sequence[bytes]) -> tuple[dict[int, Exception], list[object] | None]:
+        """Return what became of each command; or None, and the errors of those that the server has rejected before it began."""
+        errors = _redis().exceptions
+        connection = self._connection
+        await connection.send_packed_command([_MULTI, *commands, _EXEC], check_health=False)
+        await connection.read_response()
+        rejected: dict[int, Exception] = {}
+        for number in range(len(commands)):
+            try:
+                await connection.read_response(disconnect_on_error=False)
+            except errors.ResponseError as error:
+                rejected[number] = error
+        try:
+            results: list[object] = await connection.read_response(disconnect_on_error=False)
+        except errors.ExecAbortError:
+            return rejected, None
+        return rejected, results
+
+    def _outcome(self, outgoing: Outgoing, result: object) -> Outcome:
+        if result is None:
+            return refused(f"there is no stream {outgoing.topic!r}")
+        if not isinstance(result, Exception):
+            return CONFIRMED
+        # What is said of this stream, or of who may write to it; everything else, such as a lack of memory, is the server's state.
+        if isinstance(result, _redis().exceptions.NoPermissionError) or str(result).startswith(
+            ("WRONGTYPE", "NOPERM", "Operation against")
+        ):
+            return refused(str(result))
+        self._over = self._over or str(result)
+        return unconfirmed(self._over)
 
 
 class _Receiver:
@@ -201,6 +311,8 @@ class _Receiver:
         self._waiting: deque[Incoming] = deque()
         self._held: dict[str, set[str]] = {topic: set() for topic in topics}
         self._look_at = 0.0
+        # Of the largest message of the last answer: nothing bounds an answer but the number of its entries.
+        self._largest = 1 << 16
         self._over: str | None = None
 
     async def receive(self, most: int, seconds: float) -> list[Incoming]:
@@ -208,8 +320,9 @@ class _Receiver:
         deadline = time.monotonic() + seconds
         try:
             while not self._waiting and self._over is None:
-                await self._claim(most)
-                if not self._waiting and not await self._read(most, deadline - time.monotonic()):
+                count = entries_for(most, self._largest)
+                await self._claim(count)
+                if not self._waiting and not await self._read(count, deadline - time.monotonic()):
                     break
         except (redis.exceptions.RedisError, OSError, RuntimeError, AttributeError) as error:
             self._over = self._over or f"{str(error) or type(error).__name__}"
@@ -237,6 +350,12 @@ class _Receiver:
             raise self._transport._down(self._over) from error
         for topic, entries in by_topic.items():
             self._held[topic].difference_update(entries)
+
+    def withdrawn(self) -> frozenset[str]:
+        return frozenset()
+
+    def let_go(self, shards: Collection[str], /) -> None:
+        """Nothing is ever withdrawn."""
 
     async def close(self) -> None:
         if self._over is None:
@@ -286,8 +405,11 @@ class _Receiver:
 
     def _keep(self, topic: str, entry: bytes, fields: Mapping[bytes, bytes], *, again: bool) -> None:
         number = entry.decode()
+        message = _message(fields)
+        if len(message.body or b"") > self._largest:
+            self._largest = len(message.body or b"")
         self._held[topic].add(number)
-        self._waiting.append(Incoming(topic, _message(fields), f"{topic}/{number}", (self, number), topic, again))
+        self._waiting.append(Incoming(topic, message, f"{topic}/{number}", (self, number), topic, again))
 
 
 def _fields(message: Message, wire: Wire) -> dict[str, str | bytes]:
@@ -301,21 +423,22 @@ def _fields(message: Message, wire: Wire) -> dict[str, str | bytes]:
 
 
 def _message(fields: Mapping[bytes, bytes]) -> Message:
-    named = {name.decode("utf-8", "backslashreplace"): value for name, value in fields.items()}
-    if "data" not in named and {"headers", "body"} <= named.keys():
+    headers: dict[str, str | bytes | None] = {_known(name) if len(name) < 64 else _name(name): value for name, value in fields.items()}
+    if b"data" not in fields and b"headers" in fields and b"body" in fields:
         with contextlib.suppress(ValueError):
-            return cap.from_redis(named)
-    body, content_type = named.pop("data", b""), named.pop("content-type", None)
-    headers: dict[str, str | bytes | None] = {**named}
-    return Message(headers, body, None if content_type is None else content_type.decode("utf-8", "backslashreplace"))
+            return cap.from_redis({"headers": fields[b"headers"], "body": fields[b"body"]})
+    headers.pop("data", None)
+    headers.pop("content-type", None)
+    content_type = fields.get(b"content-type")
+    return Message(headers, fields.get(b"data", b""), None if content_type is None else _name(content_type))
 
 
-def _outcome(outgoing: Outgoing, result: object) -> Outcome:
-    if result is None:
-        return refused(f"there is no stream {outgoing.topic!r}")
-    if isinstance(result, Exception):
-        return refused(str(result))
-    return CONFIRMED
+def _name(data: bytes) -> str:
+    return data.decode("utf-8", "backslashreplace")
+
+
+# Most entries have the same few names.
+_known = lru_cache(512)(_name)
 
 
 async def _create(client: Client, topic: str, group: str) -> None:
@@ -330,6 +453,19 @@ async def _closed(client: Client) -> None:
     with contextlib.suppress(Exception):
         async with asyncio.timeout(5):
             await client.aclose()
+
+
+def _packer() -> Callable[[tuple[Any, ...]], bytes]:
+    try:
+        pack: Callable[[tuple[Any, ...]], bytes] = import_module("hiredis").pack_command
+    except (ModuleNotFoundError, AttributeError):
+        plain = _redis().asyncio.Connection()
+
+        def packed(command: tuple[Any, ...]) -> bytes:
+            return b"".join(plain.pack_command(*command))
+
+        return packed
+    return pack
 
 
 def _redis() -> Any:

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-__all__ = ["described"]
+from tidings.errors import ConfigurationError
+
+__all__ = ["described", "unreadable"]
+
+
+def unreadable(url: str) -> ConfigurationError:
+    """Return the error for a URL that a client cannot read; raise it `from None`, as the client's own may show the password."""
+    return ConfigurationError(f"{described(url)}: the URL cannot be read; check its scheme, host, port and parameters")
 
 
 def described(url: str) -> str:

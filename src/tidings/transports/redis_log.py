@@ -1,0 +1,169 @@
+"""Redis Streams, read by position, without a group: entries behind an id, and whether any of them are gone."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tidings.codecs.message import Message
+from tidings.errors import ProvisionError, TransportDown
+from tidings.transports.base import Incoming
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis as Client
+
+__all__ = ["Reader", "entries_for"]
+
+_BEGINNING = "0-0"
+# One blocking read lasts that long at most.
+_BLOCK = 1.0
+# Bytes that one answer should have at most, as far as what came before lets one tell.
+_BUDGET = 32 << 20
+
+
+def entries_for(most: int, largest: int) -> int:
+    """Return how many entries to ask for when they may be as large as the largest one of the last answer."""
+    return max(1, min(most, _BUDGET // max(largest, 1)))
+
+
+class Reader:
+    """Reads streams. A position is the id of an entry, and how many have been added with it: the second tells a trimmed stream from a short one.
+
+    What a stream is and what it holds are asked in one transaction: so an entry that is removed meanwhile is either read or missed with a reason.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        after: Mapping[str, str],
+        errors: tuple[type[BaseException], ...],
+        down: Callable[[object], TransportDown],
+        message: Callable[[Mapping[bytes, bytes]], Message],
+        end: Callable[[], Any],
+    ) -> None:
+        self._client = client
+        self._last: dict[str, str] = {}
+        # The number of the last entry, the first one has 1; None where the position does not say it.
+        self._number: dict[str, int | None] = {}
+        for topic, position in after.items():
+            entry, _, number = position.partition("/")
+            self._last[topic] = entry or _BEGINNING
+            self._number[topic] = int(number) if number.isdecimal() else 0 if not entry else None
+        # Why what comes next does not follow what came before.
+        self._gaps: dict[str, str] = {}
+        self._waiting: deque[Incoming] = deque()
+        self._errors = errors
+        self._down = down
+        self._message = message
+        self._end = end
+        self._largest = 1 << 16
+        self._over: str | None = None
+
+    async def start(self) -> None:
+        """Look whether all of them are there."""
+        for topic in self._last:
+            if not await self._client.exists(topic):
+                raise ProvisionError(f"there is no stream {topic!r}")
+
+    async def receive(self, most: int, seconds: float) -> list[Incoming]:
+        deadline = time.monotonic() + seconds
+        try:
+            while not self._waiting and self._over is None:
+                await self._look(entries_for(most, self._largest))
+                left = deadline - time.monotonic()
+                if self._waiting or left <= 0:
+                    break
+                # It only rings: what it brings is read again, together with what the stream says of itself.
+                behind: Any = dict(self._last)
+                await self._client.xread(behind, count=1, block=max(1, int(min(left, _BLOCK) * 1000)))
+        except self._errors as error:
+            self._over = self._over or f"{str(error) or type(error).__name__}"
+        if self._over is not None:
+            raise self._down(self._over)
+        return [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
+
+    async def acknowledge(self, incoming: Sequence[Incoming], /) -> None:
+        if self._over is not None:
+            raise self._down(self._over)
+
+    def withdrawn(self) -> frozenset[str]:
+        return frozenset()
+
+    def let_go(self, shards: Collection[str], /) -> None:
+        """Nothing is ever withdrawn."""
+
+    async def close(self) -> None:
+        self._over = self._over or "the reader is closed"
+        await self._end()
+
+    async def _look(self, most: int) -> None:
+        pipeline = self._client.pipeline(transaction=True)
+        for topic, last in self._last.items():
+            pipeline.xinfo_stream(topic)
+            pipeline.xread({topic: last}, count=most)
+        answers: list[Any] = await pipeline.execute()
+        sizes = [1]
+        for topic, state, read in zip(list(self._last), answers[::2], answers[1::2], strict=True):
+            self._find_gap(topic, state)
+            for _, entries in read or ():
+                for entry, fields in entries:
+                    self._keep(topic, entry.decode(), fields)
+                    sizes.append(sum(map(len, fields.values())))
+        if self._waiting:
+            self._largest = max(sizes)
+
+    def _keep(self, topic: str, entry: str, fields: Mapping[bytes, bytes]) -> None:
+        self._last[topic] = entry
+        number = self._number[topic]
+        if number is not None:
+            self._number[topic] = number = number + 1
+        position = entry if number is None else f"{entry}/{number}"
+        self._waiting.append(
+            Incoming(
+                topic,
+                self._message(fields),
+                f"{topic}/{entry}",
+                (self, None),
+                topic,
+                position=position,
+                gap=self._gaps.pop(topic, ""),
+            )
+        )
+
+    def _find_gap(self, topic: str, state: Mapping[str, Any]) -> None:
+        """Note why entries behind the last position are missing, if any are."""
+        last, newest = self._last[topic], _text(state["last-generated-id"])
+        if _order(newest) < _order(last):
+            self._last[topic] = _BEGINNING
+            self._number[topic] = None
+            self._gaps[topic] = f"the stream ends at {newest}, before {last}: it was made anew, so it is read from its beginning"
+            return
+        first = state.get("first-entry")
+        oldest = "its end" if not first else _text(first[0])
+        if first and _order(oldest) <= _order(last):
+            return
+        added = state.get("entries-added")
+        # What was removed, by trimming or one by one; Redis 6 does not count it.
+        removed = None if added is None else added - state["length"]
+        number = self._number[topic]
+        if last == _BEGINNING:
+            # Whoever begins takes what there is.
+            self._number[topic] = removed
+        elif removed is None or number is None:
+            if first and topic not in self._gaps:
+                self._gaps[topic] = f"entries between {last} and {oldest} may have been removed"
+            self._number[topic] = removed
+        elif removed > number:
+            self._gaps[topic] = f"{removed - number} entries between {last} and {oldest} have been removed"
+            self._number[topic] = removed
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _order(entry: str) -> tuple[int, int]:
+    milliseconds, _, number = entry.partition("-")
+    return int(milliseconds), int(number or 0)

@@ -1,0 +1,97 @@
+"""A group with several queues: by key, in order, one active consumer each."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from uuid import uuid4
+
+import aiormq
+import pytest
+
+from tidings.codecs.message import Message
+from tidings.errors import ProvisionError
+from tidings.transports.base import Incoming, Outgoing
+from tidings.transports.rabbitmq import RabbitMQ
+
+
+def _message(number: int, key: str) -> Message:
+    headers: dict[str, str | bytes | None] = {"number": str(number), "cloudEvents_partitionkey": key}
+    return Message(headers, b"{}", "application/json", key, str(uuid4()))
+
+
+async def _sent(transport: RabbitMQ, topic: str, count: int, keys: int) -> None:
+    publisher = await transport.publisher()
+    outcomes = await publisher.publish([Outgoing(topic, _message(number, f"key {number % keys}")) for number in range(count)])
+    assert {outcome.kind for outcome in outcomes} == {"confirmed"}
+    await publisher.close()
+
+
+async def _received(transport: RabbitMQ, group: str, topic: str, count: int) -> list[Incoming]:
+    receiver = await transport.receiver(group, [topic])
+    found: list[Incoming] = []
+    async with asyncio.timeout(20):
+        while len(found) < count:
+            some = await receiver.receive(100, 1)
+            await receiver.acknowledge(some)
+            found += some
+    await receiver.close()
+    return found
+
+
+async def test_a_key_stays_in_one_queue_and_keeps_its_order_over_all_of_its_topics(rabbitmq_url: str) -> None:
+    group, topic = f"partitions.{uuid4().hex}", f"orders.{uuid4().hex}"
+    transport = RabbitMQ(url=rabbitmq_url, partitions=3)
+    await transport.provision([topic], {group: [topic]})
+    await transport.provision([topic], {group: [topic]})
+    await transport.provision([topic], {group: [topic]}, "verify")
+    await _sent(transport, topic, 300, 30)
+    found = await _received(transport, group, topic, 300)
+    shards, numbers = defaultdict(set), defaultdict(list)
+    for one in found:
+        key = one.message.headers["cloudEvents_partitionkey"]
+        shards[key].add(one.shard)
+        numbers[key].append(int(one.message.headers["number"] or b""))
+    assert {len(places) for places in shards.values()} == {1}
+    assert set.union(*shards.values()) == set(transport.shards(group)), "thirty keys leave no queue of three empty"
+    assert all(seen == sorted(seen) for seen in numbers.values())
+
+
+@pytest.mark.parametrize(("first", "then", "said"), [(3, 2, "more"), (2, 3, "fewer"), (None, 2, "None"), (2, None, "several")])
+async def test_another_number_of_partitions_is_refused(rabbitmq_url: str, first: int | None, then: int | None, said: str) -> None:
+    group, topic = f"partitions.{uuid4().hex}", f"orders.{uuid4().hex}"
+    await RabbitMQ(url=rabbitmq_url, partitions=first).provision([topic], {group: [topic]})
+    with pytest.raises(ProvisionError, match=f"made with {said} partitions"):
+        await RabbitMQ(url=rabbitmq_url, partitions=then).provision([topic], {group: [topic]})
+
+
+async def test_its_queues_keep_what_crashing_consumers_were_given(rabbitmq_url: str) -> None:
+    group, topic = f"partitions.{uuid4().hex}", f"orders.{uuid4().hex}"
+    transport = RabbitMQ(url=rabbitmq_url, partitions=2)
+    await transport.provision([topic], {group: [topic]})
+    await _sent(transport, topic, 20, 1)
+    for _ in range(25):
+        receiver = await transport.receiver(group, [topic])
+        assert await receiver.receive(100, 5)
+        await receiver.close()
+    found = await _received(transport, group, topic, 20)
+    assert [int(one.message.headers["number"] or b"") for one in found] == list(range(20))
+    assert {one.redelivered for one in found} == {True}
+
+
+async def test_a_queue_that_is_deleted_ends_its_receiver(rabbitmq_url: str) -> None:
+    from tidings.errors import TransportDown
+
+    group, topic = f"deleted.{uuid4().hex}", f"orders.{uuid4().hex}"
+    transport = RabbitMQ(url=rabbitmq_url)
+    await transport.provision([topic], {group: [topic]})
+    receiver = await transport.receiver(group, [topic])
+    connection = await aiormq.connect(rabbitmq_url)
+    channel = await connection.channel()
+    await channel.queue_delete(group)
+    await connection.close()
+    async with asyncio.timeout(20):
+        with pytest.raises(TransportDown, match="is gone"):
+            while True:
+                await receiver.receive(10, 1)
+    await receiver.close()
