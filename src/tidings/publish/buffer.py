@@ -12,7 +12,7 @@ from tidings.publish.publisher import Publisher
 if TYPE_CHECKING:
     from tidings.stores.sql.statement import Command
 
-__all__ = ["Cancellation", "Captured", "Entry", "Receipt", "Rows", "insertion", "surviving"]
+__all__ = ["Cancellation", "Captured", "Entry", "Receipt", "Rows", "insertion", "plain_events", "surviving"]
 
 #: What running a command gives: its rows.
 Rows = Sequence[Sequence[Any]]
@@ -81,6 +81,17 @@ class Captured:
 def surviving(entries: Sequence[Entry], rolled_back: Collection[str]) -> Sequence[Entry]:
     """Return the entries that no savepoint has taken with it."""
     return [entry for entry in entries if not any(name in rolled_back for name in entry[2])] if rolled_back else entries
+
+
+def plain_events(entries: Sequence[Entry]) -> list[Outgoing] | None:
+    """Return the events if that is all there is, from one publisher whose store's schema is known: what `insertion` would find out, sooner."""
+    publisher = entries[0][0]
+    events: list[Outgoing] = []
+    for other, item, _ in entries:
+        if other is not publisher or not isinstance(item, Outgoing):
+            return None
+        events.append(item)
+    return events if publisher.statements.lookup() is None else None
 
 
 def insertion(entries: Sequence[Entry], captured: Captured | None = None) -> Generator[Command, Rows, Receipt]:

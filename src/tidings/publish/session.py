@@ -21,7 +21,7 @@ from tidings.publish.outgoing import Outgoing
 from tidings.publish.publish import UNSET
 from tidings.publish.publisher import Publisher
 from tidings.publish.session_buffer import SessionBuffer, Sink
-from tidings.publish.sqlalchemy_state import acquired_connection, is_open, open_savepoints
+from tidings.publish.sqlalchemy_state import acquired_connection, is_open, is_plain, open_savepoints
 from tidings.stores.sql.driver import is_autocommit_level
 
 __all__ = ["AnySession", "Sink", "cancel", "capture", "publish", "publish_in"]
@@ -95,12 +95,13 @@ def publish_in(publisher: Publisher, session: Session, item: Outgoing | Cancella
     Raises:
         NoTransaction, WrongDatabase: as from `publish`.
     """
+    buffer = SessionBuffer.of(session)
+    if (pending := buffer.pending) is not None and is_plain(session, pending.root) and pending.add_plainly(publisher, item):
+        return
     root = session.get_transaction() or _begin(session)
     nested = session.get_nested_transaction()
     if not is_open(root) or (nested is not None and not is_open(nested)):
         raise NoTransaction("the session's transaction has failed, is prepared or has ended: roll back, and publish in a new one")
-    buffer = SessionBuffer.of(session)
-    pending = buffer.pending
     if pending is None or pending.root is not root:
         pending = buffer.begin(root, _bind_of(session, root))
     bind = pending.bind

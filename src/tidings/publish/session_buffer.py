@@ -22,7 +22,7 @@ from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.orm.exc import FlushError
 
 from tidings.errors import NoTransaction, PublishError
-from tidings.publish.buffer import Captured, Entry, Receipt, insertion, surviving
+from tidings.publish.buffer import Cancellation, Captured, Entry, Receipt, insertion, plain_events, surviving
 from tidings.publish.outgoing import Outgoing
 from tidings.publish.publisher import Publisher
 from tidings.publish.sqlalchemy_state import (
@@ -72,9 +72,22 @@ class Pending:
         #: Why an attempt to insert failed.
         self.trouble: BaseException | None = None
 
+    def add_plainly(self, publisher: Publisher, item: Outgoing | Cancellation) -> bool:
+        """Keep an entry with the root transaction, as most are; return False if there is more to be found out about it first."""
+        frame = self.frames.get(self.root)
+        if frame is None or publisher not in self.vouched:
+            return False
+        bind = self.bind
+        connection = acquired_connection(self.root, bind) if isinstance(bind, Engine) else bind
+        if connection is not None and connection.get_nested_transaction() is not None:
+            return False
+        frame.append((publisher, item, ()))
+        return True
+
     def insert(self, connection: Connection) -> None:
         """Insert what no rollback has taken."""
-        entries: Sequence[Entry] = [entry for frame in self.frames.values() for entry in frame]
+        frames = list(self.frames.values())
+        entries: Sequence[Entry] = frames[0] if len(frames) == 1 else [entry for frame in frames for entry in frame]
         if any(entry[2] for entry in entries):
             entries = surviving(entries, rolled_back_savepoints(connection))
         if not entries:
@@ -83,17 +96,27 @@ class Pending:
         try:
             if is_autocommit(connection):
                 raise NoTransaction("the session's connection is in autocommit mode, where every statement commits by itself")
-            steps = insertion(entries, self.captured)
-            rows: Any = None
-            try:
-                while True:
-                    rows = run(connection, steps.send(rows))
-            except StopIteration as done:
-                self.receipts.append(done.value)
+            self._run(connection, entries)
         except BaseException as error:
             self.trouble = error
             raise
         self.frames.clear()
+
+    def _run(self, connection: Connection, entries: Sequence[Entry]) -> None:
+        events = plain_events(entries) if self.captured is None else None
+        if events is not None:
+            publisher = entries[0][0]
+            for command in publisher.statements.publish(events):
+                run(connection, command)
+            self.receipts.append(Receipt((publisher.wake,), ()))
+            return
+        steps = insertion(entries, self.captured)
+        rows: Any = None
+        try:
+            while True:
+                rows = run(connection, steps.send(rows))
+        except StopIteration as done:
+            self.receipts.append(done.value)
 
     def hook(self, connection: Connection, name: str) -> None:
         """Insert when the connection commits. If it does not, because it is the caller's, `after_commit` of the session still can."""

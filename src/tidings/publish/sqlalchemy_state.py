@@ -18,6 +18,7 @@ __all__ = [
     "acquired_connection",
     "is_clean",
     "is_open",
+    "is_plain",
     "is_preparing",
     "may_be_preparing",
     "on_commit",
@@ -43,6 +44,11 @@ def is_open(transaction: SessionTransaction) -> bool:
     """
     state = transaction._state
     return state is _ACTIVE or state is _PROVISIONING
+
+
+def is_plain(session: Session, root: SessionTransaction) -> bool:
+    """Return whether a root transaction is the session's current one, is open, has no savepoint, and does nothing at the moment."""
+    return session._transaction is root and root._state is _ACTIVE and root._current_fn is None
 
 
 def is_preparing(transaction: SessionTransaction) -> bool:

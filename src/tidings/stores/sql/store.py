@@ -98,11 +98,14 @@ class SQLStore:
 
     def leads_here(self, others: Sequence[Any] = ()) -> Callable[[Any], bool]:
         """Return what tells whether an engine or connection leads to this store's database; `others` are engines that do."""
+        own = self.connections.sync_engine
         known = {engine_of(engine) for engine in (self.connections.engine, *others)}
         pools = {engine.pool for engine in known}
         identities = [identity_of(engine) for engine in known]
 
         def check(bind: Any) -> bool:
+            if bind is own:
+                return True
             engine = engine_of(bind)
             return engine in known or engine.pool in pools or any(same_identity(identity_of(engine), identity) for identity in identities)
 
