@@ -193,6 +193,39 @@ def test_events_with_and_without_key_and_of_unusual_text_are_stored_as_they_are(
     assert nul.data["note"] == "nul \0 inside"
 
 
+ALIKE = [(OrderPlaced("k", "1"), None, {}), (OrderPlaced("k", "a\x1eb"), "x\x1ey", {}), (OrderPlaced("m", "3"), None, {})]
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        pytest.param(ALIKE, id="alike"),
+        pytest.param([*ALIKE, (StockCounted(3), None, {})], id="types differ"),
+        pytest.param([*ALIKE, (OrderPlaced("k", "4"), None, {"note": "n"})], id="headers differ"),
+        pytest.param([(event, key, {"note": "\u2028 same"}) for event, key, _ in ALIKE], id="alike with headers"),
+        pytest.param([(StockCounted(number), None, {}) for number in range(3)], id="without key"),
+        pytest.param([(OrderPlaced("a"), f"key {number}", {}) for number in range(3)], id="data alike"),
+    ],
+)
+def test_events_of_one_transaction_are_stored_each_as_it_is(
+    shop: Shop, engine: Engine, events: list[tuple[Any, Any, dict[str, str]]]
+) -> None:
+    """What they have in common may be given once."""
+    alone: list[Any] = []
+    for event_, key, headers in events:
+        with Session(engine) as session, session.begin():
+            alone.append(publish(shop.publisher, session, event_, headers=headers, **({} if key is None else {"key": key})))
+    with Session(engine) as session, session.begin():
+        together = [
+            publish(shop.publisher, session, event_, headers=headers, **({} if key is None else {"key": key}))
+            for event_, key, headers in events
+        ]
+    rows = shop.log()
+    assert [row.id for row in rows] == [*alone, *together]
+    columns = [{name: value for name, value in vars(row).items() if name != "id"} for row in rows]
+    assert columns[: len(events)] == columns[len(events) :]
+
+
 def test_a_single_event_of_unusual_text_is_stored_as_it_is(shop: Shop, engine: Engine) -> None:
     for value in ["a\x1eb", '{"quoted"}', "50 % $1 %s ? :name", "nul \0 inside"]:
         with Session(engine) as session, session.begin():
