@@ -131,13 +131,14 @@ async def shop(settings: Settings, purpose: str) -> AsyncIterator[Shop]:
 
 async def run(settings: Settings) -> list[Section]:
     """Measure both kinds of trouble."""
-    return [await held_back(settings), await backlog(settings)]
+    kinds = {"a transaction idle": held_back, "a backlog": backlog}
+    return [await measure(settings) for name, measure in kinds.items() if settings.wants(name)]
 
 
 async def held_back(settings: Settings) -> Section:
     """An idle transaction keeps every dead row of one database for ten minutes of steady work; another database has none."""
-    events, seconds = settings.count(30_000, 3_000), settings.choose(30.0, 2.0)
-    rounds = settings.count(5, 1)
+    events, seconds = settings.count(30_000, 3_000), settings.choose(10.0, 2.0)
+    rounds = settings.count(8, 1)
     minutes = settings.choose(600.0, 5.0)
     rates: list[list[float]] = [[], []]
     latencies: list[list[tuple[float, float]]] = [[], []]

@@ -34,7 +34,7 @@ from tidings.publish.sqlalchemy_state import (
     open_savepoints,
     rolled_back_savepoints,
 )
-from tidings.stores.sql.driver import is_autocommit, run
+from tidings.stores.sql.driver import is_autocommit, run, run_with_commit
 
 __all__ = ["SessionBuffer", "Sink", "Watcher", "flush_until_clean", "hears_nobody", "listen_to_sessions"]
 
@@ -84,8 +84,12 @@ class Pending:
         frame.append((publisher, item, ()))
         return True
 
-    def insert(self, connection: Connection) -> None:
-        """Insert what no rollback has taken."""
+    def insert(self, connection: Connection, *, commits: bool = False) -> None:
+        """Insert what no rollback has taken.
+
+        Args:
+            commits: whether the connection's transaction is committed next, and nothing can come in between.
+        """
         frames = list(self.frames.values())
         entries: Sequence[Entry] = frames[0] if len(frames) == 1 else [entry for frame in frames for entry in frame]
         if any(entry[2] for entry in entries):
@@ -96,18 +100,21 @@ class Pending:
         try:
             if is_autocommit(connection):
                 raise NoTransaction("the session's connection is in autocommit mode, where every statement commits by itself")
-            self._run(connection, entries)
+            self._run(connection, entries, commits)
         except BaseException as error:
             self.trouble = error
             raise
         self.frames.clear()
 
-    def _run(self, connection: Connection, entries: Sequence[Entry]) -> None:
+    def _run(self, connection: Connection, entries: Sequence[Entry], commits: bool) -> None:
         events = plain_events(entries) if self.captured is None else None
         if events is not None:
             publisher = entries[0][0]
-            for command in publisher.statements.publish(events):
+            *others, last = publisher.statements.publish(events)
+            for command in others:
                 run(connection, command)
+            if not (commits and run_with_commit(connection, last)):
+                run(connection, last)
             self.receipts.append(Receipt((publisher.wake,), ()))
             return
         steps = insertion(entries, self.captured)
@@ -278,7 +285,14 @@ def _insert_last(session: Session, pending: Pending) -> None:
     if pending.late or _others_follow(session):
         pending.hook(connection, "prepare_twophase" if session.twophase else "commit")
     else:
-        pending.insert(connection)
+        # A connection that the caller brought is the caller's to commit.
+        commits = pending.bind is not connection and not session.twophase and not _hears(connection)
+        pending.insert(connection, commits=commits)
+
+
+def _hears(connection: Connection) -> bool:
+    """Return whether somebody listens to the commit of this connection: they may run statements before it."""
+    return bool([*connection.dispatch.commit])
 
 
 def _others_follow(session: Session) -> bool:
