@@ -33,7 +33,9 @@ def main() -> int:
     parser.add_argument("name", nargs="*", help=f"of {', '.join(BENCHMARKS)}; default: {', '.join(DEFAULT)}")
     parser.add_argument("--quick", action="store_true", help="a smoke run of seconds, whose figures mean nothing")
     parser.add_argument("--rounds", type=int, default=0, metavar="N", help="runs of each contender (default 5; 1 with --quick)")
-    parser.add_argument("--only", default="", metavar="TEXT", help="only tables and contenders whose name contains this (publish, handle, flat)")
+    parser.add_argument(
+        "--only", default="", metavar="TEXT", help="only tables and contenders whose name contains this (publish, handle, flat)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every figure of every round to a file")
     options = parser.parse_args()
     names: list[str] = options.name or list(DEFAULT)
