@@ -70,7 +70,8 @@ class _Mirrors:
     def _mirrored(self, hint: Any) -> Any:
         if isinstance(hint, type) and not get_args(hint):
             return self.of(hint) if dataclasses.is_dataclass(hint) else hint
-        origin, arguments = get_origin(hint), get_args(hint)
+        origin: Any = get_origin(hint)
+        arguments = get_args(hint)
         if origin is None or origin is Literal:
             return hint
         if origin is Annotated:
