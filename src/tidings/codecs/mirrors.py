@@ -77,7 +77,7 @@ class _Mirrors:
         if origin is Annotated:
             inner = self._mirrored(arguments[0])
             return hint if inner is arguments[0] else Annotated[(inner, *arguments[1:])]
-        if isinstance(origin, type) and dataclasses.is_dataclass(origin):
+        if kind_of(origin) == "dataclass":
             raise _Plain
         mirrored = tuple(self._mirrored(argument) for argument in arguments)
         if all(new is old for new, old in zip(mirrored, arguments, strict=True)):
