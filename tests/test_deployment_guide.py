@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from tidings import Contract, Service
 from tidings.cli.root import tidings
-from tidings.consume import deliveries, fences, receiver, recording
+from tidings.consume import deliveries, fences, recording, tuning
 from tidings.stores import SQLStore
 
 GUIDE = (Path(__file__).parents[1] / "docs" / "deployment.md").read_text(encoding="utf-8")
@@ -79,7 +79,7 @@ def test_every_command_is_one(line: str) -> None:
 
 
 def test_the_numbers_are_those_of_the_code() -> None:
-    assert f"{receiver.LEASE_SECONDS:.0f} seconds for the reader of a group" in GUIDE
+    assert f"{tuning.LEASE_SECONDS:.0f} seconds for the reader of a group" in GUIDE
     assert f"{deliveries._LEASE:.0f} for a key" in GUIDE
     assert deliveries._LEASE == fences.PROMOTED_LEASE
     assert f"most\n{recording.UNRECORDED} for each subscription" in GUIDE
