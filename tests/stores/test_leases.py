@@ -156,8 +156,8 @@ class TestCheckpoints:
         stale = await held(ready, "one")
         await ready.call(ready.leases.release, stale)
         lease = await held(ready, "two")
-        await move(ready, lease, earliest(ready)._replace(position=3), 3)
-        assert not await move(ready, stale, earliest(ready)._replace(position=99), 99, same_window=same_window)
+        await move(ready, lease, msgspec.structs.replace(earliest(ready), position=3), 3)
+        assert not await move(ready, stale, msgspec.structs.replace(earliest(ready), position=99), 99, same_window=same_window)
         again = await held(ready, "two")
         assert (again.mark.position, again.high) == (3, 3)
 
@@ -165,7 +165,7 @@ class TestCheckpoints:
         lease = await held(ready, "one")
         async with ready.connections.transaction() as undone:
             await undone.run(insert, ready, [outgoing()])
-            assert await undone.run(ready.leases.move, lease, earliest(ready)._replace(position=5), 5, same_window=False)
+            assert await undone.run(ready.leases.move, lease, msgspec.structs.replace(earliest(ready), position=5), 5, same_window=False)
         assert (await held(ready, "one")).mark == earliest(ready)
 
 
@@ -201,7 +201,7 @@ class TestFences:
         await ready.transact(ready.registry.register, "shop", {"shop": "earliest"}, [Wanted("shop", "charge", ("order.placed",), True)])
         assert not await holds(ready, lease)
         assert not await renew(ready, lease)
-        assert not await move(ready, lease, earliest(ready)._replace(position=9), 9)
+        assert not await move(ready, lease, msgspec.structs.replace(earliest(ready), position=9), 9)
         # It is the owner still, and goes on at once with the new list.
         again = await held(ready, "one")
         assert await holds(ready, again)
