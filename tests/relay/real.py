@@ -15,7 +15,7 @@ from tidings.codecs.message import Message
 from tidings.errors import TransportDown
 from tidings.transports.base import Transport
 
-__all__ = ["BROKERS", "arrivals", "group_of", "messages", "transport_to"]
+__all__ = ["BROKERS", "arrivals", "group_of", "messages", "transport_to", "without_streams"]
 
 #: The class of each transport, by the name of its service.
 BROKERS = {"rabbitmq": "RabbitMQ", "nats": "NATS", "redis": "Redis", "kafka": "Kafka"}
@@ -37,6 +37,20 @@ async def group_of(transport: Transport) -> str:
     group = f"test-{uuid4().hex[:12]}"
     await transport.provision([TOPIC], {group: [TOPIC]})
     return group
+
+
+async def without_streams(broker: str, url: str) -> None:
+    """Remove the streams of NATS that may have our topic."""
+    if broker != "nats":
+        return
+    import nats
+    from nats.js.errors import NotFoundError
+
+    client = await nats.connect(url)
+    for name in ("order_placed", "order"):
+        with suppress(NotFoundError):
+            await client.jetstream().delete_stream(name)
+    await client.close()
 
 
 @asynccontextmanager

@@ -15,6 +15,7 @@ from tidings.codecs.bindings import NATS as BINDING
 from tidings.codecs.cloudevents import encode_binary
 from tidings.codecs.message import Message
 from tidings.codecs.wire import decode
+from tidings.errors import ProvisionError
 from tidings.testing.conformance import TransportConformance
 from tidings.testing.log_conformance import LogConformance, Remove
 from tidings.transports.base import Outgoing
@@ -100,3 +101,10 @@ async def test_headers_count_towards_the_size_of_a_message(nats_url: str) -> Non
     outcomes = await publisher.publish([Outgoing("nats.size", large), Outgoing("nats.size", Message({}, b"small"))])
     assert [outcome.kind for outcome in outcomes] == ["refused", "confirmed"]
     await publisher.close()
+
+
+async def test_a_subject_that_another_stream_has_is_said(nats_url: str) -> None:
+    topic = f"taken{uuid4().hex[:8]}.placed"
+    await NATS(nats_url).provision([topic], {})
+    with pytest.raises(ProvisionError, match="overlap"):
+        await NATS(nats_url, wire="cap").provision([topic], {})

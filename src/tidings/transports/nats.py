@@ -196,9 +196,13 @@ class NATS:
         )
         try:
             await context.add_stream(settings)
-        except nats.js.errors.BadRequestError:
+        except nats.js.errors.BadRequestError as refused_:
             # It is there with other settings, which are for its owner to choose; the topic must be one of its subjects.
-            found = (await context.stream_info(name)).config
+            try:
+                found = (await context.stream_info(name)).config
+            except nats.js.errors.NotFoundError:
+                # Another stream has the subject.
+                raise refused_ from None
             if topic in (found.subjects or ()):
                 return
             if self.wire != "cap":
