@@ -55,7 +55,8 @@ class Publisher:
             await self._styles[program.style](program)
         except _RolledBack:
             self._journal.write(tx=first, does="rolled back")
-        except (DBAPIError, OSError, PoolTimeout, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        # asyncpg calls it an internal error when a statement meets a server's farewell.
+        except (DBAPIError, OSError, PoolTimeout, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
             # Cut, restarted or locked out. Whether the transaction was committed, nobody knows.
             self._journal.write(tx=first, does="failed", error=f"{type(error).__name__}: {str(error)[:200]}")
             await asyncio.sleep(0.2)
