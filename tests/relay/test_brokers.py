@@ -48,7 +48,6 @@ async def test_what_is_committed_arrives_in_order(world: World, broker: tuple[st
 
 async def test_cap_is_written_when_it_is_asked_for(pg_world: World, broker: tuple[str, str], mine: str) -> None:
     transport = transport_to(*broker, wire="cap")
-    # A subject of NATS is in one stream, and CAP calls it otherwise.
     await without_streams(*broker)
     try:
         group = await group_of(transport)
