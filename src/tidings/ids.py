@@ -17,7 +17,7 @@ from zlib import crc32
 
 __all__ = ["SLOTS", "event_key", "event_key_bounds", "lane_of", "slot_of", "uuid7", "uuid_event_key"]
 
-#: Number of slots that keys are spread over. Publishers of keys in one slot wait for one another's commit; see ENGINE in the docs.
+#: Number of slots that keys are spread over. Publishers of keys in one slot wait for one another's commit.
 SLOTS = 2048
 
 _HEXADECIMAL = frozenset("0123456789abcdefABCDEF")

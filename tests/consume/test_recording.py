@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.consume.waiting import until, until_equal
 from tidings.consume import recording as module
 from tidings.consume.execution import StoreDown
 from tidings.consume.recording import Recorder, Recording
@@ -47,15 +48,14 @@ async def test_a_call_is_written_down_soon_although_nobody_waits() -> None:
     inbox = Inbox()
     inbox.open.set()
     call(inbox.recorder.recording("p"), "a")
-    await asyncio.sleep(0.05)
-    assert inbox.written == ["a"]
+    await until_equal(lambda: inbox.written, ["a"])
 
 
 async def test_closing_waits_for_a_call_that_came_due_while_another_was_written() -> None:
     inbox = Inbox()
     recording = inbox.recorder.recording("p")
     call(recording, "a")
-    await asyncio.sleep(0.03)
+    await until(lambda: inbox.begun)
     call(recording, "b")
     closing = asyncio.ensure_future(recording.close())
     await asyncio.sleep(0.03)
@@ -93,8 +93,7 @@ async def test_what_could_not_be_written_in_the_background_is_written_by_who_can
     inbox.errors = [StoreDown("away")]
     recording = inbox.recorder.recording("p")
     call(recording, "a")
-    await asyncio.sleep(0.015)
-    assert not inbox.errors
+    await until(lambda: not inbox.errors)
     call(recording, "b")
     await recording.flush()
     assert inbox.written == ["a", "b"]
@@ -158,6 +157,57 @@ async def test_an_error_that_nobody_waited_for_is_told_at_the_next_step() -> Non
     inbox.errors = [ValueError("a mistake")]
     recording = inbox.recorder.recording("p")
     call(recording, "a")
-    await asyncio.sleep(0.05)
+    await until(lambda: not inbox.errors)
     with pytest.raises(ValueError, match="a mistake"):
         await recording.close()
+
+
+async def test_a_database_that_is_away_is_not_asked_all_the_time_for_somebody_who_waits_for_room() -> None:
+    inbox = Inbox()
+    inbox.open.set()
+    inbox.errors = [StoreDown("away") for _ in range(1000)]
+    recorder = Recorder(inbox.write, most=1)
+    recording = recorder.recording("p")
+    call(recording, "a")
+    waiting = asyncio.ensure_future(recorder.recording("q").room())
+    await until(lambda: len(inbox.begun) > 1)
+    await asyncio.sleep(0.1)
+    assert len(inbox.begun) < 8, "0.01 s, then twice as long each time"
+    inbox.errors.clear()
+    await waiting
+    assert inbox.written == ["a"]
+
+
+async def test_a_recorder_that_is_closed_writes_nothing_more() -> None:
+    """Its reader is over and its connection given back: one that it opened now would belong to nobody."""
+    inbox = Inbox()
+    inbox.open.set()
+    inbox.errors = [StoreDown("away") for _ in range(1000)]
+    call(inbox.recorder.recording("p"), "a")
+    await until(lambda: inbox.begun)
+    call(inbox.recorder.recording("q"), "b")
+    await inbox.recorder.close()
+    inbox.errors.clear()
+    begun = len(inbox.begun)
+    await asyncio.sleep(0.05)
+    assert (inbox.begun[begun:], inbox.written) == ([], [])
+
+
+async def test_closing_waits_for_what_is_being_written() -> None:
+    ended = False
+
+    async def write(_: Sequence[tuple[str, list[Any]]]) -> None:
+        nonlocal ended
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.01)
+            ended = True
+
+    recorder: Recorder[str] = Recorder(write)
+    recording = recorder.recording("p")
+    call(recording, "a")
+    recorder.write_soon()
+    await asyncio.sleep(0)
+    await recorder.close()
+    assert ended

@@ -41,7 +41,8 @@ class Storm:
         self.happened: dict[str, int] = defaultdict(int)
 
     def chance(self, probability: float, what: str) -> bool:
-        happens = self.random.random() < probability
+        # The first time for certain: how often something is tried depends on who is faster, and a storm has some of everything.
+        happens = what not in self.happened or self.random.random() < probability
         self.happened[what] += happens
         return happens
 

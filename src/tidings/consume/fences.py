@@ -94,7 +94,7 @@ class Handed:
             yield False
             return
         async with self._changing:
-            yield True
+            yield not self.closing
 
     async def begin(self) -> None:
         """Handlers are about to run: the events may be promoted until these have ended."""
@@ -102,10 +102,11 @@ class Handed:
 
     async def settle(self) -> None:
         """Nothing runs: until the next `begin`, the events are either promoted or not, and what became of them can be written down."""
-        if self._changing.locked():
-            async with self._changing:
-                self.closing = True
-        self.closing = True
+        if not self._changing.locked():
+            self.closing = True
+            return
+        async with self._changing:
+            self.closing = True
 
     def open(self, connection: Connection, subscription_id: int, events: Sequence[Received]) -> dict[int, int]:
         """Insert the inbox rows; return the `Standing` of events that do not run."""

@@ -171,6 +171,8 @@ class Receiver:
             raise
         finally:
             leave()
+            for pool in pools:
+                await bounded(pool.settling.close())
             await bounded(reads.close())
             await bounded(writes.close())
         await tenure.leave()

@@ -25,6 +25,8 @@ UNRECORDED = 50
 _ENOUGH = UNRECORDED // 2
 #: Seconds after which a call is written down even if the next one takes long.
 _SECONDS = 0.1
+#: Most seconds between two tries while the database is away.
+_LONGEST = 1.0
 
 
 class Recorder(Generic[P]):
@@ -41,6 +43,8 @@ class Recorder(Generic[P]):
         self._done: dict[Recording[P], list[Received]] = {}
         self._count = 0
         self._wanted = False
+        #: Whether something that could not be written is to be tried again.
+        self._kept = False
         self._writing: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._waiting: list[asyncio.Future[None]] = []
@@ -82,11 +86,22 @@ class Recorder(Generic[P]):
         self._waiting.append(waiter)
         await waiter
 
+    async def close(self) -> None:
+        """Write nothing more: the workers have gone, and what they could not write in their time is called again."""
+        self._done.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._writing is not None:
+            self._writing.cancel()
+            await asyncio.wait([self._writing])
+
     def _due(self) -> None:
         self._timer = None
         self.write_soon()
 
     async def _run(self) -> None:
+        delay = _SECONDS
         try:
             while self._wanted and self._done:
                 self._wanted = False
@@ -100,10 +115,17 @@ class Recorder(Generic[P]):
                     if not isinstance(error, Exception):
                         raise
                 else:
+                    delay = _SECONDS
                     for recording, events in done.items():
                         recording.written(len(events))
                         self._free += len(events)
                 self._wake()
+                if self._kept:
+                    # Whoever waits for room only cannot be told, and would ask a database that is away again and again.
+                    self._kept = False
+                    await asyncio.sleep(delay)
+                    delay = min(delay * 2, _LONGEST)
+                    self._wanted = True
         finally:
             self._writing = None
             self._wake()
@@ -113,6 +135,7 @@ class Recorder(Generic[P]):
     def _failed(self, recording: Recording[P], events: list[Received], error: BaseException) -> None:
         if isinstance(error, StoreDown) and not recording.waiting:
             # Perhaps the database can be used again by the time that somebody waits for it.
+            self._kept = True
             later = self._done.get(recording, [])
             self._done[recording] = events + later
             self._count += len(events)

@@ -62,6 +62,10 @@ class Settling:
         self._writes = writes
         self._recorder: Recorder[Handed] = Recorder(self._write_done)
 
+    async def close(self) -> None:
+        """Write nothing down any more; after the workers have ended."""
+        await self._recorder.close()
+
     async def settle(self, handed: Handed) -> None:
         """Settle every one of these events: handled, skipped as duplicate, or parked."""
         delay = 0.1

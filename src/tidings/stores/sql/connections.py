@@ -110,10 +110,17 @@ class Line:
         self._turn = asyncio.Lock()
         self._open: AsyncExitStack | None = None
         self._held: Held | None = None
+        self._closed = False
 
     async def run(self, function: Callable[Concatenate[Connection, P], R], *arguments: P.args, **keywords: P.kwargs) -> R:
-        """Run a function of the connection."""
+        """Run a function of the connection.
+
+        Raises:
+            RuntimeError: the line is closed; nobody would give back what is opened now.
+        """
         async with self._turn:
+            if self._closed:
+                raise RuntimeError("this line is closed: nothing more is to be asked on it")
             if self._held is None:
                 self._open = AsyncExitStack()
                 self._held = await self._open.enter_async_context(self._connections.autocommit())
@@ -124,7 +131,8 @@ class Line:
                 raise
 
     async def close(self) -> None:
-        """Give the connection back."""
+        """Give the connection back, for good."""
+        self._closed = True
         async with self._turn:
             await self._close()
 

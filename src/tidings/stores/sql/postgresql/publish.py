@@ -25,13 +25,12 @@ def lock_class(names: Names) -> int:
     return number - (1 << 32) if number >= 1 << 31 else number
 
 
-# A column of several events travels as one text, its elements separated by the last but one parameter; drivers encode arrays element by
-# element, in Python. An empty element is NULL: ids, names and JSON are never empty, and neither are keys.
-def _list(number: int, separator: int = 10) -> str:
-    return f"string_to_array(${number}::text, ${separator}::text, '')"
+# A column of several events travels as one text, its elements separated by $10; drivers encode arrays element by element, in Python.
+# An empty element is NULL: ids, names and JSON are never empty, and neither are keys.
+def _list(number: int) -> str:
+    return f"string_to_array(${number}::text, $10::text, '')"
 
 
-_COLUMNS = "id, source, name, version, topic, key, slot, headers, data"
 _LISTS = ", ".join(_list(number) for number in range(1, 10))
 _CAST = "u.id::uuid, u.source, u.name, u.version::int, u.topic, u.key, u.slot::smallint, u.headers::json, u.data::json"
 
@@ -52,7 +51,7 @@ class PublishStatements:
     def __init__(self, names: Names) -> None:
         key = lock_class(names)
         self.outbox = names.outbox
-        columns = _COLUMNS
+        columns = "id, source, name, version, topic, key, slot, headers, data"
         row = "$1::text::uuid, $2::text, $3::text, $4::int, $5::text, $6::text, $7::smallint, $8::text::json, $9::text::json"
         self.insert_one = Sql(f"insert into {names.outbox} ({columns}) values ({row})")
         # OFFSET keeps the subquery from being merged into the outer SELECT: its row, and with it the lock, comes before the position.
