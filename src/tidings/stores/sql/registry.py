@@ -15,7 +15,7 @@ from tidings.stores.sql.driver import run
 from tidings.stores.sql.names import Names
 from tidings.stores.sql.statement import Command, Sql
 
-__all__ = ["Registry", "Wanted"]
+__all__ = ["Inbound", "Registry", "Wanted", "inbound_reader", "reader_name"]
 
 Start = Literal["earliest", "now"]
 
@@ -28,6 +28,19 @@ class Wanted(NamedTuple):
     events: tuple[str, ...]
     ordered: bool
     renamed_from: str | None = None
+
+
+class Inbound(NamedTuple):
+    """A group that reads from a broker.
+
+    Attributes:
+        transport: its name.
+        by_position: one reader at a time does, from our checkpoint; else the broker divides the messages among all.
+    """
+
+    group: str
+    transport: str
+    by_position: bool
 
 
 class Registry:
@@ -66,7 +79,15 @@ class Registry:
         """)
         self.fence = Sql(f"""
             update {names.checkpoints} set lease_token = lease_token + 1
-            where service = {typed("$1", "text")} and group_name = {typed("$2", "text")} and kind = 'log'
+            where service = {typed("$1", "text")} and group_name = {typed("$2", "text")} and kind in ('log', 'queue', 'stream')
+        """)
+        # It keeps its checkpoint: who reads the log again some day goes on there.
+        self.retire_log = Sql(f"""
+            update {names.checkpoints} set state = 'retired', lease_token = lease_token + 1, lease_until = null, owner = null
+            where reader = {typed("$1", "text")} and kind = 'log' and state <> 'retired'
+        """)
+        self.of_kind = Sql(f"""
+            update {names.checkpoints} set kind = {typed("$2", "text")} where reader = {typed("$1", "text")} and kind <> {typed("$2", "text")}
         """)
         columns = "reader, shard, service, group_name, kind" + ("" if pg else ", moved_at")
         values = "$1, 0, $2, $3, $4" + ("" if pg else f", {dialect.now}")
@@ -83,11 +104,15 @@ class Registry:
             position = f"case $5 when 'now' then (select coalesce(max(position), 0) from {names.outbox}) else 0 end"
             self.reader = Sql(f"insert into {names.checkpoints} ({columns}, position) values ({values}, {position}) {back}")
 
-    def register(self, connection: Connection, service: str, start: Mapping[str, Start], wanted: Sequence[Wanted]) -> list[Registered]:
+    def register(
+        self, connection: Connection, service: str, start: Mapping[str, Start], wanted: Sequence[Wanted], inbound: Sequence[Inbound] = ()
+    ) -> list[Registered]:
         """Make the code's groups and subscriptions known; return every subscription of the service that is not retired.
 
         Args:
-            start: where the reader of each group starts if the group is new. A subscription added to a group starts at its cursor.
+            start: where the reader of each group that reads the log starts if the group is new. A subscription added to a group starts at its
+                cursor.
+            inbound: the groups that read from brokers.
 
         Raises:
             RenamedSubscription: a stored name vanished from a group and another with the same events appeared without `renamed_from`.
@@ -98,6 +123,12 @@ class Registry:
         stored = {(row.group, row.name): row for row in self.list(connection, service)}
         for group, where in start.items():
             run(connection, Command(self.reader, (reader_name(service, group), service, group, "log", where)))
+        for group in dict.fromkeys(item.group for item in wanted if item.group not in start):
+            run(connection, Command(self.retire_log, (reader_name(service, group),)))
+        for fed in inbound:
+            reader, kind = inbound_reader(service, fed.group, fed.transport), "stream" if fed.by_position else "queue"
+            run(connection, Command(self.reader, (reader, service, fed.group, kind, "none")))
+            run(connection, Command(self.of_kind, (reader, kind)))
         names = {(item.group, item.name) for item in wanted}
         changed: set[str] = set()
         renamed: set[int] = set()
@@ -156,3 +187,8 @@ class Registry:
 def reader_name(service: str, group: str) -> str:
     """Return the name of a group's reader of the log."""
     return f"{service}/{group}@log"
+
+
+def inbound_reader(service: str, group: str, transport: str) -> str:
+    """Return the name of a group's reader of a broker."""
+    return f"{service}/{group}@{transport}"
