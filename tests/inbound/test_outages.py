@@ -7,12 +7,15 @@ import logging
 from typing import Any
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from tests.cli.conftest import CommandLine
+from tests.consume.shop import OrderPlaced
 from tests.consume.waiting import until, until_equal
-from tests.consume.world import World
+from tests.consume.world import World, effect
 from tests.inbound.shops import fast, in_order, orders, receiving
 from tests.relay.test_command_line import run
+from tidings import Subscriptions
 from tidings.errors import ProvisionError
 from tidings.stores.sql.errors import UNAVAILABLE
 from tidings.testing.memory import Memory, MemoryLog
@@ -138,12 +141,6 @@ async def test_what_is_in_memory_has_a_bound(world: World, broker: Memory) -> No
 
 
 async def test_stopping_finishes_what_is_under_way_and_hands_back_the_rest(world: World, broker: Memory) -> None:
-    from sqlalchemy.ext.asyncio import AsyncSession
-
-    from tests.consume.shop import OrderPlaced
-    from tests.consume.world import effect
-    from tidings import Subscriptions
-
     handlers = Subscriptions()
     began = asyncio.Event()
 

@@ -19,7 +19,6 @@ from tidings.errors import ConfigurationError
 from tidings.testing.memory import Memory, MemoryLog
 from tidings.transports import Local
 
-
 private = Contract("private")
 
 

@@ -85,6 +85,8 @@ class Session:
         self._progress: Progress[Any] = Progress(None) if tenure is None else tenure.progress
         self._done: list[Incoming] = []
         self._to_acknowledge = asyncio.Event()
+        self._flushing = asyncio.Lock()
+        self._on_the_way = 0
         self._leaving: set[str] = set()
         self._full = False
         self._lost: TransportDown | None = None
@@ -102,7 +104,7 @@ class Session:
     @property
     def idle(self) -> bool:
         """Whether everything that was received is finished, and acknowledged."""
-        return not self._in_memory and not self._done
+        return not (self._in_memory or self._done or self._on_the_way)
 
     def database_time(self) -> float:
         """Return the database's time as a Unix timestamp, as of the last look plus what has passed here."""
@@ -315,16 +317,20 @@ class Session:
         Raises:
             LeaseLost: the group's subscriptions have changed: what nobody wanted, or one less, may be wanted now, and has to come again.
         """
-        self._to_acknowledge.clear()
-        done, self._done = self._done, []
-        if not done:
-            return
-        await guarded(self._store.call(self._prove))
-        try:
-            await self._channel.acknowledge(done)
-        except TransportDown as error:
-            # They come again, as duplicates. Whoever receives ends this session.
-            self._lost = error
+        # One at a time: who flushes last must not believe that all is done while somebody else is still at it.
+        async with self._flushing:
+            self._to_acknowledge.clear()
+            done, self._done = self._done, []
+            self._on_the_way = len(done)
+            if not done:
+                return
+            await guarded(self._store.call(self._prove))
+            try:
+                await self._channel.acknowledge(done)
+            except TransportDown as error:
+                # They come again, as duplicates. Whoever receives ends this session.
+                self._lost = error
+            self._on_the_way = 0
 
     # Looking around
 
