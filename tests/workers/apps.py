@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from tests.consume.shop import MailWanted, OrderCancelled, OrderPlaced, shop
 from tests.consume.world import effect
+from tests.inbound.real import Ordered, paired
 from tests.workers import newer as newer_events
 from tests.workers.journal import Journal
 from tests.workers.moments import once
@@ -187,8 +188,6 @@ def inbound(store: SQLStore, journal: Journal, config: dict[str, Any]) -> Servic
 
     `pause_in` is the number of the item in whose handler the worker pauses, and `kill` those that end the process.
     """
-    from tests.inbound.real import Ordered, paired
-
     handlers = Subscriptions()
     pause = once(journal, "in the handler", None)
 

@@ -97,7 +97,7 @@ class Subscriber:
         delay = 0.1
         while not self._stopping.is_set():
             try:
-                lease = await guarded(means.store.transact(means.store.sharing.join, self.reader, means.worker, means.tuning.lease))
+                lease = await guarded(means.store.call(means.store.sharing.join, self.reader, means.worker, means.tuning.lease))
                 delay = 0.1
                 if lease is None:
                     await rest(means.tuning.lease, self._stopping)
@@ -133,7 +133,7 @@ class Subscriber:
         """What ends in good order was no crash."""
         store = self._means.store
         try:
-            await guarded(store.transact(store.sharing.leave, lease, self._means.worker))
+            await guarded(store.call(store.sharing.leave, lease, self._means.worker))
         except StoreDown as error:
             logger.info("could not say that receiving has ended: %s", error)
 
@@ -142,7 +142,7 @@ class Subscriber:
         store, tuning = self._means.store, self._means.tuning
         while True:
             await asyncio.sleep(tuning.lease / 3)
-            if not await guarded(store.transact(store.sharing.stay, lease, self._means.worker, tuning.lease)):
+            if not await guarded(store.call(store.sharing.stay, lease, self._means.worker, tuning.lease)):
                 raise LeaseLost("the subscriptions of the group have changed, or it is retired")
 
     async def _read(self, tenure: Tenure) -> None:

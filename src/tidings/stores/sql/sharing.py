@@ -18,6 +18,9 @@ class Sharing:
 
     All readers share the token of the group's row: it is raised when the group's subscriptions change, and says then that everybody has to look
     again (invariant 6). The row of a reader outlives only one that has crashed.
+
+    Each statement stands for itself, in autocommit: a process that is paused between two of them must not hold the group's row, for which whoever
+    starts would have to wait.
     """
 
     def __init__(self, names: Names, dialect: Dialect) -> None:
