@@ -124,7 +124,7 @@ class Runtime:
             wanted.append(Wanted(compiled.group, compiled.name, (), True))
             starts[compiled.group] = self.start_at.get(compiled.group, "earliest")
         fed = [(feed, compiled_inbound(feed.group, feed.transport)) for feed in sources.feeds]
-        wanted += [Wanted(compiled.group, compiled.name, (), False) for _, compiled in fed]
+        wanted += [Wanted(compiled.group, compiled.name, feed.names, False) for feed, compiled in fed]
         inbound = [Inbound(feed.group, feed.transport.name, feed.by_position) for feed in sources.feeds]
         if wanted:
             registered = await store.transact(store.registry.register, self.service, starts, wanted, inbound)

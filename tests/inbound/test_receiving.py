@@ -134,6 +134,64 @@ async def test_an_event_that_was_handled_from_the_log_is_not_handled_again_when_
     assert in_order(world.effects(), orders(1, 30))
 
 
+async def test_what_a_broker_still_had_when_an_event_went_back_to_the_log_is_read_there(world: World, broker: Memory) -> None:
+    """The group reads the log for another event all the time, so its checkpoint is behind what it was to get from the broker."""
+    handlers = charging()
+
+    @handlers.subscribe(OrderNoted)
+    async def note(event: OrderNoted, session: AsyncSession) -> None:
+        await effect(session, "note", event)
+
+    contracts = [shop, private]
+    async with receiving(world, broker, handlers, name="shop", contracts=contracts) as service:
+        await world.publish(service, *orders(1, 10))
+        await until_equal(lambda: len(world.effects("charge")), 10)
+    stopped = receiving(world, broker, handlers, name="shop", contracts=contracts)
+    await world.publish(stopped, *orders(11, 20), OrderNoted("a", 1))
+    broker.stop()
+    async with stopped:
+        # The log is read to its end, and what is for the broker is passed over.
+        await until_equal(lambda: world.effects("note"), [("a", 1)])
+    assert len(world.effects("charge")) == 10
+    async with receiving(world, broker, handlers, name="shop", contracts=contracts, routes={shop: Local()}):
+        await until_equal(lambda: len(world.effects("charge")), 20)
+    assert in_order(world.effects("charge"), orders(1, 20))
+    assert world.effects("note") == [("a", 1)]
+
+
+async def test_limits_hold_for_what_a_broker_brings(world: World, broker: Memory) -> None:
+    handlers = Subscriptions()
+    running = most = 0
+
+    @handlers.subscribe(OrderPlaced, concurrency=2)
+    async def charge(event: OrderPlaced) -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.01)
+        running -= 1
+
+    async with receiving(world, broker, handlers) as service, publishing(world, broker) as publisher:
+        await world.publish(publisher, *orders(1, 40, keys=40))
+        await until_equal(lambda: service.counters.of("handled") >= 40, True)
+    assert most == 2
+
+
+async def test_an_operator_can_hold_back_what_comes_from_a_broker(world: World, broker: Memory) -> None:
+    async with receiving(world, broker) as service, publishing(world, broker) as publisher:
+        await until(lambda: service._runtime is not None and service._runtime.subscribers[0].session)
+        await service.operations.pause("inbound:memory")
+        await until(lambda: service._runtime.subscribers[0].session._paused)  # type: ignore[union-attr]
+        await world.publish(publisher, *orders(1, 10))
+        await until_equal(lambda: len(broker.topics["order.placed"]), 10)
+        await asyncio.sleep(0.2)
+        received = service._runtime.subscribers[0].session.received  # type: ignore[union-attr]
+        await service.operations.resume("inbound:memory")
+        await until_equal(lambda: len(world.effects()), 10)
+    # One call of `receive` was under way.
+    assert received <= 10
+
+
 async def test_a_failing_event_holds_back_its_own_key_only(world: World, broker: Memory) -> None:
     handlers = Subscriptions()
     broken = True

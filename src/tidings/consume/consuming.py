@@ -89,6 +89,8 @@ class Session:
         self._on_the_way = 0
         self._leaving: set[str] = set()
         self._full = False
+        #: An operator may hold back the whole group: by the subscription for what nobody understands.
+        self._paused = any(row.id == inbound.id and row.state == "paused" for row in registered)
         self._lost: TransportDown | None = None
         self._crew = Crew(
             feed.group, executions, means, retrier, lease, registered, self._settle, self.database_time, self._pause, self._stopping.is_set,
@@ -258,7 +260,9 @@ class Session:
     async def _wait_for_room(self, tasks: asyncio.TaskGroup) -> None:
         """Wait while there is too much in memory, or too much that nobody understands: the rest stays with the broker."""
         tuning = self._tuning
-        while not self._stopping.is_set() and (self._full or self._in_memory >= tuning.events or self._bytes >= tuning.bytes):
+        while not self._stopping.is_set() and (
+            self._full or self._paused or self._in_memory >= tuning.events or self._bytes >= tuning.bytes
+        ):
             self._room.clear()
             await rest(_LOOK, self._room)
             self._withdraw(tasks)
@@ -346,6 +350,7 @@ class Session:
                     self._inbound.label, parked[self._inbound.id], self._tuning.max_parked, extra={"subscription": self._inbound.label},
                 )  # fmt: skip
             self._full = full
+            self._paused = self._crew.states.get(self._inbound.id) == "paused"
             self._room.set()
             await asyncio.sleep(1.0)
             if elapsed() - looked > _CLOCK:

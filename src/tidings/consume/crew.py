@@ -28,6 +28,7 @@ from tidings.errors import LeaseLost
 from tidings.publish.publisher import Publisher
 from tidings.stores.base import Lease, Registered
 from tidings.stores.sql.connections import Line
+from tidings.stores.sql.queries import INBOUND
 from tidings.stores.sql.store import SQLStore
 
 __all__ = ["Crew", "Means"]
@@ -72,6 +73,7 @@ class Crew:
     Attributes:
         routes: the pools by the names of the events that they handle.
         foreign: subscriptions of the group that this process lacks, likewise.
+        states: of all subscriptions of the service, by id, as of the last look.
     """
 
     def __init__(
@@ -103,12 +105,14 @@ class Crew:
                 self.routes.setdefault(name, []).append(pool)
         self.foreign: dict[str, list[Registered]] = {}
         for other in registered:
-            if other.group == group and other.id not in own and other.state != "retired":
+            # What is kept for nobody yet is no subscription that could be given anything.
+            if other.group == group and other.id not in own and other.state != "retired" and not other.name.startswith(INBOUND):
                 for name in other.events:
                     self.foreign.setdefault(name, []).append(other)
         self.careful = Careful(lease, store, retrier, means.worker, means.counters, means.tuning.events, pause, stopping)
         self._announcer = Announcer([pool.compiled for pool in self.pools], store, lease, means.worker)
         self._leave: Callable[[], None] | None = None
+        self.states = {row.id: row.state for row in registered}
 
     @property
     def busy(self) -> bool:
@@ -198,7 +202,7 @@ class Crew:
             if elapsed() - looked < 1.0:
                 continue
             looked = elapsed()
-            states = {row.id: row.state for row in await guarded(store.call(store.registry.list, self._means.service))}
+            self.states = {row.id: row.state for row in await guarded(store.call(store.registry.list, self._means.service))}
             parked = await guarded(store.call(store.lanes.parked, [pool.compiled.id for pool in self.pools]))
             for pool in self.pools:
                 full = parked.get(pool.compiled.id, 0) >= tuning.max_parked
@@ -207,4 +211,4 @@ class Crew:
                         "%s: %d events are parked; the rest stays where it is until there are fewer than %d", pool.compiled.label,
                         parked[pool.compiled.id], tuning.max_parked, extra={"subscription": pool.compiled.label},
                     )  # fmt: skip
-                pool.pause(full or states.get(pool.compiled.id) == "paused")
+                pool.pause(full or self.states.get(pool.compiled.id) == "paused")

@@ -21,7 +21,7 @@ class Feed:
 
     Attributes:
         group: its name in the store, and at the broker.
-        topics: what it reads, sorted.
+        topics, names: what it reads, and which events that are; sorted.
         subscriptions: those that have something there.
         by_position: one reader at a time reads the topics as logs, from our own checkpoint, because that is what keeps them in order. Else the
             broker divides the messages among all receivers of the group.
@@ -31,6 +31,7 @@ class Feed:
     group: str
     transport: Transport
     topics: tuple[str, ...]
+    names: tuple[str, ...]
     subscriptions: tuple[Compiled, ...]
     by_position: bool
     unordered: tuple[str, ...] = ()
@@ -66,6 +67,7 @@ def sources_of(subscriptions: Sequence[Compiled], routing: Routing | None) -> So
     """
     log: dict[str, list[Compiled]] = {}
     found: dict[tuple[str, str], dict[int, tuple[Compiled, set[str]]]] = {}
+    names: dict[tuple[str, str], set[str]] = {}
     transports: dict[str, Transport] = {}
     for number, compiled in enumerate(subscriptions):
         local = routing is None
@@ -79,9 +81,10 @@ def sources_of(subscriptions: Sequence[Compiled], routing: Routing | None) -> So
             transports[transport.name] = transport
             fed = found.setdefault((compiled.group, transport.name), {})
             fed.setdefault(number, (compiled, set()))[1].add(topic)
+            names.setdefault((compiled.group, transport.name), set()).add(kind.name)
         if local:
             log.setdefault(compiled.group, []).append(compiled)
-    feeds = [_feed(group, transports[name], list(fed.values())) for (group, name), fed in found.items()]
+    feeds = [_feed(group, transports[name], sorted(names[group, name]), list(fed.values())) for (group, name), fed in found.items()]
     return Sources(log, feeds)
 
 
@@ -93,7 +96,7 @@ def _kinds(compiled: Compiled, routing: Routing | None) -> list[EventType[Any]]:
     return [kind for kind in kinds if kind is not None]
 
 
-def _feed(group: str, transport: Transport, fed: Sequence[tuple[Compiled, set[str]]]) -> Feed:
+def _feed(group: str, transport: Transport, names: Sequence[str], fed: Sequence[tuple[Compiled, set[str]]]) -> Feed:
     ordered = [(compiled, topics) for compiled, topics in fed if compiled.options.ordered]
     for compiled, topics in ordered:
         if len(topics) > 1 and not _keeps_order_across_topics(transport):
@@ -105,7 +108,7 @@ def _feed(group: str, transport: Transport, fed: Sequence[tuple[Compiled, set[st
     by_position = bool(ordered) and not transport.ordered and isinstance(transport, Log)
     unordered = () if by_position or transport.ordered else tuple(compiled.label for compiled, _ in ordered)
     every = tuple(sorted({topic for _, topics in fed for topic in topics}))
-    return Feed(group, transport, every, tuple(compiled for compiled, _ in fed), by_position, unordered)
+    return Feed(group, transport, every, tuple(names), tuple(compiled for compiled, _ in fed), by_position, unordered)
 
 
 def _keeps_order_across_topics(transport: Transport) -> bool:

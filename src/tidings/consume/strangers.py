@@ -196,7 +196,12 @@ class Reopening(Execution):
 
     def _hand_on(self, connection: Connection, received: Received) -> None:
         for row in self.store.registry.list(connection, self._service):
-            if row.group != self.compiled.group or row.state == "retired" or received.name not in row.events:
+            if (
+                row.group != self.compiled.group
+                or row.state == "retired"
+                or received.name not in row.events
+                or row.name.startswith(INBOUND)
+            ):
                 continue
             lane = received.lane if self._ordered.get(row.id, True) else received.event_key
             known = self.store.inbox.standing(connection, row.id, [received.event_key], [lane])

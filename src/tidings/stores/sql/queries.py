@@ -57,13 +57,14 @@ class Backlog(NamedTuple):
 
 
 class Reader(NamedTuple):
-    """A group's reader of the log, or a leased task (`kind` is then `task`).
+    """A group's reader: of the log (`kind` is `log`), of a broker (`queue`, or by position `stream`), or a leased task (`task`).
 
     Attributes:
         owner: the worker that acts for it; `host` and `pid` where that worker is alive.
         lease_until: until when; a time that has passed says that its worker stopped without a word.
         moved_at: when its checkpoint last moved.
         restarts: how often it was taken over since then.
+        place: how far a `stream` was read, as JSON.
     """
 
     reader: str
@@ -78,6 +79,7 @@ class Reader(NamedTuple):
     moved_at: datetime | None
     restarts: int
     mark: tuple[str | None, str | None, int]
+    place: str | None = None
 
 
 class Subscription(NamedTuple):
@@ -175,7 +177,7 @@ class Queries:
         worker = "w.id::text" if pg else "w.id"
         self.readers_ = Sql(f"""
             select c.reader, c.service, c.group_name, c.kind, c.state, c.owner, w.host, w.pid, c.lease_until, c.moved_at, c.restarts,
-                   {windows}, c.position
+                   {windows}, c.position, c.place
             from {names.checkpoints} c left join {names.workers} w on {worker} = c.owner
             where c.kind <> 'session'
             order by c.kind, c.service, c.group_name, c.reader limit {_LISTED}
@@ -263,7 +265,7 @@ class Queries:
     def readers(self, connection: Connection) -> list[Reader]:
         """Return the readers of the log and the leased tasks."""
         return [
-            Reader._make((*row[:8], as_datetime(row[8]), as_datetime(row[9]), row[10], tuple(row[11:14])))
+            Reader._make((*row[:8], as_datetime(row[8]), as_datetime(row[9]), row[10], tuple(row[11:14]), row[14]))
             for row in run(connection, Command(self.readers_, ()))
         ]
 

@@ -13,6 +13,7 @@ from tidings.stores.base import Registered
 from tidings.stores.sql.dialect import Dialect
 from tidings.stores.sql.driver import run
 from tidings.stores.sql.names import Names
+from tidings.stores.sql.queries import INBOUND
 from tidings.stores.sql.statement import Command, Sql
 
 __all__ = ["Inbound", "Registry", "Wanted", "inbound_reader", "reader_name"]
@@ -89,6 +90,12 @@ class Registry:
         self.of_kind = Sql(f"""
             update {names.checkpoints} set kind = {typed("$2", "text")} where reader = {typed("$1", "text")} and kind <> {typed("$2", "text")}
         """)
+        # What was read before is in the inbox.
+        beginning = "previous = '1:1:'::pg_snapshot, current = null, position = 0" if pg else "position = 0"
+        self.rewind = Sql(f"""
+            update {names.checkpoints} set {beginning}, lease_token = lease_token + 1, lease_until = null, owner = null
+            where reader = {typed("$1", "text")} and kind = 'log'
+        """)
         columns = "reader, shard, service, group_name, kind" + ("" if pg else ", moved_at")
         values = "$1, 0, $2, $3, $4" + ("" if pg else f", {dialect.now}")
         # A group that was retired and is in the code again reads on where it was, as far as the log still has it.
@@ -121,8 +128,13 @@ class Registry:
         if self.alone is not None:
             run(connection, Command(self.alone, ()))
         stored = {(row.group, row.name): row for row in self.list(connection, service)}
+        back = self._back_to_the_log(connection, stored.values(), wanted)
         for group, where in start.items():
-            run(connection, Command(self.reader, (reader_name(service, group), service, group, "log", where)))
+            # What was on its way through a broker when the group came back to the log is behind its end.
+            first = "earliest" if group in back else where
+            run(connection, Command(self.reader, (reader_name(service, group), service, group, "log", first)))
+            if group in back:
+                run(connection, Command(self.rewind, (reader_name(service, group),)))
         for group in dict.fromkeys(item.group for item in wanted if item.group not in start):
             run(connection, Command(self.retire_log, (reader_name(service, group),)))
         for fed in inbound:
@@ -143,7 +155,8 @@ class Registry:
                     )
                 renamed.update(() if row is None else (row.id,))
             if row is None:
-                self._refuse_rename(item, stored.values(), names)
+                if not item.name.startswith(INBOUND):
+                    self._refuse_rename(item, stored.values(), names)
                 run(connection, Command(self.add, (service, item.group, item.name, json.dumps(item.events), item.ordered)))
                 changed.add(item.group)
             elif row.name != item.name or set(row.events) != set(item.events) or row.state == "retired":
@@ -172,10 +185,26 @@ class Registry:
         run(connection, Command(self.fence, (service, group)))
         return bool(found)
 
+    def _back_to_the_log(self, connection: Connection, stored: Collection[Registered], wanted: Sequence[Wanted]) -> set[str]:
+        """Return the groups that a broker has fed with events which it does not bring any more; note that it does not."""
+        feeding = {(item.group, item.name): set(item.events) for item in wanted if item.name.startswith(INBOUND)}
+        back: set[str] = set()
+        for row in stored:
+            if not row.name.startswith(INBOUND):
+                continue
+            still = feeding.get((row.group, row.name), set())
+            handled = {name for item in wanted if item.group == row.group and not item.name.startswith(INBOUND) for name in item.events}
+            elsewhere = {name for (group, _), names in feeding.items() if group == row.group for name in names}
+            if (set(row.events) - elsewhere) & handled:
+                back.add(row.group)
+            if not still and row.events:
+                run(connection, Command(self.change, (row.id, row.name, "[]", False)))
+        return back
+
     @staticmethod
     def _refuse_rename(item: Wanted, stored: Collection[Registered], names: set[tuple[str, str]]) -> None:
         for row in stored:
-            gone = (row.group, row.name) not in names and row.state != "retired"
+            gone = (row.group, row.name) not in names and row.state != "retired" and not row.name.startswith(INBOUND)
             if gone and row.group == item.group and set(row.events) & set(item.events):
                 raise RenamedSubscription(
                     f"group {item.group!r}: subscription {row.name!r} is stored but not in the code, and {item.name!r} for the same events is "
