@@ -13,23 +13,28 @@ from sqlalchemy.pool import NullPool, QueuePool
 
 from tidings.consume.company import Company
 from tidings.consume.counters import Counters
+from tidings.consume.crew import Means
 from tidings.consume.deliveries import Retrier
-from tidings.consume.execution import Failed
+from tidings.consume.execution import Execution, Failed
 from tidings.consume.gate import Gatekeeper
 from tidings.consume.limits import Limit
+from tidings.consume.opening import Opener
 from tidings.consume.receiver import Receiver
 from tidings.consume.routing import Compiled
+from tidings.consume.sources import Feed, Sources, sources_of
+from tidings.consume.strangers import Reopening, compiled_inbound
+from tidings.consume.subscriber import Subscriber, unordered_warning
 from tidings.consume.tuning import Tuning
 from tidings.consume.upkeep import Heart, LeasedTask, Mover, Purger
 from tidings.ids import uuid7
 from tidings.publish.publisher import Publisher
-from tidings.relay.contact import first_contact
+from tidings.relay.contact import Needs, first_contact
 from tidings.relay.relay import Relay
 from tidings.relay.routing import Routing
 from tidings.relay.sending import compiled_relay
-from tidings.stores.sql.registry import Wanted
+from tidings.stores.sql.registry import Inbound, Wanted
 from tidings.stores.sql.store import SQLStore
-from tidings.transports.base import Provision
+from tidings.transports.base import Provision, Transport
 
 __all__ = ["ROLES", "Dead", "Role", "Runtime"]
 
@@ -78,8 +83,10 @@ class Runtime:
     limit: Limit = field(default_factory=Limit)
     routing: Routing | None = None
     provision: Provision = "create"
+    max_message_bytes: int = 1 << 20
     worker: str = field(default_factory=lambda: str(uuid7()))
     receivers: list[Receiver] = field(default_factory=list)
+    subscribers: list[Subscriber] = field(default_factory=list)
     retrier: Retrier | None = None
     mover: LeasedTask | None = None
     relays: list[Relay] = field(default_factory=list)
@@ -108,19 +115,21 @@ class Runtime:
             Wanted(compiled.group, compiled.name, compiled.names, compiled.options.ordered, compiled.options.renamed_from)
             for compiled in self.subscriptions
         ]
-        starts: dict[str, Literal["earliest", "now"]] = {
-            group: self.start_at.get(group, "earliest") for group in dict.fromkeys(compiled.group for compiled in self.subscriptions)
-        }
+        sources = sources_of(self.subscriptions, self.routing)
+        starts: dict[str, Literal["earliest", "now"]] = {group: self.start_at.get(group, "earliest") for group in sources.log}
         brokers = () if self.routing is None else self.routing.brokers
         relays = [(transport, compiled_relay(transport)) for transport in brokers]
         for _, compiled in relays:
             # In every role: what is published from now on is kept for whoever relays.
             wanted.append(Wanted(compiled.group, compiled.name, (), True))
             starts[compiled.group] = self.start_at.get(compiled.group, "earliest")
+        fed = [(feed, compiled_inbound(feed.group, feed.transport)) for feed in sources.feeds]
+        wanted += [Wanted(compiled.group, compiled.name, feed.names, False) for feed, compiled in fed]
+        inbound = [Inbound(feed.group, feed.transport.name, feed.by_position) for feed in sources.feeds]
         if wanted:
-            registered = await store.transact(store.registry.register, self.service, starts, wanted)
+            registered = await store.transact(store.registry.register, self.service, starts, wanted, inbound)
             ids = {(row.group, row.name): row.id for row in registered}
-            for compiled in (*self.subscriptions, *(compiled for _, compiled in relays)):
+            for compiled in (*self.subscriptions, *(compiled for _, compiled in (*relays, *fed))):
                 compiled.id = ids[compiled.group, compiled.name]
         await store.transact(store.registry.add_task, "task:mover")
         await store.transact(store.registry.add_task, "task:purger")
@@ -129,31 +138,18 @@ class Runtime:
         await heart.first()
         self._heart = heart
         self._parts = [heart]
-        slots = asyncio.Semaphore(self._slots(len(starts)))
-        company = Company()
+        slots = asyncio.Semaphore(self._slots(len(starts) + len(fed)))
+        ready: set[str] = set()
+        if self.routing is not None and brokers and ("relay" in self.roles or ("consume" in self.roles and fed)):
+            ready = await first_contact(self._needs(brokers, sources), self.provision, self.tuning.first_contact)
         if "consume" in self.roles and self.subscriptions:
-            self._gates = Gatekeeper(self.service, self.limit, store, self.worker, self.tuning.lease)
-            for compiled in self.subscriptions:
-                compiled.gate = self._gates.gate(compiled.label, compiled.limit)
-            for group in dict.fromkeys(compiled.group for compiled in self.subscriptions):
-                mine = [compiled for compiled in self.subscriptions if compiled.group == group]
-                self.receivers.append(
-                    Receiver(
-                        self.service, group, mine, store, self.publisher, self.worker, slots, self.counters, self._died, self.tuning,
-                        company=company,
-                    )
-                )  # fmt: skip
-            self.retrier = Retrier(
-                self.subscriptions, store, self.publisher, self.worker, slots, self.counters, self._died, company=company
-            )
-            self._parts += [*self.receivers, self.retrier]
+            self._consume(sources, fed, slots, ready)
         if "relay" in self.roles and self.routing is not None:
-            ready = await first_contact(self.routing, self.provision, self.tuning.first_contact)
             for transport, compiled in relays:
                 self.relays.append(
                     Relay(
                         self.service, transport, compiled, self.routing, store, self.publisher, self.worker, self.counters, self._died,
-                        self.tuning, self.provision, provisioned=transport.name in ready,
+                        self.tuning, self.provision, provisioned=transport.name in ready, groups=sources.groups(transport),
                     )
                 )  # fmt: skip
             self._parts += self.relays
@@ -165,6 +161,68 @@ class Runtime:
             self._parts += [self.mover, purger]
         self._main = asyncio.create_task(self._run(), name=f"tidings:{self.service}")
         logger.info("service %s started: %d subscriptions, roles %s", self.service, len(self.subscriptions), ",".join(sorted(self.roles)))
+
+    def _needs(self, brokers: Sequence[Transport], sources: Sources) -> list[Needs]:
+        """Return what has to be there at the brokers that this process uses."""
+        assert self.routing is not None
+        relaying, consuming = "relay" in self.roles, "consume" in self.roles
+        return [
+            Needs(
+                transport, sorted({*(self.routing.topics(transport) if relaying else ()), *sources.topics(transport)}),
+                sources.groups(transport), "relay:" + transport.name if relaying else "inbound:" + transport.name,
+            )
+            for transport in brokers
+            if relaying or (consuming and sources.topics(transport))
+        ]  # fmt: skip
+
+    def _consume(
+        self, sources: Sources, fed: Sequence[tuple[Feed, Compiled]], slots: asyncio.Semaphore, ready: Collection[str]
+    ) -> None:  # fmt: skip
+        """Make what reads the log and the brokers, and what tries parked events again."""
+        store = self.store
+        company = Company()
+        self._gates = Gatekeeper(self.service, self.limit, store, self.worker, self.tuning.lease)
+        for compiled in self.subscriptions:
+            compiled.gate = self._gates.gate(compiled.label, compiled.limit)
+        for group, mine in sources.log.items():
+            self.receivers.append(
+                Receiver(
+                    self.service, group, mine, store, self.publisher, self.worker, slots, self.counters, self._died, self.tuning,
+                    company=company, elsewhere=self._elsewhere if fed else None,
+                )
+            )  # fmt: skip
+        openers = {feed.transport.name: self._opener(feed.transport) for feed, _ in fed}
+        reopened = {compiled.id: (compiled, openers[feed.transport.name]) for feed, compiled in fed}
+
+        def execution(compiled: Compiled, store: SQLStore, publisher: Publisher) -> Execution:
+            if compiled.id not in reopened:
+                return Execution(compiled, store, publisher)
+            group = [item for item in self.subscriptions if item.group == compiled.group]
+            return Reopening(compiled, store, publisher, reopened[compiled.id][1], self.service, group)
+
+        self.retrier = Retrier(
+            [*self.subscriptions, *(compiled for _, compiled in fed)], store, self.publisher, self.worker, slots, self.counters, self._died,
+            execution, company,
+        )  # fmt: skip
+        means = Means(
+            self.service, store, self.publisher, self.worker, slots, self.counters, self._died, self.tuning, company=company
+        )  # fmt: skip
+        for feed, compiled in fed:
+            self.subscribers.append(
+                Subscriber(
+                    feed, compiled, openers[feed.transport.name], means, self.max_message_bytes, self.start_at.get(feed.group, "earliest"),
+                    self.provision, provisioned=feed.transport.name in ready,
+                )
+            )  # fmt: skip
+        unordered_warning(sources.feeds)
+        self._parts += [*self.receivers, *self.subscribers, self.retrier]
+
+    def _opener(self, transport: Transport) -> Opener:
+        assert self.routing is not None
+        return Opener(transport, self.service, self.routing.types, self.routing.environment, self.max_message_bytes)
+
+    def _elsewhere(self, name: str, version: int | None, topic: str) -> bool:
+        return self.routing is not None and self.routing.comes_by(name, version, topic) is not None
 
     async def _run(self) -> None:
         # Permits are renewed until the last handler has ended.
@@ -190,6 +248,7 @@ class Runtime:
         if self._heart is not None:
             await self._heart.last()
         self.receivers.clear()
+        self.subscribers.clear()
         self.relays.clear()
         self.retrier = self.mover = self._gates = None
         self._parts.clear()

@@ -18,6 +18,7 @@ from tidings.consume.providers import Providers
 from tidings.consume.replay import Interval, Progress, Replay
 from tidings.consume.retry import Retry
 from tidings.consume.routing import Compiled, compile_subscription, event_types
+from tidings.consume.strangers import INBOUND
 from tidings.consume.subscriptions import Subscription, Subscriptions
 from tidings.consume.tuning import Tuning
 from tidings.contracts import Contract, EventType
@@ -55,8 +56,9 @@ class Service:
         contracts: every contract whose events it publishes or handles.
         subscriptions: the handlers, module by module.
         store: the tables in the service's database.
-        transport: how events leave the service: `RabbitMQ(url)`, `Kafka(url)`, `NATS(url)` or `Redis(url)`, or several. `Local()`, which
-            is the default, keeps them; the service's own subscribers read the log of the store in any case.
+        transport: how events leave the service, and come to it: `RabbitMQ(url)`, `Kafka(url)`, `NATS(url)` or `Redis(url)`, or several, of which
+            subscribers read the first. `Local()`, which is the default, keeps them in the log of the store, where subscribers read them; beside
+            a broker, `[RabbitMQ(url), Local()]`, it lets this service's subscribers read the log while others get the events from the broker.
         routes: other transports for some contracts, or topics: `{orders: Kafka(url), "audit.entries": Local()}`.
         provision: make what is missing at the brokers (`create`), or refuse to start without it (`verify`), or leave it all (`off`).
         retry: the default policy for failed events.
@@ -69,7 +71,7 @@ class Service:
         outbox_retention: how long published events are kept.
         inbox_retention: how long handled events are remembered; longer than anything that can bring an event again.
         dead_retention: how long dead events are kept that nothing waits behind.
-        max_message_bytes: the most bytes of one event, data and headers.
+        max_message_bytes: the most bytes of one event, data and headers; also of one that a broker brings.
         grace: seconds that stopping waits for handlers under way.
         roles: what this process does when it runs: `relay`, `consume`, `schedule`; an empty collection publishes only.
         same_database: further engines that lead to the store's database under another address, e.g. past a proxy.
@@ -132,6 +134,7 @@ class Service:
         self.subscription_limit = subscription_limit or Limit()
         self.environment = environment
         self.grace = grace
+        self._max_message_bytes = max_message_bytes
         self._types = event_types(self.contracts)
         self.routing = Routing(self.transport, routes or {}, self.contracts, list(self._types.values()), environment)
         self._own = Subscriptions()
@@ -283,6 +286,8 @@ class Service:
             raise ConfigurationError(f"service {self.name!r} is running already")
         compiled = self._compile()
         for item in compiled:
+            if item.name.startswith(INBOUND):
+                raise ConfigurationError(f"subscription {item.name!r}: names that begin with {INBOUND} are taken; give it another one")
             if is_relay(item.group):
                 raise ConfigurationError(
                     f"subscription {item.name!r}: groups called {PREFIX}... are those of relays; give it another group"
@@ -297,7 +302,7 @@ class Service:
             self.name, self.environment, __version__, self.store, self.publisher, compiled, start,  # type: ignore[arg-type]
             *self._retention, on_dead=self._on_dead, counters=self.counters, tuning=self.tuning,
             roles=self.roles if roles is None else frozenset(roles), limit=self.limit,
-            routing=self.routing, provision=self.provision,
+            routing=self.routing, provision=self.provision, max_message_bytes=self._max_message_bytes,
         )  # fmt: skip
         await runtime.start()
         self._runtime = runtime
@@ -326,6 +331,7 @@ class Service:
             compile_subscription(
                 subscription, self._types, subscription.group or self.name, self.retry, self._providers, breaker=self.breaker,
                 limit=self.subscription_limit, async_engine=self.store.connections.asynchronous, driver=self.store.connections.sync_engine.dialect.driver,
+                replies=any(transport.wire == "cap" for transport in self.routing.brokers),
             )
             for declared in self._declared
             for subscription in declared.subscriptions

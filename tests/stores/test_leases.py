@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 
-import msgspec
 import pytest
+from msgspec.structs import replace
 
 from tests.stores.events import earliest, insert, outgoing
 from tests.stores.waiting import become
 from tidings.stores import SQLStore
 from tidings.stores.base import Lease, Mark
-from tidings.stores.sql.registry import Wanted
+from tidings.stores.sql.registry import Inbound, Wanted
+from tidings.stores.sql.retire import Retire
 
 READER = "shop/shop@log"
 
@@ -142,8 +143,8 @@ class TestCheckpoints:
         one = await held(ready, "one")
         mark = Mark("10:20:12", "30:40:33", 7) if ready.dialect.name == "postgresql" else Mark(None, None, 7)
         assert await move(ready, one, mark, 9)
-        assert await move(ready, one, msgspec.structs.replace(mark, previous=None, current=None, position=8), 12, same_window=True)
-        assert (await held(ready, "one")).mark == msgspec.structs.replace(mark, position=8)
+        assert await move(ready, one, replace(mark, previous=None, current=None, position=8), 12, same_window=True)
+        assert (await held(ready, "one")).mark == replace(mark, position=8)
 
     async def test_the_highest_position_never_goes_back(self, ready: SQLStore) -> None:
         one = await held(ready, "one")
@@ -156,8 +157,8 @@ class TestCheckpoints:
         stale = await held(ready, "one")
         await ready.call(ready.leases.release, stale)
         lease = await held(ready, "two")
-        await move(ready, lease, msgspec.structs.replace(earliest(ready), position=3), 3)
-        assert not await move(ready, stale, msgspec.structs.replace(earliest(ready), position=99), 99, same_window=same_window)
+        await move(ready, lease, replace(earliest(ready), position=3), 3)
+        assert not await move(ready, stale, replace(earliest(ready), position=99), 99, same_window=same_window)
         again = await held(ready, "two")
         assert (again.mark.position, again.high) == (3, 3)
 
@@ -165,7 +166,7 @@ class TestCheckpoints:
         lease = await held(ready, "one")
         async with ready.connections.transaction() as undone:
             await undone.run(insert, ready, [outgoing()])
-            assert await undone.run(ready.leases.move, lease, msgspec.structs.replace(earliest(ready), position=5), 5, same_window=False)
+            assert await undone.run(ready.leases.move, lease, replace(earliest(ready), position=5), 5, same_window=False)
         assert (await held(ready, "one")).mark == earliest(ready)
 
 
@@ -201,7 +202,7 @@ class TestFences:
         await ready.transact(ready.registry.register, "shop", {"shop": "earliest"}, [Wanted("shop", "charge", ("order.placed",), True)])
         assert not await holds(ready, lease)
         assert not await renew(ready, lease)
-        assert not await move(ready, lease, msgspec.structs.replace(earliest(ready), position=9), 9)
+        assert not await move(ready, lease, replace(earliest(ready), position=9), 9)
         # It is the owner still, and goes on at once with the new list.
         again = await held(ready, "one")
         assert await holds(ready, again)
@@ -219,3 +220,55 @@ class TestFences:
         assert await handle(lease) == 3
         await held(ready, "one")
         assert await handle(lease) == 0
+
+
+class TestSharing:
+    """Reading side by side, where a broker divides the messages."""
+
+    QUEUE = "shop/shop@rabbitmq"
+
+    @pytest.fixture
+    async def queue(self, store: SQLStore) -> SQLStore:
+        await store.transact(store.registry.register, "shop", {}, [Wanted("shop", "x", ("e",), True)], [Inbound("shop", "rabbitmq", False)])
+        return store
+
+    async def join(self, store: SQLStore, worker: str, ttl: float = 10.0) -> Lease:
+        lease = await store.call(store.sharing.join, self.QUEUE, worker, ttl)
+        assert lease is not None
+        return lease
+
+    async def test_nobody_is_kept_out_and_all_have_one_token(self, queue: SQLStore) -> None:
+        first, second = await self.join(queue, "a"), await self.join(queue, "b")
+        assert first == second
+        assert (first.restarts, second.restarts) == (1, 1)
+        assert await queue.call(queue.sharing.stay, first, "a", 10.0)
+        assert await queue.call(queue.leases.holds, second)
+
+    async def test_a_new_subscription_makes_everybody_look_again(self, queue: SQLStore) -> None:
+        lease = await self.join(queue, "a")
+        await queue.transact(
+            queue.registry.register, "shop", {}, [Wanted("shop", "x", ("e",), True), Wanted("shop", "y", ("f",), True)],
+            [Inbound("shop", "rabbitmq", False)],
+        )  # fmt: skip
+        assert not await queue.call(queue.leases.holds, lease)
+        assert not await queue.call(queue.sharing.stay, lease, "a", 10.0)
+        assert await queue.call(queue.leases.holds, await self.join(queue, "a"))
+
+    async def test_who_has_crashed_is_counted_until_it_is_forgiven(self, queue: SQLStore) -> None:
+        for worker in ("a", "b"):
+            await self.join(queue, worker, ttl=-1.0)
+        third = await self.join(queue, "c")
+        assert third.restarts == 3
+        await queue.call(queue.sharing.forgive, third)
+        assert (await self.join(queue, "d")).restarts == 1
+
+    async def test_who_has_left_is_not(self, queue: SQLStore) -> None:
+        lease = await self.join(queue, "a", ttl=-1.0)
+        await queue.call(queue.sharing.leave, lease, "a")
+        assert (await self.join(queue, "b")).restarts == 1
+
+    async def test_a_retired_group_has_no_readers(self, queue: SQLStore) -> None:
+        lease = await self.join(queue, "a")
+        await queue.transact(Retire(queue.names, queue.dialect).group, "shop", "shop")
+        assert not await queue.call(queue.sharing.stay, lease, "a", 10.0)
+        assert await queue.call(queue.sharing.join, self.QUEUE, "a", 10.0) is None

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from tests.consume.shop import MailWanted, OrderCancelled, OrderPlaced, shop
 from tests.consume.world import effect
+from tests.inbound.real import Ordered, paired
 from tests.workers import newer as newer_events
 from tests.workers.journal import Journal
 from tests.workers.moments import once
@@ -19,7 +20,7 @@ from tidings.consume.retry import Reject
 from tidings.service import Dead
 from tidings.stores import SQLStore
 
-__all__ = ["deadly", "ledger", "limited", "newer", "orders", "relay"]
+__all__ = ["deadly", "inbound", "ledger", "limited", "newer", "orders", "relay"]
 
 
 def orders(store: SQLStore, journal: Journal, config: dict[str, Any]) -> Service:
@@ -180,6 +181,30 @@ def newer(store: SQLStore, journal: Journal, config: dict[str, Any]) -> Service:
         journal.say("sending", number=event.number)
 
     return Service("shop", contracts=[newer_events.shop], subscriptions=[handlers], store=store)
+
+
+def inbound(store: SQLStore, journal: Journal, config: dict[str, Any]) -> Service:
+    """Billing, which charges what comes from the broker at `broker`; `mine` is what the test's topics and services end with.
+
+    `pause_in` is the number of the item in whose handler the worker pauses, and `kill` those that end the process.
+    """
+    handlers = Subscriptions()
+    pause = once(journal, "in the handler", None)
+
+    @handlers.subscribe(Ordered, retry=Retry(attempts=4, base=0.05, jitter=0), timeout=None)
+    async def charge(event: Ordered, session: AsyncSession) -> None:
+        journal.say("charging", number=event.number)
+        await effect(session, "charge", event)
+        if event.number == config.get("pause_in"):
+            pause()
+        if event.number in config.get("kill", ()):
+            os._exit(1)
+
+    made = getattr(transports, config["transport"])(config["broker"], **config.get("options", {}))
+    mine = config["mine"]
+    return Service(
+        f"billing-{mine}", contracts=[paired], subscriptions=[handlers], store=store, transport=made, environment=mine
+    )  # fmt: skip
 
 
 def relay(store: SQLStore, journal: Journal, config: dict[str, Any]) -> Service:

@@ -1,4 +1,4 @@
-"""`tidings groups`: who reads the log, how far each has come, and retiring a group that no code has any more."""
+"""`tidings groups`: who reads the log or a broker, how far each has come, and retiring a group that no code has any more."""
 
 from __future__ import annotations
 
@@ -15,8 +15,12 @@ from tidings.cli.text import as_json, counted, duration
 
 if TYPE_CHECKING:
     from tidings.stores import SQLStore
+    from tidings.stores.sql.queries import Reader
 
 __all__ = ["groups"]
+
+#: What groups read: the log, or a broker.
+_KINDS = ("log", "queue", "stream")
 
 
 @click.group()
@@ -33,7 +37,7 @@ def list_(target: Target, json_: bool) -> None:
     The log keeps every event that a group has not read, whatever the retention says, until the group is retired.
     """
     found = on_store(target, gather)
-    rows = [reader for reader in found.readers if reader.kind == "log"]
+    rows = [reader for reader in found.readers if reader.kind in _KINDS]
     if json_:
         click.echo(as_json([_as_object(found, reader.reader) for reader in rows]))
         return
@@ -45,7 +49,7 @@ def list_(target: Target, json_: bool) -> None:
             (
                 reader.group, reader.service, reader.state,
                 counted(found.backlogs[reader.reader].events, COUNTED) if reader.reader in found.backlogs else "",
-                _checkpoint(reader.mark), "" if reader.moved_at is None else f"{duration(found.now - reader.moved_at)} ago",
+                _checkpoint(reader), "" if reader.moved_at is None else f"{duration(found.now - reader.moved_at)} ago",
             )
             for reader in rows
         ],
@@ -67,31 +71,37 @@ def retire(target: Target, group: str, of: str | None, yes: bool) -> None:
     matching = [
         reader
         for reader in found.readers
-        if reader.kind == "log" and reader.group == group and of in (None, reader.service) and reader.state != "retired"
+        if reader.kind in _KINDS and reader.group == group and of in (None, reader.service) and reader.state != "retired"
     ]
     if not matching:
         raise Failed(f"there is no group {group!r} that is not retired: 'tidings groups list' lists them")
-    if len(matching) > 1:
-        raise click.UsageError(f"several services have it: say which with --of ({', '.join(reader.service for reader in matching)})")
-    (reader,) = matching
-    if reader.lease_until is not None and reader.lease_until > found.now:
+    services = sorted({reader.service for reader in matching})
+    if len(services) > 1:
+        raise click.UsageError(f"several services have it: say which with --of ({', '.join(services)})")
+    if any(reader.lease_until is not None and reader.lease_until > found.now for reader in matching):
         raise Failed(f"a worker reads for group {group!r} right now: take its subscriptions out of the code first, and deploy")
     from tidings.stores.sql.queries import COUNTED
 
-    unread = counted(found.backlogs[reader.reader].events, COUNTED)
-    confirmed(f"Retire group {group} of service {reader.service}? It has not read {unread} events, and never will.", yes)
+    (service,) = services
+    unread = [counted(found.backlogs[reader.reader].events, COUNTED) for reader in matching if reader.reader in found.backlogs]
+    missed = f"It has not read {unread[0]} events, and never will." if unread else "It receives nothing more."
+    confirmed(f"Retire group {group} of service {service}? {missed}", yes)
 
     async def work(store: SQLStore) -> bool:
         from tidings.stores.sql.retire import Retire
 
-        return await store.transact(Retire(store.names, store.dialect).group, reader.service, group)
+        return await store.transact(Retire(store.names, store.dialect).group, service, group)
 
     on_store(target, work)
-    click.echo(f"retired group {group} of service {reader.service}")
+    click.echo(f"retired group {group} of service {service}")
 
 
-def _checkpoint(mark: tuple[str | None, str | None, int]) -> str:
-    previous, current, position = mark
+def _checkpoint(reader: Reader) -> str:
+    if reader.kind == "queue":
+        return "kept by the broker"
+    if reader.kind == "stream":
+        return reader.place or "the beginning"
+    previous, current, position = reader.mark
     if previous is None:
         return f"position {position:,}"
     return f"snapshot {previous}" if current is None else f"position {position:,} of window {previous} to {current}"

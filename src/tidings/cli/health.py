@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tidings.stores import SQLStore
     from tidings.stores.sql.queries import Activity, Backlog, Reader, Scheduled, Subscription, Worker
 
-__all__ = ["Status", "gather", "is_relay", "problems_of"]
+__all__ = ["Status", "gather", "is_inbound", "is_relay", "problems_of"]
 
 #: How long a reader may stand still with a backlog, a scheduled event may be overdue.
 _STALE = timedelta(seconds=60)
@@ -88,6 +88,11 @@ def problems_of(status: Status) -> list[str]:
             problems.append(
                 f"{label}: its broker has been down{since}, the events wait in the log: {subscription.breaker_reason or 'the reason is not known'}"
             )
+        elif subscription.breaker is not None and subscription.breaker != "closed" and is_inbound(subscription):
+            since = "" if subscription.breaker_since is None else f" for {duration(status.now - subscription.breaker_since)}"
+            problems.append(
+                f"{label}: its broker has been down{since}, and nothing comes from it: {subscription.breaker_reason or 'the reason is not known'}"
+            )
         elif subscription.breaker in ("open", "half-open"):
             since = "" if subscription.breaker_since is None else f" for {duration(status.now - subscription.breaker_since)}"
             problems.append(
@@ -110,6 +115,13 @@ def problems_of(status: Status) -> list[str]:
             f"a scheduled event has been due for {duration(status.now - due)} and was not published: run a worker with role 'schedule'"
         )
     return problems
+
+
+def is_inbound(what: Subscription) -> bool:
+    """Whether this keeps what a group has received from a broker and nobody understands: it has a table of its own."""
+    from tidings.stores.sql.queries import INBOUND
+
+    return what.name.startswith(INBOUND)
 
 
 def is_relay(what: Subscription | Reader) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tidings.cli.command import NOT_WELL, Command
-from tidings.cli.health import Status, gather, is_relay
+from tidings.cli.health import Status, gather, is_inbound, is_relay
 from tidings.cli.store import Target, on_store, store_options
 from tidings.cli.table import Cell, show_table
 from tidings.cli.text import as_json, counted, duration, safe
@@ -74,11 +74,12 @@ def _show(found: Status, target: Target) -> None:
                 *(f"{recent.get((item.label, measure), 0):,}" for measure in _MEASURES),
             )
             for item in found.subscriptions
-            if item.state != "retired" and not is_relay(item)
+            if item.state != "retired" and not is_relay(item) and not is_inbound(item)
         ],
         right=("retrying", "dead", "waiting", "blocked", *_MEASURES),
         title="Subscriptions (handled, failed, duplicates: in the last 15 minutes)",
     )  # fmt: skip
+    _show_inbound(found, recent)
     _show_relays(found, recent)
     alive = [worker for worker in found.workers if worker.alive]
     show_table(
@@ -118,8 +119,33 @@ def _show_relays(found: Status, recent: dict[tuple[str, str], int]) -> None:
     )  # fmt: skip
 
 
+def _show_inbound(found: Status, recent: dict[tuple[str, str], int]) -> None:
+    inbound = [item for item in found.subscriptions if is_inbound(item) and item.state != "retired"]
+    if inbound:
+        show_table(
+            ("inbound", "service", "broker", "dead", "gaps", "reader"),
+            [
+                (
+                    item.label, item.service, _broker(found, item), Cell(f"{item.dead:,}", "bold red" if item.dead else ""),
+                    f"{recent.get((item.label, 'gaps'), 0):,}",
+                    "" if (reader := _inbound_reader(found, item)) is None else "each" if reader.kind == "queue" else _owner(reader),
+                )
+                for item in inbound
+            ],
+            right=("dead", "gaps"),
+            title="Inbound (dead: messages that nobody understands; gaps: in the last 15 minutes)",
+        )  # fmt: skip
+
+
+def _inbound_reader(found: Status, item: Subscription) -> Reader | None:
+    from tidings.stores.sql.queries import INBOUND
+
+    name = f"{item.service}/{item.group}@{item.name.removeprefix(INBOUND)}"
+    return next((reader for reader in found.readers if reader.reader == name), None)
+
+
 def broker_state(item: Subscription) -> str:
-    """Return what is known of a relay's broker: `connected`, `down`, `paused` by an operator, or `unknown` while nobody relays."""
+    """Return what is known of the broker: `connected`, `down`, `paused` by an operator, or `unknown` while nobody relays or receives."""
     if item.state == "paused":
         return "paused"
     if item.breaker is None:
@@ -195,6 +221,20 @@ def _as_object(found: Status) -> dict[str, object]:
         for item in found.subscriptions
         if is_relay(item) and item.state != "retired"
     ]
+    inbound = [
+        {
+            "inbound": item.label,
+            "service": item.service,
+            "group": item.group,
+            "broker": broker_state(item),
+            "since": item.breaker_since,
+            "reason": item.breaker_reason,
+            "dead": item.dead,
+            "gaps": recent.get((item.label, "gaps"), 0),
+        }
+        for item in found.subscriptions
+        if is_inbound(item) and item.state != "retired"
+    ]
     subscriptions = [
         {**item._asdict(), "recently": {measure: recent.get((f"{item.group}/{item.name}", measure), 0) for measure in _MEASURES}}
         for item in found.subscriptions
@@ -205,6 +245,7 @@ def _as_object(found: Status) -> dict[str, object]:
         "time": found.now,
         "schema_version": found.schema_version,
         "readers": readers,
+        "inbound": inbound,
         "relays": relays,
         "subscriptions": subscriptions,
         "scheduled": found.scheduled,

@@ -20,6 +20,7 @@ from tidings.errors import Undecodable, Unsendable
 
 __all__ = [
     "CALLBACK",
+    "ID",
     "SETTABLE",
     "SOURCE",
     "Reply",
@@ -36,6 +37,9 @@ __all__ = [
 
 #: The header that asks for a reply, and names its topic.
 CALLBACK = "cap-callback-name"
+
+#: The header with the id that CAP gives a message; it need not be a UUID.
+ID = "cap-msg-id"
 
 #: The `source` of events whose publisher does not say one.
 SOURCE = "/cap"

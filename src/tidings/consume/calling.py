@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Callable
 from contextlib import AsyncExitStack, ExitStack
 from typing import Any
 
 from sqlalchemy.orm import Session
 
+from tidings.codecs.cap import CALLBACK, ID
 from tidings.consume.bridge import in_bridged_thread
 from tidings.consume.deadline import Deadline
+from tidings.consume.failures import printable
 from tidings.consume.guard import SessionGuard
 from tidings.consume.injection import Need, Parameter, Plan
 from tidings.consume.providers import entered
 from tidings.envelope import Envelope
 from tidings.errors import NoTransaction, TransactionEnded
 from tidings.publish.context import current_envelope
+from tidings.publish.headers import written
 from tidings.publish.outgoing import Outgoing
 from tidings.publish.publish import Publish
 from tidings.publish.publisher import Publisher
@@ -25,6 +30,8 @@ from tidings.publish.sqlalchemy_state import open_savepoints, rolled_back_savepo
 from tidings.stores.sql.connections import Connections, Held, in_thread
 
 __all__ = ["HandlerFailed", "Scope", "call"]
+
+logger = logging.getLogger("tidings.consume")
 
 
 class HandlerFailed(Exception):
@@ -94,6 +101,25 @@ class Scope:
         """Return the `Publish` of this transaction: as `service.publish` on the handler's session, if it has one."""
         target = getattr(session, "sync_session", session)
         return Publish(self._publisher, lambda outgoing: self._accept(outgoing, target))
+
+    def reply(self, event: Any, envelope: Envelope, session: Any) -> None:
+        """Publish what a handler returned, if its event asks for a reply by a topic that this event goes to.
+
+        Whoever can send messages must not choose freely where we publish: any other topic gets no reply.
+        """
+        topic = envelope.headers.get(CALLBACK)
+        if not topic:
+            return
+        outgoing = self._publisher.prepare(event, context=envelope)
+        if outgoing.topic != topic:
+            logger.warning(
+                "%s %s asks for a reply to %s, and %s goes to %s: it gets none", envelope.name, envelope.id, printable(topic, 80),
+                type(event).__name__, outgoing.topic, extra={"event_id": str(envelope.id)},
+            )  # fmt: skip
+            return
+        headers = json.loads(outgoing.headers)
+        headers["correlationid"] = envelope.headers.get(ID) or str(envelope.id)
+        self._accept(outgoing._replace(headers=written(headers)), getattr(session, "sync_session", session))
 
     def published(self) -> list[Outgoing]:
         """Return what was published and not taken back by a savepoint, in order."""
@@ -193,22 +219,25 @@ async def call(plan: Plan, event: Any, envelope: Envelope | list[Envelope], scop
 
 
 async def _call_async(plan: Plan, event: Any, envelope: Any, scope: Scope) -> None:
+    result: Any = None
     used = None if plan.session is None else scope.session(plan.session, asynchronous=True)
     session = None if used is None else used.session
     if plan.simple:
         values = {p.name: _value(p, envelope, scope, session) for p in plan.parameters}
-        await plan.function(event, **values)
+        result = await plan.function(event, **values)
     else:
         error: BaseException | None = None
         async with AsyncExitStack() as stack:
             values = {p.name: await _resolve(p, envelope, scope, session, stack) for p in plan.parameters}
             try:
-                await plan.function(event, **values)
+                result = await plan.function(event, **values)
             except BaseException as raised:
                 error = raised
                 raise
         if error is not None:
             raise error  # a provider's context manager swallowed it: the handler has failed all the same
+    if plan.replies and result is not None:
+        scope.reply(result, envelope, session)
     if used is not None:
         used.check()
         if not used.shared:
@@ -232,6 +261,8 @@ async def _call_sync(plan: Plan, event: Any, envelope: Any, scope: Scope) -> Non
             raise error  # a provider's context manager swallowed it: the handler has failed all the same
         if hasattr(result, "__await__"):
             raise TypeError(f"{plan.function!r} is a plain def but returned an awaitable: make it async def")
+        if plan.replies and result is not None:
+            scope.reply(result, envelope, session)
         if used is not None:
             used.check()
             if not used.shared:

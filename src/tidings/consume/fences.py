@@ -14,12 +14,12 @@ from tidings.errors import LeaseLost, TransactionEnded
 from tidings.stores.base import Claimed, Lease, Parking
 from tidings.stores.sql.store import SQLStore
 
-__all__ = ["PROMOTED_LEASE", "Handed", "LaneFence"]
+__all__ = ["NO_LANE", "PROMOTED_LEASE", "Handed", "LaneFence"]
 
 #: Seconds that the lease of a promoted event's lane lasts; renewed while it runs.
 PROMOTED_LEASE = 30.0
 #: A lane that no key has: a delivery's own lane must not be taken for one that blocks it.
-_NO_LANE = "0" * 32
+NO_LANE = "0" * 32
 
 
 class Handed:
@@ -112,7 +112,7 @@ class Handed:
         """Insert the inbox rows; return the `Standing` of events that do not run."""
         keys = [event.event_key for event in events]
         promoted = self.promoted or {}
-        lanes = [_NO_LANE if (lane := self.lane(event)) in promoted else lane for event in events]
+        lanes = [NO_LANE if (lane := self.lane(event)) in promoted else lane for event in events]
         return self._store.inbox.open(connection, subscription_id, keys, lanes)
 
     def close(self, connection: Connection, subscription_id: int, ran: Sequence[Received], events: Sequence[Received]) -> None:
@@ -162,7 +162,7 @@ class LaneFence:
     def open(self, connection: Connection, subscription_id: int, events: Sequence[Received]) -> dict[int, int]:
         """Insert the inbox rows; return the `Standing` of events that do not run."""
         keys = [event.event_key for event in events]
-        return self._store.inbox.open(connection, subscription_id, keys, [_NO_LANE] * len(keys))
+        return self._store.inbox.open(connection, subscription_id, keys, [NO_LANE] * len(keys))
 
     def close(self, connection: Connection, subscription_id: int, ran: Sequence[Received], events: Sequence[Received]) -> None:
         """Prove that the inbox rows of what ran are there, and take all of the events off the lane."""

@@ -62,6 +62,8 @@ class Plan:
         session: the class of the session that it asks for, or None.
         alone: it gets a connection whose ordinary use commits (`with connection:` of sqlite3), which must not take others' effects with it.
         simple: no provider is involved, so that a call needs no exit stack.
+        returns: what it is annotated to return.
+        replies: what it returns is the reply to the event, if that asks for one.
     """
 
     function: Callable[..., Any]
@@ -73,6 +75,8 @@ class Plan:
     session: type[Any] | None
     alone: bool
     simple: bool
+    returns: Any = None
+    replies: bool = False
 
 
 def plan(
@@ -134,6 +138,7 @@ def plan(
         session=sessions[0].kind if sessions else None,
         alone=any(parameter.need is Need.DRIVER and not parameter.kind.__module__.startswith("asyncpg") for parameter in needs),
         simple=not any(parameter.need is Need.PROVIDED and parameter.provider and parameter.provider.factory for parameter in needs),
+        returns=hints.get("return"),
     )  # fmt: skip
 
 

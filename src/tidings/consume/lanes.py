@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Generic, TypeVar
 
 __all__ = ["Lanes"]
@@ -103,6 +103,29 @@ class Lanes(Generic[T]):
                 self._ready.append(lane)
             else:
                 del self._lanes[lane.key]
+
+    def drop(self, gone: Callable[[T], bool]) -> list[T]:
+        """Forget what waits and is `gone`; return it. What is taken stays taken."""
+        dropped: list[T] = []
+        ready: deque[_Lane[T] | T] = deque()
+        for lane in self._lanes.values():
+            kept: deque[T] = deque()
+            for item in lane.items:
+                (dropped if gone(item) else kept).append(item)
+            lane.items = kept
+        for entry in self._ready:
+            if isinstance(entry, _Lane):
+                if entry.items:
+                    ready.append(entry)
+                else:
+                    del self._lanes[entry.key]
+            elif gone(entry):
+                dropped.append(entry)
+            else:
+                ready.append(entry)
+        self._ready = ready
+        self.waiting -= len(dropped)
+        return dropped
 
     def clear(self) -> None:
         """Forget what waits. Lanes that are taken now must not be given back."""

@@ -126,6 +126,14 @@ class Pool:
         """Whether a worker is handling something."""
         return bool(self._running)
 
+    def has(self, wanted: Callable[[Received], bool]) -> bool:
+        """Whether one of these events is being handled; one that has a lane of its own holds nobody up."""
+        return any(wanted(received) for handed in self._running if not handed.is_promoted() for received in handed.items)
+
+    def drop(self, gone: Callable[[Received], bool]) -> list[Received]:
+        """Forget what waits and is somebody else's now; return it."""
+        return self.lanes.drop(gone)
+
     def stop(self) -> None:
         """Take nothing more, for good: what waits is in the log, and is read again."""
         self.stopped = True

@@ -111,7 +111,7 @@ class Received(msgspec.Struct, gc=False, eq=False):
         try:
             hops = extensions.get("hops")
             return Envelope(
-                id=UUID(self.id),
+                id=_id(self.id, self.event_key),
                 source=self.source,
                 name=self.name,
                 version=self.version,
@@ -147,6 +147,14 @@ def from_delivery(row: Delivery) -> Received:
     return Received.of(
         row.event_id, row.source, row.name, row.version, row.topic, row.key, row.time, row.sequence, row.headers, row.data, row.event_key
     )
+
+
+def _id(text: str, event_key: str) -> UUID:
+    """Return an id as a UUID: those that others give need not be any."""
+    try:
+        return UUID(text)
+    except ValueError:
+        return UUID(event_key)
 
 
 def _time(value: Any) -> datetime | None:

@@ -3,62 +3,60 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
-from sqlalchemy import Connection
-
 from tidings.clock import elapsed
-from tidings.consume.announcing import Announcer
-from tidings.consume.careful import Careful
 from tidings.consume.company import Company
 from tidings.consume.counters import Counters
-from tidings.consume.deliveries import Retrier
+from tidings.consume.crew import Crew, Means
 from tidings.consume.execution import Execution, Failed, StoreDown
-from tidings.consume.parking import guarded, parking
+from tidings.consume.parking import guarded
 from tidings.consume.pool import Pool
 from tidings.consume.progress import Progress
 from tidings.consume.received import Received, from_row
 from tidings.consume.routing import Compiled
-from tidings.consume.settling import Settling
 from tidings.consume.tenure import Tenure, acquire, bounded, cause_of, hold, rest, timestamp
 from tidings.consume.tuning import Tuning
 from tidings.errors import LeaseLost
 from tidings.publish.publisher import Publisher
 from tidings.stores.base import Batch, Lease, Mark, Registered
-from tidings.stores.sql.connections import Held, Line
+from tidings.stores.sql.connections import Held
 from tidings.stores.sql.errors import UNAVAILABLE
 from tidings.stores.sql.registry import reader_name
 from tidings.stores.sql.store import SQLStore
 
 __all__ = ["Receiver"]
 
-logger = logging.getLogger("tidings.consume")
-
 
 class Receiver:
-    """One group on the log. Acquires the reader's lease, and reads until it is lost or the receiver is stopped."""
+    """One group on the log. Acquires the reader's lease, and reads until it is lost or the receiver is stopped.
+
+    Args:
+        elsewhere: whether events of this name, version and topic come to the group by a broker: then they are passed over here.
+    """
 
     def __init__(
         self, service: str, group: str, subscriptions: Sequence[Compiled], store: SQLStore, publisher: Publisher, worker: str,
         slots: asyncio.Semaphore, counters: Counters, died: Callable[[Compiled, Failed], None], tuning: Tuning,
         execution: Callable[[Compiled, SQLStore, Publisher], Execution] = Execution, company: Company | None = None,
+        elsewhere: Callable[[str, int | None, str], bool] | None = None,
     ) -> None:  # fmt: skip
         self.reader = reader_name(service, group)
         self.group = group
         self._service = service
         self._store = store
         self._worker = worker
-        self._slots = slots
         self._counters = counters
-        self._died = died
         self._tuning = tuning
+        self._elsewhere = elsewhere
+        self._means = Means(
+            service, store, publisher, worker, slots, counters, died, tuning, execution, company or Company()
+        )  # fmt: skip
         self._executions = [execution(compiled, store, publisher) for compiled in subscriptions]
-        self._company = company or Company()
         #: What careful mode runs its lanes with.
-        self._retrier = Retrier(subscriptions, store, publisher, worker, slots, counters, died, execution, self._company)
+        self._retrier = self._means.retrier(subscriptions)
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
         self._to_end = False
@@ -124,44 +122,19 @@ class Receiver:
         self._bytes = 0
         self._room.set()
         self._offset = time.time() - elapsed()
-        own = {execution.compiled.id for execution in self._executions}
-        paused = {row.id for row in registered if row.state == "paused"}
-        reads, writes = Line(self._store.connections), Line(self._store.connections)
-        pools = self.pools = [
-            Pool(
-                Settling(
-                    execution, self._store, lease, self._slots, self._counters, self.database_time,
-                    lambda failed, compiled=execution.compiled: self._died(compiled, failed), reads, writes,  # type: ignore[misc]
-                ),
-                self._store, lease, self._counters, self._settle, self._company,
-            )
-            for execution in self._executions
-        ]  # fmt: skip
-        routes: dict[str, list[Pool]] = {}
-        for pool in pools:
-            pool.pause(pool.compiled.id in paused)
-            for name in pool.compiled.names:
-                routes.setdefault(name, []).append(pool)
-        foreign: dict[str, list[Registered]] = {}
-        for other in registered:
-            if other.group == self.group and other.id not in own and other.state != "retired":
-                for name in other.events:
-                    foreign.setdefault(name, []).append(other)
-        careful = Careful(
-            lease, self._store, self._retrier, self._worker, self._counters, self._tuning.events, self._pause, self._stopping.is_set
-        )
-        announcer = Announcer([pool.compiled for pool in pools], self._store, lease, self._worker)
-        await announcer.inherit()
-        leave = self._company.join(lambda: any(pool.busy for pool in pools))
+        crew = Crew(
+            self.group, self._executions, self._means, self._retrier, lease, registered, self._settle, self.database_time, self._pause,
+            self._stopping.is_set,
+        )  # fmt: skip
+        self.pools = crew.pools
+        await crew.join()
         try:
             async with asyncio.TaskGroup() as tasks:
-                workers = [tasks.create_task(pool.work()) for pool in pools for _ in range(pool.compiled.options.concurrency)]
-                workers.append(tasks.create_task(tenure.keep()))
-                workers.append(tasks.create_task(self._watch(pools, announcer)))
-                await self._feed(lease, routes, foreign, careful, tasks)
-                await careful.finish()
-                await self._drain(pools)
-                for task in workers:
+                helpers = [*crew.start(tasks), tasks.create_task(tenure.keep())]
+                await self._feed(lease, crew, tasks)
+                await crew.careful.finish()
+                await crew.drain(self._room, everything=self._to_end)
+                for task in helpers:
                     task.cancel()
         except BaseExceptionGroup as group:
             raise cause_of(group) from None
@@ -170,17 +143,12 @@ class Receiver:
             await bounded(tenure.leave())
             raise
         finally:
-            leave()
-            for pool in pools:
-                await bounded(pool.settling.close())
-            await bounded(reads.close())
-            await bounded(writes.close())
+            await crew.end()
         await tenure.leave()
 
-    async def _feed(
-        self, lease: Lease, routes: dict[str, list[Pool]], foreign: dict[str, list[Registered]], careful: Careful, tasks: asyncio.TaskGroup
-    ) -> None:
+    async def _feed(self, lease: Lease, crew: Crew, tasks: asyncio.TaskGroup) -> None:
         tuning = self._tuning
+        careful = crew.careful
         mark = lease.mark
         quiet_since = elapsed()
         page = 100
@@ -193,12 +161,16 @@ class Receiver:
                 mark = batch.end
                 for row, after in zip(batch.rows, batch.marks, strict=True):
                     received = from_row(row)
-                    if received.name in foreign:
-                        await self._park_for_others(lease, received, foreign[received.name])
-                    for pool in self._route(received, after, routes):
-                        if careful.on and await careful.handle(received, pool, tasks):
-                            self._settle(received)
-                        else:
+                    if self._elsewhere is not None and self._elsewhere(received.name, received.version, received.topic):
+                        self._progress.read(after, received.sequence or 0, 0)
+                        continue
+                    if received.name in crew.foreign:
+                        await crew.park_for(crew.foreign[received.name], received)
+                    pools = self._route(received, after, crew.routes)
+                    if careful.on:
+                        await crew.hand(received, pools, tasks, self._settle)
+                    else:
+                        for pool in pools:
                             pool.add(received)
                 if batch.rows:
                     quiet_since = elapsed()
@@ -218,50 +190,13 @@ class Receiver:
                     # Polls follow what happens: every few milliseconds while events come, twice a second after a quiet time.
                     await self._wait_for_news(min(tuning.longest, max(tuning.shortest, (elapsed() - quiet_since) / 20)))
 
-    async def _drain(self, pools: Sequence[Pool]) -> None:
-        """Wait until nothing is under way, when reading to the end also until nothing waits; who stops us bounds the time."""
-        if not self._to_end:
-            for pool in pools:
-                pool.stop()
-        while any(pool.busy or (pool.lanes.waiting and not (pool.paused or pool.stopped or pool.starved)) for pool in pools):
-            self._room.clear()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(0.1):
-                    await self._room.wait()
-
-    async def _watch(self, pools: Sequence[Pool], announcer: Announcer) -> None:
-        """Move slow events out of the way of the source; hold back subscriptions that an operator paused, or that have parked too much.
-
-        Tell everybody about breakers that open and close.
-        """
-        tuning = self._tuning
-        looked = 0.0
-        while True:
-            await announcer.tell()
-            await asyncio.sleep(min(1.0, tuning.slow / 2))
-            for pool in pools:
-                await pool.promote(tuning.slow)
-            if elapsed() - looked < 1.0:
-                continue
-            looked = elapsed()
-            states = {row.id: row.state for row in await guarded(self._store.call(self._store.registry.list, self._service))}
-            parked = await guarded(self._store.call(self._store.lanes.parked, [pool.compiled.id for pool in pools]))
-            for pool in pools:
-                full = parked.get(pool.compiled.id, 0) >= tuning.max_parked
-                if full and not pool.paused:
-                    logger.error(
-                        "%s: %d events are parked; the rest stays in the log until there are fewer than %d", pool.compiled.label,
-                        parked[pool.compiled.id], tuning.max_parked, extra={"subscription": pool.compiled.label},
-                    )  # fmt: skip
-                pool.pause(full or states.get(pool.compiled.id) == "paused")
-
     async def _next(self, held: Held, mark: Mark, page: int) -> Batch:
         try:
             return await held.run(self._store.log.read, mark, page)
         except UNAVAILABLE as error:
             raise StoreDown(f"the log cannot be read: {str(error).partition(chr(10))[0]}") from error
 
-    def _route(self, received: Received, after: Mark, routes: dict[str, list[Pool]]) -> Sequence[Pool]:
+    def _route(self, received: Received, after: Mark, routes: Mapping[str, Sequence[Pool]]) -> Sequence[Pool]:
         """Note an event that was read; return the pools of those who handle it."""
         pools = routes.get(received.name, ())
         assert received.sequence is not None
@@ -271,20 +206,6 @@ class Receiver:
             return pools
         self._bytes += received.size
         return pools
-
-    async def _park_for_others(self, lease: Lease, received: Received, others: Sequence[Registered]) -> None:
-        """Park an event for subscriptions that this process lacks: another deploy has them (invariant 6)."""
-
-        def park(connection: Connection) -> None:
-            for other in others:
-                known = self._store.inbox.standing(connection, other.id, [received.event_key], [received.lane])
-                if known.get(0) != 1:
-                    self._store.lanes.park(connection, other.id, [parking(received, received.lane, "waiting for code", delay=1.0)])
-            if not self._store.leases.holds(connection, lease):
-                raise LeaseLost(f"another worker reads for {self.reader!r} now")
-
-        await guarded(self._store.transact(park))
-        self._counters.add("", "waiting for code", len(others))
 
     def _settle(self, received: Received) -> None:
         before = len(self._progress)

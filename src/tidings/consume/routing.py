@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -90,10 +91,14 @@ def compile_subscription(
     limit: Limit | None = None,
     async_engine: bool,
     driver: str | None = None,
+    replies: bool = False,
 ) -> Compiled:
     """Resolve the handlers of a subscription.
 
     A version that has a handler of its own goes there; another one goes to the handler of the nearest newer version that upcasters reach.
+
+    Args:
+        replies: whether events may ask for a reply: what a handler that is annotated to return an event returns, published in its transaction.
 
     Raises:
         ConfigurationError: no handlers, an event class of no contract, or a handler that cannot be called.
@@ -111,6 +116,8 @@ def compile_subscription(
                     "declare it with @contract.event(...) and give that contract to Service(contracts=[...])"
                 )
         resolved = plan(declared.function, declared.events, declared.batch, providers, async_engine=async_engine, driver=driver)
+        if replies and declared.batch is None and _returns_events(resolved.returns, types):
+            resolved = replace(resolved, replies=True, transactional=True)
         plans.update(dict.fromkeys(declared.events, resolved))
     names = tuple(dict.fromkeys(types[cls].name for cls in plans))
     by_name: dict[str, list[EventType[Any]]] = {name: [] for name in names}
@@ -137,6 +144,10 @@ def compile_subscription(
         circuit=Circuit(subscription.options.breaker or breaker, label=f"{group}/{subscription.name}"),
         label=f"{group}/{subscription.name}",
     )  # fmt: skip
+
+
+def _returns_events(hint: Any, types: dict[type[Any], EventType[Any]]) -> bool:
+    return hint in types or any(_returns_events(part, types) for part in typing.get_args(hint))
 
 
 def _route(event_type: EventType[Any], handled: Iterable[EventType[Any]], plans: dict[type[Any], Plan]) -> Route | None:

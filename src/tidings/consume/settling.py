@@ -13,7 +13,7 @@ from tidings.consume.calling import HandlerFailed
 from tidings.consume.counters import Counters
 from tidings.consume.execution import Attempt, Execution, Failed, StoreDown
 from tidings.consume.failures import remember, said
-from tidings.consume.fences import Handed
+from tidings.consume.fences import NO_LANE, Handed
 from tidings.consume.outcome import Outcome
 from tidings.consume.parking import guarded, parking, record_failure, to_its_end, undecodable
 from tidings.consume.received import Received
@@ -39,6 +39,7 @@ class Settling:
         slots: bounds the handler transactions of this process, so that the user's connection pool is never exhausted.
         clock: returns the database's time as this process knows it, for events that expire.
         died: called for each event that is dead.
+        shared: whether others may have the same events, under the same lease: a broker takes them from who does not know it yet.
         reads, writes: where the inbox of plain handlers is read and written; two, so that neither waits for the other.
 
     Attributes:
@@ -47,7 +48,7 @@ class Settling:
 
     def __init__(
         self, execution: Execution, store: SQLStore, lease: Lease, slots: asyncio.Semaphore, counters: Counters, clock: Callable[[], float],
-        died: Callable[[Failed], None], reads: Line, writes: Line,
+        died: Callable[[Failed], None], reads: Line, writes: Line, *, shared: bool = False,
     ) -> None:  # fmt: skip
         self.execution = execution
         self.compiled = execution.compiled
@@ -60,6 +61,7 @@ class Settling:
         self._died = died
         self._reads = reads
         self._writes = writes
+        self._shared = shared
         self._recorder: Recorder[Handed] = Recorder(self._write_done)
 
     async def close(self) -> None:
@@ -385,6 +387,11 @@ class Settling:
         return claimed
 
     def _park_in(self, connection: Connection, items: Sequence[Parking], ttl: float = 0.0, owner: str | None = None) -> list[Claimed]:
+        if self._shared:
+            items = self._undecided(connection, items)
+            if not items:
+                self._hold(connection)
+                return []
         aside = [item.event_key for item in items if item.state == "dead" and item.lane == item.event_key]
         if aside:
             # Its key goes on without it: a copy that is read again must not run out of order.
@@ -392,6 +399,22 @@ class Settling:
         claimed = self._store.lanes.park(connection, self.compiled.id, items, ttl=ttl, owner=owner)
         self._hold(connection)
         return claimed
+
+    def _undecided(self, connection: Connection, items: Sequence[Parking]) -> list[Parking]:
+        """Leave out dead events that somebody else, who was given them too, has handled: such a lane would block its key for nothing.
+
+        Inserting the inbox rows waits for whoever handles them now. Only dead ones matter: the others find their inbox rows when they are tried again.
+        """
+        dead = [item for item in items if item.state == "dead"]
+        if not dead:
+            return list(items)
+        keys = [item.event_key for item in dead]
+        handled = self._store.inbox.open(connection, self.compiled.id, keys, [NO_LANE] * len(keys))
+        for index, key in enumerate(keys):
+            if index not in handled:
+                self._store.history.forget(connection, self.compiled.id, key)
+        gone = {keys[index] for index in handled}
+        return [item for item in items if item.event_key not in gone]
 
     def _record(self, connection: Connection, keys: Sequence[str], outcome: int) -> None:
         self._store.inbox.record(connection, self.compiled.id, keys, outcome)

@@ -4,37 +4,52 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from tidings.errors import ConfigurationError, TidingsError, TransportDown
-from tidings.relay.routing import Routing
 from tidings.transports.base import Provision, Transport
 
-__all__ = ["first_contact"]
+__all__ = ["Needs", "first_contact"]
 
 logger = logging.getLogger("tidings.relay")
 
 
-async def first_contact(routing: Routing, mode: Provision, seconds: float) -> set[str]:
-    """Provision what the relays need, all at once; return the names of the transports where that is done.
+class Needs(NamedTuple):
+    """What has to be there at one broker.
+
+    Attributes:
+        user: who says so, for logs: `relay:rabbitmq`.
+    """
+
+    transport: Transport
+    topics: Sequence[str]
+    groups: Mapping[str, Sequence[str]]
+    user: str
+
+
+async def first_contact(needs: Sequence[Needs], mode: Provision, seconds: float) -> set[str]:
+    """Provision what is needed, all at once; return the names of the transports where that is done.
 
     Args:
-        seconds: how long to wait; a relay provisions later what could not be provisioned now.
+        seconds: how long to wait; what could not be provisioned now is later, by whoever uses it.
 
     Raises:
         ProvisionError: a broker lacks what should be there, or has it with other properties.
         ConfigurationError: a client library is missing, or an address cannot be one.
     """
-    found = await asyncio.gather(*(_contact(transport, routing, mode, seconds) for transport in routing.brokers), return_exceptions=True)
+    found = await asyncio.gather(*(_contact(need, mode, seconds) for need in needs), return_exceptions=True)
     for error in found:
         if isinstance(error, BaseException):
             raise error
-    return {transport.name for transport, done in zip(routing.brokers, found, strict=True) if done}
+    return {need.transport.name for need, done in zip(needs, found, strict=True) if done}
 
 
-async def _contact(transport: Transport, routing: Routing, mode: Provision, seconds: float) -> bool:
+async def _contact(need: Needs, mode: Provision, seconds: float) -> bool:
+    transport = need.transport
     try:
         async with asyncio.timeout(seconds):
-            await transport.provision(routing.topics(transport), {}, mode)
+            await transport.provision(need.topics, need.groups, mode)
             if mode == "off":
                 # Nothing else has asked for the client, or looked at the address.
                 await (await transport.publisher()).close()
@@ -49,5 +64,5 @@ async def _contact(transport: Transport, routing: Routing, mode: Provision, seco
         raise ConfigurationError(f"transport {transport.name!r} cannot be used as it is configured: {error}") from error
     else:
         return True
-    logger.warning("relay:%s: the broker cannot be used yet: %s; the service starts without it", transport.name, reason)
+    logger.warning("%s: the broker cannot be used yet: %s; the service starts without it", need.user, reason)
     return False

@@ -11,9 +11,10 @@ import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -77,6 +78,7 @@ class Relay:
     def __init__(
         self, service: str, transport: Transport, compiled: Compiled, routing: Routing, store: SQLStore, publisher: Publisher, worker: str,
         counters: Counters, died: Callable[[Compiled, Failed], None], tuning: Tuning, provision: Provision = "create", *, provisioned: bool = False,
+        groups: Mapping[str, Sequence[str]] = MappingProxyType({}),
     ) -> None:  # fmt: skip
         self.transport = transport
         self.compiled = compiled
@@ -92,6 +94,8 @@ class Relay:
         self._tuning = tuning
         self._provision: Provision = provision
         self._provisioned = provisioned
+        #: Those of this service, made before anything is sent: what nobody is there for would be refused.
+        self._groups = groups
         self._stopping = asyncio.Event()
         self._wake = asyncio.Event()
         self._told: str | None = None
@@ -160,7 +164,7 @@ class Relay:
 
     async def _connect(self) -> Channel:
         if not self._provisioned:
-            await self.transport.provision(self._routing.topics(self.transport), {}, self._provision)
+            await self.transport.provision(self._routing.topics(self.transport), self._groups, self._provision)
             self._provisioned = True
         return await self.transport.publisher()
 

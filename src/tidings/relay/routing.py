@@ -13,9 +13,13 @@ from tidings.transports.local import Local
 
 __all__ = ["PREFIX", "Destination", "Routes", "Routing", "is_relay", "relay_name"]
 
-#: Where events go: one transport, or several at once. `Local()` keeps them for this service's own subscribers.
+#: Where events go: one transport, or several at once. `Local()` keeps them for this service's own subscribers, who then read them in the log;
+#: else these receive them from the first broker, as everybody does.
 Destination: TypeAlias = "Transport | Local | Sequence[Transport | Local]"
 Routes: TypeAlias = "Mapping[Contract | str, Destination]"
+
+#: What a destination is once it is checked: the brokers, and whether the service's own subscribers read the log.
+_Where: TypeAlias = "tuple[tuple[Transport, ...], bool]"
 
 #: What the group and the subscription of a relay begin with, in the store's tables.
 PREFIX = "relay:"
@@ -44,6 +48,7 @@ class Routing:
 
     Attributes:
         brokers: every transport that is not `Local`, once.
+        types, environment: as given.
 
     Raises:
         ConfigurationError: something is no transport, two transports have one name, or a route is for a contract that the service lacks.
@@ -53,8 +58,8 @@ class Routing:
         self, default: Destination, routes: Routes, contracts: Sequence[Contract], types: Sequence[EventType[Any]], environment: str | None
     ) -> None:
         self._default = _listed("transport", default)
-        self._by_contract: dict[str, tuple[Transport, ...]] = {}
-        self._by_topic: dict[str, tuple[Transport, ...]] = {}
+        self._by_contract: dict[str, _Where] = {}
+        self._by_topic: dict[str, _Where] = {}
         for key, destination in routes.items():
             if isinstance(key, Contract):
                 if key not in contracts:
@@ -67,17 +72,19 @@ class Routing:
             else:
                 raise ConfigurationError(f"Service routes has {key!r}: the keys are contracts and topics")
         self.brokers = self._distinct()
+        self.types = list(types)
         self._types = {(kind.name, kind.version): kind for kind in types}
         self._names: dict[str, EventType[Any]] = {}
         for kind in types:
             known = self._names.get(kind.name)
             if known is None or (kind.version or 0) > (known.version or 0):
                 self._names[kind.name] = kind
-        self._environment = environment
+        self.environment = environment
 
     def _distinct(self) -> tuple[Transport, ...]:
         found: dict[str, Transport] = {}
-        for transport in chain(self._default, *self._by_contract.values(), *self._by_topic.values()):
+        wheres = (self._default, *self._by_contract.values(), *self._by_topic.values())
+        for transport in chain.from_iterable(brokers for brokers, _ in wheres):
             if found.setdefault(transport.name, transport) != transport:
                 raise ConfigurationError(
                     f"two transports are called {transport.name!r}, and their checkpoints would be mixed up: give one of them another "
@@ -94,15 +101,25 @@ class Routing:
         kind = self.type_of(name, version)
         if kind is None:
             chosen = self._by_topic.get(topic)
-            return "unknown" if chosen is None or transport in chosen else "no"
-        return "no" if kind.internal or transport not in self._of(kind, topic) else "yes"
+            return "unknown" if chosen is None or transport in chosen[0] else "no"
+        return "no" if kind.internal or transport not in self._of(kind, topic)[0] else "yes"
+
+    def source(self, kind: EventType[Any], topic: str) -> Transport | None:
+        """Return where the service's own subscribers get events of this type from; None is the log."""
+        brokers, local = self._of(kind, topic)
+        return None if kind.internal or local or not brokers else brokers[0]
+
+    def comes_by(self, name: str, version: int | None, topic: str) -> Transport | None:
+        """Return what `source` does, of an event in the log; the log for one that no contract of this process has."""
+        kind = self.type_of(name, version)
+        return None if kind is None else self.source(kind, topic)
 
     def topics(self, transport: Transport) -> list[str]:
         """Return the topics whose events go to a transport."""
         found: set[str] = set()
         for kind in self._types.values():
-            topic = kind.topic(self._environment)
-            if not kind.internal and transport in self._of(kind, topic):
+            topic = kind.topic(self.environment)
+            if not kind.internal and transport in self._of(kind, topic)[0]:
                 found.add(topic)
         return sorted(found)
 
@@ -113,13 +130,13 @@ class Routing:
         cap = any(transport.wire == "cap" for transport in self.brokers)
         return collision(header, tuple(transport.binding for transport in self.brokers), cap=cap)
 
-    def _of(self, kind: EventType[Any], topic: str) -> tuple[Transport, ...]:
+    def _of(self, kind: EventType[Any], topic: str) -> _Where:
         by_topic = self._by_topic.get(topic)
         return self._by_contract.get(kind.contract.name, self._default) if by_topic is None else by_topic
 
 
-def _listed(what: str, destination: Destination) -> tuple[Transport, ...]:
-    """Return the brokers of a destination."""
+def _listed(what: str, destination: Destination) -> _Where:
+    """Check a destination."""
     given: Any = destination
     several: Sequence[Any] = given if isinstance(given, list | tuple) else (given,)
     if not several:
@@ -130,4 +147,4 @@ def _listed(what: str, destination: Destination) -> tuple[Transport, ...]:
                 f"Service {what}={one!r} is no transport: give RabbitMQ(url), Kafka(url), NATS(url), Redis(url) or Local()"
             )
     brokers: list[Any] = [one for one in several if not isinstance(one, Local)]
-    return tuple(brokers)
+    return tuple(brokers), len(brokers) < len(several)

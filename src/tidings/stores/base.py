@@ -14,12 +14,14 @@ __all__ = ["ALONE", "Batch", "Claim", "Claimed", "Delivery", "Failure", "Lease",
 class Mark(msgspec.Struct, frozen=True, gc=False):
     """How far a reader has come; opaque to everyone but the store.
 
-    `position` has a meaning inside the window between `previous` and `current` only; without windows (SQLite) it is all there is.
+    `position` has a meaning inside the window between `previous` and `current` only; without windows (SQLite) it is all there is. Whoever reads
+    a broker by position has `place` in place of all of them: the positions as JSON, empty before the first.
     """
 
     previous: str | None
     current: str | None
     position: int
+    place: str | None = None
 
 
 class Batch(NamedTuple):

@@ -11,7 +11,7 @@ from tidings.codecs.wire import Wire
 from tidings.errors import ProvisionError, TransportDown
 from tidings.transports.base import CONFIRMED, Failure, Incoming, Outcome, Outgoing, Provision, sifted, size_of, unconfirmed
 
-__all__ = ["Memory"]
+__all__ = ["Memory", "MemoryLog"]
 
 
 class Memory:
@@ -219,3 +219,52 @@ class _Receiver:
                 cursor.give_back(self)
             async with self._broker._news:
                 self._broker._news.notify_all()
+
+
+class MemoryLog(Memory):
+    """A broker in memory whose groups keep no order, and whose topics can be read by position, as those of NATS and Redis."""
+
+    ordered = False
+
+    def __init__(self, failure: Failure = "independent", *, most: int = 1 << 20, name: str = "memory", wire: Wire = "cloudevents") -> None:
+        super().__init__(failure, most=most, name=name, wire=wire)
+        self._first: dict[str, int] = {}
+
+    def trim(self, topic: str, messages: int) -> None:
+        """Remove the first messages of a topic: who has not read them yet never will."""
+        self._first[topic] = self._first.get(topic, 0) + messages
+
+    async def reader(self, after: Mapping[str, str]) -> _Reader:
+        """Connect, to read by position."""
+        self._check(self._generation)
+        if missing := [topic for topic in after if topic not in self.topics]:
+            raise ProvisionError(f"there is no topic {missing[0]!r}")
+        return _Reader(self, after, self._generation)
+
+    async def end(self, topics: Sequence[str]) -> dict[str, str]:
+        """Return the positions behind the last messages."""
+        self._check(self._generation)
+        return {topic: str(len(self.topics[topic])) for topic in topics}
+
+
+class _Reader(_Receiver):
+    def __init__(self, broker: MemoryLog, after: Mapping[str, str], generation: int) -> None:
+        super().__init__(broker, "", (), generation)
+        self._log = broker
+        self._next = {topic: int(position or 0) for topic, position in after.items()}
+
+    def _look(self, most: int) -> list[Incoming]:
+        self._check()
+        found: list[Incoming] = []
+        for topic, after in self._next.items():
+            first, messages = self._log._first.get(topic, 0), self._log.topics[topic]
+            gap = f"the messages {after} to {first - 1} are gone" if 0 < after < first else ""
+            for number in range(max(after, first), min(len(messages), max(after, first) + most - len(found))):
+                place = f"{topic}/{number}"
+                found.append(Incoming(topic, messages[number].message, place, (self, None), topic, position=str(number + 1), gap=gap))
+                gap = ""
+                self._next[topic] = number + 1
+        return found
+
+    async def acknowledge(self, incoming: Sequence[Incoming], /) -> None:
+        self._check()

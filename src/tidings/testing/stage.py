@@ -16,11 +16,13 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from tidings.consume.providers import Providers
 from tidings.errors import ConfigurationError
+from tidings.relay.routing import Routing
 from tidings.runtime import Runtime
 from tidings.stores.sql.queries import Queries
 from tidings.stores.sql.store import SQLStore
 from tidings.testing.eyes import Eyes
 from tidings.testing.throwaway import make_async_engine, make_engine, make_file
+from tidings.transports.local import Local
 
 if TYPE_CHECKING:
     from tidings.service import Service
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Stage"]
 
 #: What a service has to have changed while it is under test.
-_CHANGED = ("store", "publisher", "roles", "_providers")
+_CHANGED = ("store", "publisher", "roles", "routing", "_providers")
 
 
 class Stage:
@@ -192,6 +194,8 @@ class Stage:
         for kind, provider in self._provide.items():
             providers.add(kind, provider)
         service.store, service.publisher, service._providers, service.roles = store, publisher, providers, frozenset()
+        # No broker: what is published goes to the subscribers through the log.
+        service.routing = Routing(Local(), {}, service.contracts, service.routing.types, service.routing.environment)
 
     def _throw_away(self, *, asynchronous: bool) -> SQLStore:
         if self._directory is None:

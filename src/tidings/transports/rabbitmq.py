@@ -79,6 +79,11 @@ class RabbitMQ:
         return "independent"
 
     @property
+    def across_topics(self) -> bool:
+        """A group has the same queue, or for each key the same one, for all of its topics."""
+        return True
+
+    @property
     def binding(self) -> Binding:
         """AMQP's."""
         return AMQP

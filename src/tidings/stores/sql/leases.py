@@ -24,7 +24,7 @@ class Leases:
         self.windows = windows
         reader = f"reader = {typed('$1', 'text')} and shard = {typed('$2', 'smallint')}"
         mine = f"{reader} and lease_token = {typed('$3', 'bigint')}"
-        mark = "previous::text, current::text, position" if windows else "null, null, position"
+        mark = "previous::text, current::text, position, place" if windows else "null, null, position, place"
         # `restarts` counts acquisitions without progress; the first move of the checkpoint clears it. A worker may take over from itself.
         self.acquire_ = Sql(f"""
             update {names.checkpoints}
@@ -44,6 +44,9 @@ class Leases:
         bounded = "set_config('idle_in_transaction_session_timeout', '5s', true)"
         self.held = Sql(f"select {bounded if windows else 1} from {names.checkpoints} where {mine}{' for share' if windows else ''}")
         highest = "greatest" if windows else "max"
+        self.move_place = Sql(f"""
+            update {names.checkpoints} set place = {typed("$4", "text")}, restarts = 0, moved_at = {dialect.now} where {mine} returning shard
+        """)
         moved = f"high = {highest}(high, {typed('$5', 'bigint')}), restarts = 0, moved_at = {dialect.now} where {mine} returning shard"
         self.move_position = Sql(f"update {names.checkpoints} set position = {typed('$4', 'bigint')}, {moved}")
         self.move_window = Sql(f"""
@@ -56,8 +59,8 @@ class Leases:
         rows = run(connection, Command(self.acquire_, (reader, shard, owner, ttl)))
         if not rows:
             return None
-        token, previous, current, position, high, restarts = rows[0]
-        return Lease(reader, shard, token, Mark(previous, current, position), high, restarts)
+        token, previous, current, position, place, high, restarts = rows[0]
+        return Lease(reader, shard, token, Mark(previous, current, position, place), high, restarts)
 
     def renew(self, connection: Connection, lease: Lease, ttl: float) -> bool:
         """Hold the lease for `ttl` more seconds; False when it is lost."""
@@ -73,6 +76,8 @@ class Leases:
 
     def move(self, connection: Connection, lease: Lease, mark: Mark, high: int, *, same_window: bool) -> bool:
         """Move the checkpoint; False when the lease is lost. Inside one window only the position is written."""
+        if mark.place is not None:
+            return bool(run(connection, Command(self.move_place, (lease.reader, lease.shard, lease.token, mark.place))))
         arguments: tuple[object, ...] = (lease.reader, lease.shard, lease.token, mark.position, high)
         if same_window or not self.windows:
             return bool(run(connection, Command(self.move_position, arguments)))

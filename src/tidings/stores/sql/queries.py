@@ -17,7 +17,20 @@ from tidings.stores.sql.driver import run
 from tidings.stores.sql.names import Names
 from tidings.stores.sql.statement import Command, Sql
 
-__all__ = ["COUNTED", "RELAY", "Activity", "Backlog", "Event", "Queries", "Reader", "Scheduled", "Subscription", "Worker", "label_of"]
+__all__ = [
+    "COUNTED",
+    "INBOUND",
+    "RELAY",
+    "Activity",
+    "Backlog",
+    "Event",
+    "Queries",
+    "Reader",
+    "Scheduled",
+    "Subscription",
+    "Worker",
+    "label_of",
+]
 
 #: What a count is worth knowing up to: one more says that there are more.
 COUNTED = 100_000
@@ -27,6 +40,9 @@ _SEARCHED = 100_000
 
 #: What the groups of relays begin with.
 RELAY = "relay:"
+
+#: What the subscriptions begin with that keep what a group has received and nobody understands.
+INBOUND = "inbound:"
 
 #: Seconds after its last sign of life for which a worker counts as alive (it gives one every ten); most rows of a list.
 _ALIVE = 30.0
@@ -41,13 +57,14 @@ class Backlog(NamedTuple):
 
 
 class Reader(NamedTuple):
-    """A group's reader of the log, or a leased task (`kind` is then `task`).
+    """A group's reader: of the log (`kind` is `log`), of a broker (`queue`, or by position `stream`), or a leased task (`task`).
 
     Attributes:
         owner: the worker that acts for it; `host` and `pid` where that worker is alive.
         lease_until: until when; a time that has passed says that its worker stopped without a word.
         moved_at: when its checkpoint last moved.
         restarts: how often it was taken over since then.
+        place: how far a `stream` was read, as JSON.
     """
 
     reader: str
@@ -62,6 +79,7 @@ class Reader(NamedTuple):
     moved_at: datetime | None
     restarts: int
     mark: tuple[str | None, str | None, int]
+    place: str | None = None
 
 
 class Subscription(NamedTuple):
@@ -159,8 +177,9 @@ class Queries:
         worker = "w.id::text" if pg else "w.id"
         self.readers_ = Sql(f"""
             select c.reader, c.service, c.group_name, c.kind, c.state, c.owner, w.host, w.pid, c.lease_until, c.moved_at, c.restarts,
-                   {windows}, c.position
+                   {windows}, c.position, c.place
             from {names.checkpoints} c left join {names.workers} w on {worker} = c.owner
+            where c.kind <> 'session'
             order by c.kind, c.service, c.group_name, c.reader limit {_LISTED}
         """)
         self.after_position = Sql(f"""
@@ -188,15 +207,22 @@ class Queries:
               order by o.position limit {COUNTED + 1}) u
         """)
         events = "events::text" if pg else "events"
-        # A state of the breaker is that of the process that told it: it counts as long as that one reads.
-        told = "s.breaker is not null and s.breaker_owner = c.owner"
+        # A state of the breaker is that of the process that told it: it counts as long as that one reads. Where several read side by side, what was
+        # told last does.
+        told = "s.breaker is not null and (s.breaker_owner = c.owner or c.kind = 'queue' and c.owner is not null)"
+        # A group may read several sources; what has come in over one of them and was not understood belongs to that one.
+        reader = f"""
+            case when s.name like '{INBOUND}%' then s.service || '/' || s.group_name || '@' || substr(s.name, {len(INBOUND) + 1})
+            else (select min(x.reader) from {names.checkpoints} x
+              where x.service = s.service and x.group_name = s.group_name and x.kind in ('log', 'queue', 'stream') and x.lease_until >= {dialect.now})
+            end"""
         self.subscriptions_ = Sql(f"""
             select s.id, s.service, s.group_name, s.name, s.{events}, s.ordered, s.state,
                    case when {told} then s.breaker when c.owner is not null then 'closed' end,
                    case when {told} then s.breaker_since end, case when {told} then s.breaker_reason end
             from {names.subscriptions} s
             left join {names.checkpoints} c
-              on c.reader = s.service || '/' || s.group_name || '@log' and c.shard = 0 and c.lease_until >= {dialect.now}
+              on c.reader = {reader} and c.shard = 0 and c.lease_until >= {dialect.now}
             order by s.service, s.group_name, s.name limit {_LISTED}
         """)
         late = f"due_at < {dialect.after('-60')} and (lease_until is null or lease_until < {dialect.now})"
@@ -239,7 +265,7 @@ class Queries:
     def readers(self, connection: Connection) -> list[Reader]:
         """Return the readers of the log and the leased tasks."""
         return [
-            Reader._make((*row[:8], as_datetime(row[8]), as_datetime(row[9]), row[10], tuple(row[11:14])))
+            Reader._make((*row[:8], as_datetime(row[8]), as_datetime(row[9]), row[10], tuple(row[11:14]), row[14]))
             for row in run(connection, Command(self.readers_, ()))
         ]
 

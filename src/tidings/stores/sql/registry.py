@@ -13,9 +13,10 @@ from tidings.stores.base import Registered
 from tidings.stores.sql.dialect import Dialect
 from tidings.stores.sql.driver import run
 from tidings.stores.sql.names import Names
+from tidings.stores.sql.queries import INBOUND
 from tidings.stores.sql.statement import Command, Sql
 
-__all__ = ["Registry", "Wanted"]
+__all__ = ["Inbound", "Registry", "Wanted", "inbound_reader", "reader_name"]
 
 Start = Literal["earliest", "now"]
 
@@ -28,6 +29,19 @@ class Wanted(NamedTuple):
     events: tuple[str, ...]
     ordered: bool
     renamed_from: str | None = None
+
+
+class Inbound(NamedTuple):
+    """A group that reads from a broker.
+
+    Attributes:
+        transport: its name.
+        by_position: one reader at a time does, from our checkpoint; else the broker divides the messages among all.
+    """
+
+    group: str
+    transport: str
+    by_position: bool
 
 
 class Registry:
@@ -66,7 +80,21 @@ class Registry:
         """)
         self.fence = Sql(f"""
             update {names.checkpoints} set lease_token = lease_token + 1
-            where service = {typed("$1", "text")} and group_name = {typed("$2", "text")} and kind = 'log'
+            where service = {typed("$1", "text")} and group_name = {typed("$2", "text")} and kind in ('log', 'queue', 'stream')
+        """)
+        # It keeps its checkpoint: who reads the log again some day goes on there.
+        self.retire_log = Sql(f"""
+            update {names.checkpoints} set state = 'retired', lease_token = lease_token + 1, lease_until = null, owner = null
+            where reader = {typed("$1", "text")} and kind = 'log' and state <> 'retired'
+        """)
+        self.of_kind = Sql(f"""
+            update {names.checkpoints} set kind = {typed("$2", "text")} where reader = {typed("$1", "text")} and kind <> {typed("$2", "text")}
+        """)
+        # What was read before is in the inbox.
+        beginning = "previous = '1:1:'::pg_snapshot, current = null, position = 0" if pg else "position = 0"
+        self.rewind = Sql(f"""
+            update {names.checkpoints} set {beginning}, lease_token = lease_token + 1, lease_until = null, owner = null
+            where reader = {typed("$1", "text")} and kind = 'log'
         """)
         columns = "reader, shard, service, group_name, kind" + ("" if pg else ", moved_at")
         values = "$1, 0, $2, $3, $4" + ("" if pg else f", {dialect.now}")
@@ -83,11 +111,15 @@ class Registry:
             position = f"case $5 when 'now' then (select coalesce(max(position), 0) from {names.outbox}) else 0 end"
             self.reader = Sql(f"insert into {names.checkpoints} ({columns}, position) values ({values}, {position}) {back}")
 
-    def register(self, connection: Connection, service: str, start: Mapping[str, Start], wanted: Sequence[Wanted]) -> list[Registered]:
+    def register(
+        self, connection: Connection, service: str, start: Mapping[str, Start], wanted: Sequence[Wanted], inbound: Sequence[Inbound] = ()
+    ) -> list[Registered]:
         """Make the code's groups and subscriptions known; return every subscription of the service that is not retired.
 
         Args:
-            start: where the reader of each group starts if the group is new. A subscription added to a group starts at its cursor.
+            start: where the reader of each group that reads the log starts if the group is new. A subscription added to a group starts at its
+                cursor.
+            inbound: the groups that read from brokers.
 
         Raises:
             RenamedSubscription: a stored name vanished from a group and another with the same events appeared without `renamed_from`.
@@ -96,8 +128,19 @@ class Registry:
         if self.alone is not None:
             run(connection, Command(self.alone, ()))
         stored = {(row.group, row.name): row for row in self.list(connection, service)}
+        back = self._back_to_the_log(connection, stored.values(), wanted)
         for group, where in start.items():
-            run(connection, Command(self.reader, (reader_name(service, group), service, group, "log", where)))
+            # What was on its way through a broker when the group came back to the log is behind its end.
+            first = "earliest" if group in back else where
+            run(connection, Command(self.reader, (reader_name(service, group), service, group, "log", first)))
+            if group in back:
+                run(connection, Command(self.rewind, (reader_name(service, group),)))
+        for group in dict.fromkeys(item.group for item in wanted if item.group not in start):
+            run(connection, Command(self.retire_log, (reader_name(service, group),)))
+        for fed in inbound:
+            reader, kind = inbound_reader(service, fed.group, fed.transport), "stream" if fed.by_position else "queue"
+            run(connection, Command(self.reader, (reader, service, fed.group, kind, "none")))
+            run(connection, Command(self.of_kind, (reader, kind)))
         names = {(item.group, item.name) for item in wanted}
         changed: set[str] = set()
         renamed: set[int] = set()
@@ -112,7 +155,8 @@ class Registry:
                     )
                 renamed.update(() if row is None else (row.id,))
             if row is None:
-                self._refuse_rename(item, stored.values(), names)
+                if not item.name.startswith(INBOUND):
+                    self._refuse_rename(item, stored.values(), names)
                 run(connection, Command(self.add, (service, item.group, item.name, json.dumps(item.events), item.ordered)))
                 changed.add(item.group)
             elif row.name != item.name or set(row.events) != set(item.events) or row.state == "retired":
@@ -141,10 +185,26 @@ class Registry:
         run(connection, Command(self.fence, (service, group)))
         return bool(found)
 
+    def _back_to_the_log(self, connection: Connection, stored: Collection[Registered], wanted: Sequence[Wanted]) -> set[str]:
+        """Return the groups that a broker has fed with events which it does not bring any more; note that it does not."""
+        feeding = {(item.group, item.name): set(item.events) for item in wanted if item.name.startswith(INBOUND)}
+        back: set[str] = set()
+        for row in stored:
+            if not row.name.startswith(INBOUND):
+                continue
+            still = feeding.get((row.group, row.name), set())
+            handled = {name for item in wanted if item.group == row.group and not item.name.startswith(INBOUND) for name in item.events}
+            elsewhere = {name for (group, _), names in feeding.items() if group == row.group for name in names}
+            if (set(row.events) - elsewhere) & handled:
+                back.add(row.group)
+            if not still and row.events:
+                run(connection, Command(self.change, (row.id, row.name, "[]", False)))
+        return back
+
     @staticmethod
     def _refuse_rename(item: Wanted, stored: Collection[Registered], names: set[tuple[str, str]]) -> None:
         for row in stored:
-            gone = (row.group, row.name) not in names and row.state != "retired"
+            gone = (row.group, row.name) not in names and row.state != "retired" and not row.name.startswith(INBOUND)
             if gone and row.group == item.group and set(row.events) & set(item.events):
                 raise RenamedSubscription(
                     f"group {item.group!r}: subscription {row.name!r} is stored but not in the code, and {item.name!r} for the same events is "
@@ -156,3 +216,8 @@ class Registry:
 def reader_name(service: str, group: str) -> str:
     """Return the name of a group's reader of the log."""
     return f"{service}/{group}@log"
+
+
+def inbound_reader(service: str, group: str, transport: str) -> str:
+    """Return the name of a group's reader of a broker."""
+    return f"{service}/{group}@{transport}"

@@ -20,7 +20,7 @@ class Retire:
         # The token is raised with it: a worker that still reads for the group is fenced at once (invariant 7).
         self.reader = Sql(f"""
             update {names.checkpoints} set state = 'retired', lease_token = lease_token + 1, lease_until = null, owner = null
-            where {mine} and kind = 'log' returning reader
+            where {mine} and kind in ('log', 'queue', 'stream') returning reader
         """)
         self.subscriptions = Sql(f"update {names.subscriptions} set state = 'retired' where {mine} returning id")
 

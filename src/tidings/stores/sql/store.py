@@ -31,6 +31,7 @@ from tidings.stores.sql.postgresql import log as pg_log
 from tidings.stores.sql.postgresql import publish as pg_publish
 from tidings.stores.sql.registry import Registry
 from tidings.stores.sql.repair import Repair
+from tidings.stores.sql.sharing import Sharing
 from tidings.stores.sql.sqlite import inbox as lite_inbox
 from tidings.stores.sql.sqlite import lanes as lite_lanes
 from tidings.stores.sql.sqlite import log as lite_log
@@ -91,6 +92,7 @@ class SQLStore:
         self.leases = Leases(names, self.dialect)
         self.breakers = Breakers(names, self.dialect)
         self.limits = Limits(names, self.dialect)
+        self.sharing = Sharing(names, self.dialect)
         self.registry = Registry(names, self.dialect, self.lock_class)
         self.repair = Repair(names, self.dialect)
         self.history = History(names, self.dialect)

@@ -195,6 +195,7 @@ def _tables(make: Maker, w: Words) -> list[Table]:
             *([Column("previous", PgSnapshot), Column("current", PgSnapshot)] if pg else []),
             integer("position", 0, w.big),
             integer("high", 0, w.big),
+            Column("place", Text),
             integer("lease_token", 0, w.big),
             Column("lease_until", w.time),
             Column("owner", Text),
