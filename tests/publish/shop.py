@@ -161,6 +161,16 @@ class Shop:
         return [Row(UUID(str(row[0])), *row[1:7], _json(row[7]), _json(row[8]), *row[9:]) for row in rows]
 
 
+def waiting_for_a_key(shop: Shop) -> int:
+    """How many transactions wait for one that has published and not committed."""
+    with shop.connect() as connection:
+        (count,) = connection.execute(
+            "select count(*) from pg_locks where locktype = 'advisory' and not granted and "
+            "database = (select oid from pg_database where datname = current_database())"
+        ).fetchone()
+    return int(count)
+
+
 def begin_immediate(engine: Engine) -> None:
     """Let SQLite transactions begin as SQLAlchemy says, not as the driver guesses, and with the write lock."""
 

@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
-from tests.publish.shop import OrderPlaced, PriceChanged, Shop
+from tests.publish.shop import OrderPlaced, PriceChanged, Shop, waiting_for_a_key
 from tidings.publish.publishing import Publishing
 from tidings.publish.session import publish
 
@@ -34,15 +34,6 @@ def until(condition: Callable[[], bool], seconds: float = 20) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         threading.Event().wait(0.005)
-
-
-def waiting_for_a_key(shop: Shop) -> int:
-    with shop.connect() as connection:
-        (count,) = connection.execute(
-            "select count(*) from pg_locks where locktype = 'advisory' and not granted and "
-            "database = (select oid from pg_database where datname = current_database())"
-        ).fetchone()
-    return int(count)
 
 
 class Commit:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any
 
 import asyncpg
@@ -14,10 +15,11 @@ from sqlalchemy import event, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
-from tests.publish.shop import Order, OrderPlaced, Shop, StockCounted
+from tests.consume.waiting import until
+from tests.publish.shop import Order, OrderPlaced, Shop, StockCounted, waiting_for_a_key
+from tidings.ids import slot_of
 from tidings.publish.session import publish
-from tidings.stores.sql.driver import run_with_commit
-from tidings.stores.sql.statement import Command, Sql
+from tidings.stores.sql.driver import send_with_commit, sends_with_commit
 
 
 @pytest.fixture
@@ -187,15 +189,31 @@ async def test_hostile_text_is_text(pg: Shop, engine: AsyncEngine, conforming: s
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
-@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")), st.integers(-(2**31), 2**31 - 1), st.booleans())
-@example("\\' $1 $2", -1, True)
-def test_a_literal_is_what_it_was(pg: Shop, value: str, number: int, conforming: bool) -> None:
-    command = Sql("select $1::text, $2::int - $2::int, $3::int, '$'")
+@given(
+    st.lists(
+        st.tuples(*[st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=40)] * 2),
+        min_size=1,
+        max_size=5,
+    ),
+    st.booleans(),
+)
+@example([("\\'", "\\"), ("$1 {0} %s", "'")], True)
+def test_a_script_inserts_what_the_statement_inserts(pg: Shop, pairs: list[tuple[str, str]], conforming: bool) -> None:
+    events = [pg.publisher.prepare(OrderPlaced(order, order), key=key, headers={"note": order}) for order, key in pairs]
+    statements = pg.publisher.statements
+    script = statements.script(events)
+    assert script is not None
     with pg.connect() as connection:
         connection.execute(f"set standard_conforming_strings = {'on' if conforming else 'off'}")
+        connection.execute("truncate tidings_outbox")
         # Without arguments psycopg sends the text as it is.
-        ((found, zero, nothing, dollar),) = connection.execute(command.literal([value, number, None])).fetchall()
-    assert (found, zero, nothing, dollar) == (value, 0, None, "$")
+        connection.execute(script)
+        scripted = pg.log()
+        connection.execute("truncate tidings_outbox")
+        for command in statements.publish(events):
+            connection.execute(command.sql.format, command.sql.ordered(command.arguments))
+    assert scripted == pg.log()
+    assert [(row.key, row.data["order"]) for row in scripted] == [(key, order) for order, key in pairs]
 
 
 async def test_others_who_listen_to_the_connection_keep_the_events_before_the_commit(
@@ -232,12 +250,59 @@ async def test_a_connection_that_the_caller_brought_has_the_events_when_the_sess
 
 
 async def test_nothing_goes_with_a_rollback(engine: AsyncEngine, sent: list[str]) -> None:
-    insert = Command(Sql("insert into orders (name, note) values ($1, $2)"), ("a", ""))
     async with engine.connect() as connection:
         await connection.execute(text("select 1"))
-        assert await connection.run_sync(run_with_commit, insert)
+        assert await connection.run_sync(sends_with_commit)
+        await connection.run_sync(send_with_commit, "insert into orders (name, note) values ('a', '')")
         await connection.rollback()
         assert sent[-1] == "ROLLBACK;"
         await connection.execute(text("select 1"))
         await connection.commit()
         assert sent[-1] == "COMMIT;"
+
+
+async def test_the_locks_come_before_the_first_position_and_ascend(pg: Shop, engine: AsyncEngine, sent: list[str]) -> None:
+    """Invariant 5; two transactions that lock the same keys in another order would wait for one another."""
+    keys = [f"k{n}" for n in range(20)]
+    async with AsyncSession(engine) as session, session.begin():
+        session.add(Order(name="a"))
+        for key in (*keys, keys[0]):
+            publish(pg.publisher, session, OrderPlaced(key), key=key)
+        publish(pg.publisher, session, StockCounted(1))
+    lock, insert, commit = sent[-1].split(";")[:3]
+    slots = [int(slot) for slot in lock.split("{")[1].split("}")[0].split(",")]
+    assert slots == sorted({slot_of(key) for key in keys})
+    assert lock.startswith("select pg_advisory_xact_lock(")
+    assert insert.startswith("insert into")
+    assert commit == "COMMIT"
+
+
+async def test_a_script_waits_for_whoever_has_published_the_key_and_not_committed(pg: Shop, engine: AsyncEngine) -> None:
+    with pg.connect() as other:
+        other.execute("begin")
+        events = [pg.publisher.prepare(OrderPlaced("first"), key=key) for key in ("a", "b")]
+        for command in pg.publisher.statements.publish(events):
+            other.execute(command.sql.format, command.sql.ordered(command.arguments))
+
+        async def work() -> None:
+            async with AsyncSession(engine) as session, session.begin():
+                session.add(Order(name="a"))
+                for key in ("c", "b"):
+                    publish(pg.publisher, session, OrderPlaced("second"), key=key)
+
+        task = asyncio.ensure_future(work())
+        await until(lambda: waiting_for_a_key(pg))
+        assert not task.done()
+        other.execute("commit")
+        await task
+    assert [row.data["order"] for row in pg.log()] == ["first", "first", "second", "second"]
+
+
+async def test_what_is_scheduled_and_what_is_very_much_go_by_statements(pg: Shop, engine: AsyncEngine, sent: list[str]) -> None:
+    for delay, count in ((timedelta(hours=1), 1), (None, 101)):
+        async with AsyncSession(engine) as session, session.begin():
+            session.add(Order(name=str(count)))
+            for n in range(count):
+                publish(pg.publisher, session, OrderPlaced(str(n)), delay=delay)
+        assert sent[-1] == "COMMIT;"
+    assert [row.data["order"] for row in pg.log()] == [str(n) for n in range(101)]

@@ -34,7 +34,7 @@ from tidings.publish.sqlalchemy_state import (
     open_savepoints,
     rolled_back_savepoints,
 )
-from tidings.stores.sql.driver import is_autocommit, run, run_with_commit
+from tidings.stores.sql.driver import is_autocommit, run, send_with_commit, sends_with_commit
 
 __all__ = ["SessionBuffer", "Sink", "Watcher", "flush_until_clean", "hears_nobody", "listen_to_sessions"]
 
@@ -110,11 +110,12 @@ class Pending:
         events = plain_events(entries) if self.captured is None else None
         if events is not None:
             publisher = entries[0][0]
-            *others, last = publisher.statements.publish(events)
-            for command in others:
-                run(connection, command)
-            if not (commits and run_with_commit(connection, last)):
-                run(connection, last)
+            script = publisher.statements.script(events) if commits and sends_with_commit(connection) else None
+            if script is not None:
+                send_with_commit(connection, script)
+            else:
+                for command in publisher.statements.publish(events):
+                    run(connection, command)
             self.receipts.append(Receipt((publisher.wake,), ()))
             return
         steps = insertion(entries, self.captured)

@@ -204,6 +204,9 @@ class _NoStore:
     def publish(self, events: object, /) -> NoReturn:
         raise NotImplementedError
 
+    def script(self, events: object, /) -> NoReturn:
+        raise NotImplementedError
+
     def cancel_scheduled(self, ids: object, /) -> NoReturn:
         raise NotImplementedError
 

@@ -19,7 +19,7 @@ from tidings.errors import SchemaError
 from tidings.publish.failures import explained
 from tidings.stores.sql.statement import Command
 
-__all__ = ["begin", "commit", "is_autocommit", "is_autocommit_level", "run", "run_with_commit"]
+__all__ = ["begin", "commit", "is_autocommit", "is_autocommit_level", "run", "send_with_commit", "sends_with_commit"]
 
 
 def run(connection: Connection, command: Command) -> list[tuple[Any, ...]]:
@@ -57,20 +57,22 @@ def begin(connection: Connection) -> None:
                 connection._handle_dbapi_exception(error, "BEGIN", (), None, None)
 
 
-def run_with_commit(connection: Connection, command: Command) -> bool:
-    """Let a command go to the server in one message with the COMMIT of the connection's transaction; return False where that cannot be.
-
-    It saves a round trip, and whoever waits for a lock that the command takes waits for less. Only asyncpg can, through SQLAlchemy's adapter: it
-    commits by a statement like any other. An error of the command comes out of the commit, which has not happened then.
-    """
-    if connection.dialect.driver != "asyncpg" or command.many:
+def sends_with_commit(connection: Connection) -> bool:
+    """Return whether `send_with_commit` can be used: only asyncpg can, through SQLAlchemy's adapter, which commits by a statement like any other."""
+    if connection.dialect.driver != "asyncpg":
         return False
     adapter: Any = connection.connection.dbapi_connection
-    transaction = adapter._transaction
-    if adapter.autocommit or transaction is None or not adapter._connection.is_in_transaction():
-        return False
-    transaction._connection = _Committing(adapter._connection, command)
-    return True
+    return not adapter.autocommit and adapter._transaction is not None and adapter._connection.is_in_transaction()
+
+
+def send_with_commit(connection: Connection, script: str) -> None:
+    """Let statements go to the server in one message with the COMMIT of the connection's transaction.
+
+    It saves a round trip, and whoever waits for a lock that they take waits for less. An error of theirs comes out of the commit, which has not
+    happened then.
+    """
+    adapter: Any = connection.connection.dbapi_connection
+    adapter._transaction._connection = _Committing(adapter._connection, script)
 
 
 def commit(connection: Connection) -> None:
@@ -111,13 +113,13 @@ def _is_direct(adapter: Any) -> bool:
 
 
 class _Committing:
-    """Stands for asyncpg's connection in one of its transactions: sends a command together with COMMIT."""
+    """Stands for asyncpg's connection in one of its transactions: sends a script together with COMMIT."""
 
-    __slots__ = ("_command", "_driver")
+    __slots__ = ("_driver", "_script")
 
-    def __init__(self, driver: Any, command: Command) -> None:
+    def __init__(self, driver: Any, script: str) -> None:
         object.__setattr__(self, "_driver", driver)
-        object.__setattr__(self, "_command", command)
+        object.__setattr__(self, "_script", script)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._driver, name)
@@ -126,11 +128,11 @@ class _Committing:
         setattr(self._driver, name, value)
 
     async def execute(self, query: str) -> Any:
-        driver, command = self._driver, self._command
+        driver = self._driver
         if query != "COMMIT;":
             return await driver.execute(query)
         try:
-            return await driver.execute(f"{command.sql.literal(command.arguments)};{query}")
+            return await driver.execute(f"{self._script};{query}")
         except Exception as error:
             # What failed was not COMMIT, which would have ended the transaction, and nobody believes that there is one to be rolled back.
             if not driver.is_closed() and driver.is_in_transaction():

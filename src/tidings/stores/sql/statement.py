@@ -36,23 +36,8 @@ class Sql:
         """Return the arguments in the order in which the placeholders stand, repeated where a placeholder is."""
         return tuple(arguments[index] for index in self._order)
 
-    def literal(self, arguments: Sequence[str | int | None]) -> str:
-        """Return the statement with its arguments written into it, for PostgreSQL, whatever `standard_conforming_strings` says."""
-        written = [_literal(argument) for argument in arguments]
-        return _PARAMETER.sub(lambda found: written[int(found[1]) - 1], self.numbered)
-
     def __repr__(self) -> str:
         return f"Sql({self.numbered!r})"
-
-
-def _literal(argument: str | int | None) -> str:
-    if argument is None:
-        return "null"
-    if isinstance(argument, str):
-        # In the escape form both characters that mean something are doubled, and nothing else means anything.
-        text = argument.replace("\\", "\\\\").replace("'", "''")
-        return f"E'{text}'"
-    return f"({int(argument)})"
 
 
 class Command(NamedTuple):

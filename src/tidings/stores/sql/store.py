@@ -274,6 +274,10 @@ class StorePublishing:
         """Return the commands that insert these events."""
         return self._store.publishing.publish(events)
 
+    def script(self, events: Sequence[Outgoing], /) -> str | None:
+        """Return the same as statements without parameters, where there is such a script."""
+        return self._store.publishing.script(events)
+
     def cancel_scheduled(self, ids: Sequence[UUID], /) -> Command:
         """Return the command that cancels scheduled events."""
         return self._store.publishing.cancel_scheduled(ids)

@@ -62,6 +62,9 @@ class PublishStatements:
             commands.append(Command(self.insert, now, many=True))
         return commands
 
+    def script(self, events: Sequence[Outgoing]) -> None:
+        """Return None: nothing is sent anywhere, and so nothing is saved."""
+
     def cancel_scheduled(self, ids: Sequence[UUID]) -> Command:
         """Return the command that cancels scheduled events; its rows are the ids that were still waiting."""
         return Command(self.cancel, ('["' + '","'.join(map(str, ids)) + '"]',))
