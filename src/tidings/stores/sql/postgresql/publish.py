@@ -164,8 +164,9 @@ class PublishStatements:
 
 def _text(value: str) -> str:
     """Return a literal of a text, whatever `standard_conforming_strings` says: in the escape form two characters mean something."""
-    text = value.replace("\\", "\\\\").replace("'", "''")
-    return f"E'{text}'"
+    if "\\" in value or "'" in value:
+        value = value.replace("\\", "\\\\").replace("'", "''")
+    return f"E'{value}'"
 
 
 def _lists(events: Sequence[Outgoing]) -> tuple[str, ...]:
