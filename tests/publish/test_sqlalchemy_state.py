@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, SessionTransaction
 
@@ -89,6 +89,21 @@ def test_a_connection_is_known_once_it_is_acquired(engine: Engine) -> None:
         assert state.acquired_connection(root_of(session), connection) is None
         session.connection()
         assert state.acquired_connection(root_of(session), connection) is connection
+
+
+def test_listeners_are_heard_of_wherever_they_stand() -> None:
+    """On a connection, on its engine, and on an engine of the same pool with other options."""
+    plain = create_engine("sqlite://")
+    with plain.connect() as connection:
+        assert not state.may_be_heard(connection)
+        event.listen(connection, "commit", lambda _: None)
+        assert state.may_be_heard(connection)
+    optioned = plain.execution_options(isolation_level="SERIALIZABLE")
+    for each in (plain, optioned):
+        event.listen(each, "commit", lambda _: None)
+        with each.connect() as connection:
+            assert state.may_be_heard(connection)
+    plain.dispose()
 
 
 def test_open_savepoints_have_names_that_are_never_used_twice(engine: Engine) -> None:

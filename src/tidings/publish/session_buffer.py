@@ -29,6 +29,7 @@ from tidings.publish.sqlalchemy_state import (
     acquired_connection,
     is_clean,
     is_preparing,
+    may_be_heard,
     may_be_preparing,
     on_commit,
     open_savepoints,
@@ -98,19 +99,20 @@ class Pending:
             self.frames.clear()
             return
         try:
-            if is_autocommit(connection):
-                raise NoTransaction("the session's connection is in autocommit mode, where every statement commits by itself")
-            self._run(connection, entries, commits)
+            self._run(connection, entries, commits and sends_with_commit(connection))
         except BaseException as error:
             self.trouble = error
             raise
         self.frames.clear()
 
-    def _run(self, connection: Connection, entries: Sequence[Entry], commits: bool) -> None:
+    def _run(self, connection: Connection, entries: Sequence[Entry], with_commit: bool) -> None:
+        # What goes with a COMMIT has a transaction.
+        if not with_commit and is_autocommit(connection):
+            raise NoTransaction("the session's connection is in autocommit mode, where every statement commits by itself")
         events = plain_events(entries) if self.captured is None else None
         if events is not None:
             publisher = entries[0][0]
-            script = publisher.statements.script(events) if commits and sends_with_commit(connection) else None
+            script = publisher.statements.script(events) if with_commit else None
             if script is not None:
                 send_with_commit(connection, script)
             else:
@@ -293,7 +295,7 @@ def _insert_last(session: Session, pending: Pending) -> None:
 
 def _hears(connection: Connection) -> bool:
     """Return whether somebody listens to the commit of this connection: they may run statements before it."""
-    return bool([*connection.dispatch.commit])
+    return may_be_heard(connection) and bool([*connection.dispatch.commit])
 
 
 def _others_follow(session: Session) -> bool:

@@ -20,6 +20,7 @@ __all__ = [
     "is_open",
     "is_plain",
     "is_preparing",
+    "may_be_heard",
     "may_be_preparing",
     "on_commit",
     "open_savepoints",
@@ -69,6 +70,11 @@ def acquired_connection(transaction: SessionTransaction, bind: Engine | Connecti
     """Return the connection that a root transaction has joined or acquired for a bind, or None if it has not yet; never connects."""
     held = transaction._connections.get(bind)
     return held[0] if held is not None else None
+
+
+def may_be_heard(connection: Connection) -> bool:
+    """Return False if surely nobody listens to what happens on a connection; cheaper than its dispatcher, which the first question makes."""
+    return bool(connection._has_events or connection.engine._has_events)
 
 
 class _Watch:
