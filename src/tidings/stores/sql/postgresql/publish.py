@@ -44,8 +44,9 @@ _SEPARATOR = "\x1e"
 class PublishStatements:
     """What a publisher runs, on its own connection, as the last statements before COMMIT.
 
-    Invariant 5: the slots' locks are taken in ascending order inside the INSERT, before the first position is drawn. For several events a
-    materialized CTE makes that so: it runs to its end before the outer SELECT gives its first row.
+    Invariant 5: the slots' locks are taken in ascending order before the first position is drawn, without a round trip of their own: inside the
+    INSERT, where for several events a materialized CTE runs to its end before the outer SELECT gives its first row, or by the statement that stands
+    before it in a script.
 
     What is not text or a number goes in as text and is cast: a codec that users have set for `json` on their own connection must not encode
     it again, and every driver can send text.
