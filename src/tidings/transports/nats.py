@@ -69,8 +69,8 @@ class NATS:
     Attributes:
         url: `nats://user:password@host:port`, or `tls://`, or several with commas between them.
         name: what logs, `tidings status` and deliveries call it; its checkpoint is stored under it. Two transports need two names.
-        wire: `cap` writes messages as DotNetCore.CAP does, and gives topics with the same first word one stream, as it does; else each has its
-            own. Both formats are read.
+        wire: `structured` writes the whole event as JSON into the body. `cap` writes messages as DotNetCore.CAP does, and gives topics with the
+            same first word one stream, as it does; else each has its own. All formats are read.
         idle: seconds after which another receiver gets what one that has crashed held; handlers must be quicker.
         prefetch: messages that the receivers of a group may have without having acknowledged them.
         replicas: of a stream, 1 to 5.
@@ -177,7 +177,7 @@ class NATS:
 
     def stream(self, topic: str) -> str:
         """Return the name of a topic's stream."""
-        return stream_of(topic) if self.wire == "cloudevents" else cap.stream_of(topic)
+        return cap.stream_of(topic) if self.wire == "cap" else stream_of(topic)
 
     async def _stream(self, context: JetStreamContext, topic: str, mode: Provision) -> None:
         nats = _nats()
@@ -618,7 +618,9 @@ def _fault(message: Msg) -> str:
 
 def _message(message: Msg) -> Message:
     given = dict(message.headers or {})
-    content_type, message_id = given.pop(_CONTENT_TYPE, None), given.pop(_ID, None)
+    # Names of headers are as they were written here; some write this one as HTTP does.
+    as_in_http = given.pop("Content-Type", None)
+    content_type, message_id = given.pop(_CONTENT_TYPE, as_in_http), given.pop(_ID, None)
     headers: dict[str, str | bytes | None] = {name: value for name, value in given.items() if not name.startswith("Nats-")}
     return Message(headers, message.data, content_type, None, message_id)
 

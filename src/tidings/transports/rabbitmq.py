@@ -49,7 +49,7 @@ class RabbitMQ:
     Attributes:
         url: `amqp://user:password@host:port/vhost`, or `amqps://`; TLS and heartbeat as parameters, as aiormq knows them.
         name: what logs, `tidings status` and deliveries call it; its checkpoint is stored under it. Two transports need two names.
-        wire: `cap` writes messages as DotNetCore.CAP does.
+        wire: `structured` writes the whole event as JSON into the body; `cap` writes messages as DotNetCore.CAP does.
         exchange: the topic exchange that everything is published to; CAP's is `cap.default.router`.
         ordered: whether one consumer of a queue at a time is active, which keeps the order; else all of them share its messages.
         partitions: queues that a group's messages are spread over by key, 1 to 1000; None is one queue, without the plug-in

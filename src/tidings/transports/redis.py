@@ -45,7 +45,7 @@ class Redis:
     Attributes:
         url: `redis://user:password@host:port/0`, or `rediss://`, with the parameters that redis-py knows.
         name: what logs, `tidings status` and deliveries call it; its checkpoint is stored under it. Two transports need two names.
-        wire: `cap` writes the two fields of DotNetCore.CAP; both are read.
+        wire: `structured` writes the whole event as JSON into the field `data`; `cap` writes the two fields of DotNetCore.CAP. All are read.
         idle: seconds after which another receiver takes what one that has crashed held; handlers must be quicker.
         retain: entries that a stream keeps at least; None keeps all of them for ever.
         most: bytes that a message may have.
