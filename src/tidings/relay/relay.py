@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -24,8 +23,9 @@ from tidings.clock import elapsed
 from tidings.consume.counters import Counters
 from tidings.consume.deliveries import Retrier
 from tidings.consume.execution import Execution, Failed, StoreDown
-from tidings.consume.failures import failure_of, printable, remember
+from tidings.consume.failures import failure_of, remember
 from tidings.consume.parking import guarded, parking
+from tidings.consume.reach import Reach, unless_stopped
 from tidings.consume.received import Received, from_row
 from tidings.consume.retry import Decision
 from tidings.consume.routing import Compiled
@@ -39,7 +39,6 @@ from tidings.relay.flight import Call, Flight, settle
 from tidings.relay.routing import Routing, relay_name
 from tidings.relay.sending import ChannelLost, Sending
 from tidings.stores.base import Batch, Mark, Parking
-from tidings.stores.sql.breakers import Told
 from tidings.stores.sql.connections import Held
 from tidings.stores.sql.errors import UNAVAILABLE
 from tidings.stores.sql.registry import reader_name
@@ -98,9 +97,7 @@ class Relay:
         self._groups = groups
         self._stopping = asyncio.Event()
         self._wake = asyncio.Event()
-        self._told: str | None = None
-        self._down_since: float | None = None
-        self._delay = tuning.again
+        self.reach = Reach(compiled, transport.name, store, worker, tuning, self._stopping, logger)
         self._session: _Session | None = None
 
     def wake(self) -> None:
@@ -125,11 +122,12 @@ class Relay:
 
     async def _act(self, tenure: Tenure) -> None:
         """Relay under one lease."""
-        self._told = None
+        reach = self.reach
         try:
             async with asyncio.TaskGroup() as tasks:
                 keeping = tasks.create_task(tenure.keep())
-                while not self._stopping.is_set():
+                await reach.begin(tenure.lease)
+                while not (self._stopping.is_set() or reach.hopeless):
                     await self._connected(tenure)
                 keeping.cancel()
         except BaseExceptionGroup as group:
@@ -138,26 +136,31 @@ class Relay:
             await bounded(tenure.leave())
             raise
         await tenure.leave()
+        if reach.hopeless:
+            await reach.stand_back()
 
     async def _connected(self, tenure: Tenure) -> None:
         """Connect and send, until that fails; then wait before the next time."""
         try:
-            channel = await self._unless_stopped(self._connect())
+            channel = await unless_stopped(self._connect(), self._stopping)
         except (TransportDown, ProvisionError) as error:
-            await self._wait(tenure, error)
+            await self.reach.failed(tenure.lease, error)
             return
         if channel is None:
             return
+        began = elapsed()
         try:
             # A lease just proved, and a checkpoint behind which nothing was sent by somebody else: overlaps are harmless.
             await tenure.renew()
-            await self._tell(tenure, None)
+            await self.reach.connected(tenure.lease)
             self._session = session = _Session(self, tenure, channel)
             if self._stopping.is_set():
                 return
             await session.run()
         except ChannelLost as error:
-            await self._wait(tenure, error)
+            if elapsed() - began > self._tuning.lease:
+                self.reach.worked()
+            await self.reach.failed(tenure.lease, error)
         finally:
             self._session = None
             await bounded(channel.close())
@@ -168,59 +171,9 @@ class Relay:
             self._provisioned = True
         return await self.transport.publisher()
 
-    async def _unless_stopped(self, connecting: Coroutine[Any, Any, Channel]) -> Channel | None:
-        """Give up connecting when told to stop: a broker that does not answer may keep us waiting for long."""
-        async with asyncio.TaskGroup() as tasks:
-            task, stopped = tasks.create_task(_outcome(connecting)), tasks.create_task(self._stopping.wait())
-            await asyncio.wait([task, stopped], return_when=asyncio.FIRST_COMPLETED)
-            stopped.cancel()
-            if not task.done():
-                task.cancel()
-                return None
-        found = task.result()
-        if isinstance(found, Exception):
-            raise found
-        return found
-
-    def confirmed(self) -> None:
-        """Something got through: the next outage begins with short pauses again."""
-        self._delay = self._tuning.again
-
-    async def _wait(self, tenure: Tenure, error: Exception) -> None:
-        reason = printable(" ".join(str(error).split()) or type(error).__name__, 300)
-        delay = self._delay * random.uniform(0.5, 1.0)
-        self._delay = min(self._delay * 2, self._tuning.again_longest)
-        logger.warning(
-            "%s: the broker cannot be used: %s; trying again in %.1f s", self.compiled.name, reason, delay, extra={"transport": self.transport.name}
-        )  # fmt: skip
-        await self._tell(tenure, reason)
-        await rest(delay, self._stopping)
-
-    async def _tell(self, tenure: Tenure, reason: str | None) -> None:
-        """Let everybody who looks into the store know whether the broker can be reached, and since when it cannot."""
-        now = elapsed()
-        if reason is None:
-            if self._down_since is not None:
-                logger.info("%s: connected again after %.0f s", self.compiled.name, now - self._down_since)
-            self._down_since = None
-        elif self._down_since is None:
-            self._down_since = now
-        if self._told == (reason or ""):
-            return
-        self._told = reason or ""
-        told = Told(None, 0.0, "", None) if reason is None else Told("open", now - (self._down_since or now), reason, self._worker)
-        await guarded(self._store.call(self._store.breakers.tell, tenure.lease, self.compiled.id, told))
-
 
 def _received(row: Row) -> Received:
     return from_row(msgspec.structs.astuple(row))
-
-
-async def _outcome(connecting: Coroutine[Any, Any, Channel]) -> Channel | Exception:
-    try:
-        return await connecting
-    except Exception as error:  # noqa: BLE001 - it is raised again, out of the task group
-        return error
 
 
 class _Session:
@@ -370,7 +323,7 @@ class _Session:
                 self._finish(entry)
             if settled.confirmed:
                 relay._counters.add(self._compiled.label, "handled", len(settled.confirmed))
-                relay.confirmed()
+                relay.reach.worked()
             if settled.lost is not None:
                 self._lose(settled.lost)
                 return
