@@ -301,10 +301,11 @@ class _Publisher:
         # Topics whose messages nobody took, each with the question whether they have a stream at all.
         self._asking: dict[str, asyncio.Task[None]] = {}
         self._over: str | None = None
+        self._broken = False
         self._turn = asyncio.Lock()
 
     async def start(self) -> None:
-        self._client = client = await self._transport._connect(self._lost)
+        self._client = client = await self._transport._connect(self._broke)
         try:
             self._inbox = f"{client.new_inbox()}."
             await client.subscribe(f"{self._inbox}*", cb=self._confirm, pending_msgs_limit=0, pending_bytes_limit=0)
@@ -324,8 +325,8 @@ class _Publisher:
             except TimeoutError:
                 self._lost(f"no confirmation within {self._transport.timeout:g} seconds")
             except (_nats().errors.Error, OSError) as error:
-                self._lost(f"{str(error) or type(error).__name__}")
-        found = [outcome or unconfirmed(self._over or "the connection is lost") for outcome in outcomes]
+                self._broke(f"{str(error) or type(error).__name__}")
+        found = [outcome or unconfirmed(self._over or "the connection is lost", broken=self._broken) for outcome in outcomes]
         if self._over is not None:
             await self._end()
         return found
@@ -417,6 +418,10 @@ class _Publisher:
         finally:
             # It may be made the next moment.
             self._asking.pop(topic, None)
+
+    def _broke(self, reason: str) -> None:
+        self._broken = self._broken or self._over is None
+        self._lost(reason)
 
     def _lost(self, reason: str) -> None:
         self._over = self._over or reason

@@ -281,8 +281,9 @@ def _identity(topic: str, message: Message) -> object:
 class _Publisher:
     def __init__(self, transport: RabbitMQ) -> None:
         self._transport = transport
-        self._link = _Link(transport, self, self._lost)
+        self._link = _Link(transport, self, self._broke)
         self._over: str | None = None
+        self._broken = False
         self._turn = asyncio.Lock()
         self._calls: deque[_Call] = deque()
         self._tag = 0
@@ -297,7 +298,7 @@ class _Publisher:
         if numbers:
             found = await self._send([batch[number] for number in numbers], b"".join(written))
             for number, outcome in zip(numbers, found, strict=True):
-                outcomes[number] = outcome or unconfirmed(self._over or "the connection is lost")
+                outcomes[number] = outcome or unconfirmed(self._over or "the connection is lost", broken=self._broken)
         if self._over is not None:
             # What is still under way there must not arrive after what follows on another connection.
             await self._link.close()
@@ -337,8 +338,12 @@ class _Publisher:
         except TimeoutError:
             self._lost(f"no confirmation within {self._transport.timeout:g} seconds")
         except TransportDown as error:
-            self._lost(str(error))
+            self._broke(str(error))
         return [None] * len(sent) if call is None else call.outcomes
+
+    def _broke(self, reason: str) -> None:
+        self._broken = self._broken or self._over is None
+        self._lost(reason)
 
     def _lost(self, reason: str) -> None:
         self._over = self._over or reason
