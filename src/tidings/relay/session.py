@@ -92,6 +92,8 @@ class Session:
         self._parking: list[_Wait] = []
         self._to_park = asyncio.Event()
         self._parked = 0
+        #: Of this session alone, and never less than before.
+        self._ever_parked = 0
         self._fresh: set[str] = set()
         self._full = False
         self._held_back = False
@@ -346,6 +348,7 @@ class Session:
                 self._parking = [self._waiting.popleft() for _ in range(min(len(self._waiting), tuning.page))]
                 await guarded(self._store.transact(self._write, [waiting.item for waiting in self._parking]))
                 self._parked += len(self._parking)
+                self._ever_parked += len(self._parking)
                 for waiting in self._parking:
                     self._finish(waiting.entry)
                     if waiting.failed is not None:
@@ -376,8 +379,10 @@ class Session:
         registered = await guarded(self._store.call(self._store.registry.list, self._relay._service))
         state = next((row.state for row in registered if row.id == self._compiled.id), "active")
         if self._parked:
+            before = self._ever_parked
             parked = await guarded(self._store.call(self._store.lanes.parked, [self._compiled.id]))
-            self._parked = parked.get(self._compiled.id, 0)
+            # What was parked meanwhile may not have been counted: rather too many for a moment than a relay that does not stop.
+            self._parked = parked.get(self._compiled.id, 0) + self._ever_parked - before
         self._limit(self._parked >= self._tuning.max_parked, state == "paused")
 
     def _limit(self, full: bool, held_back: bool) -> None:
