@@ -19,7 +19,8 @@ from tests.relay.real import BROKERS
 from tests.transports.conftest import private
 from tests.transports.failing import Crash, Proxy
 from tidings import Subscriptions
-from tidings.codecs.message import Message
+from tidings.codecs.cloudevents import encode_batch
+from tidings.codecs.message import CloudEvent, Message
 from tidings.transports.base import Outgoing
 
 SECONDS = 60.0
@@ -48,6 +49,26 @@ async def test_what_one_service_publishes_another_handles_once_and_in_order(worl
         await world.publish(publisher, *items(501, 510))
         await handled(world, 510)
     assert len(world.effects()) == 510
+
+
+async def test_structured_mode_is_handled_as_binary_mode_is_and_a_list_is_dead(world: World, broker: tuple[str, str]) -> None:
+    pair = Paired(world, broker, wire="structured")
+    events = items(1, 50)
+    async with pair.receiving() as receiver, pair.publishing() as publisher:
+        await world.publish(publisher, *events[:40], headers={"mine": "x"})
+        await handled(world, 40)
+        channel = await pair.transport().publisher()
+        (outcome,) = await channel.publish([Outgoing(pair.topic, encode_batch([CloudEvent("1", "/", "item.ordered.v1", b"{}")]))])
+        await channel.close()
+        assert outcome.kind == "confirmed"
+        await world.publish(publisher, *events[40:])
+        await handled(world, 50)
+        await until(lambda: receiver._runtime is not None and receiver._runtime.subscribers[0].idle, seconds=SECONDS)
+    assert in_order(world.effects(), events)  # type: ignore[arg-type]
+    ((reason, message, data),) = world.rows("select reason, error_message, data from tidings_deliveries")
+    assert reason == "undecodable"
+    assert "application/cloudevents-batch+json is a list" in message
+    assert b'"item.ordered.v1"' in bytes(data)
 
 
 async def test_groups_without_order_get_everything_once(pg_world: World, broker: tuple[str, str]) -> None:

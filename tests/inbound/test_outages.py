@@ -68,6 +68,20 @@ async def test_a_topic_that_is_not_there_is_an_error_at_start_when_nothing_may_b
         await receiving(world, broker, provision="verify").start(["consume"])
 
 
+async def test_a_process_that_is_cut_off_leaves_the_lease_to_one_that_is_not(world: World) -> None:
+    cut_off, broker = MemoryLog(), MemoryLog()
+    cut_off.stop()
+    first, second = receiving(world, cut_off), receiving(world, broker, engine=world.another_engine())
+    first.tuning.lease = second.tuning.lease = 1.0
+    async with first, fast(world.service(name="shop", transport=broker)) as publisher:
+        await until_equal(lambda: state_of(world), "open")
+        await world.publish(publisher, *orders(1, 20))
+        async with second:
+            await until_equal(lambda: len(world.effects()), 20)
+            await until_equal(lambda: state_of(world), None)
+    assert in_order(world.effects(), orders(1, 20))
+
+
 async def test_connections_that_are_lost_again_and_again_lose_nothing(world: World, broker: Memory) -> None:
     events = orders(1, 400, keys=20)
     async with receiving(world, broker), fast(world.service(name="shop", transport=broker)) as publisher:

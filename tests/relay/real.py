@@ -76,7 +76,7 @@ async def arrivals(transport: Transport, group: str, wanted: Sequence[OrderPlace
                     quiet = 0 if incoming else quiet + 1
                     for one in incoming:
                         data = json.loads(one.message.body or b"")
-                        if data["order_id"].startswith(mine) and not (one.redelivered and one.coordinates in seen):
+                        if data.get("order_id", "").startswith(mine) and not (one.redelivered and one.coordinates in seen):
                             found.append((data["order_id"], data["number"]))
                         seen.add(one.coordinates)
                     missing.difference_update(found)

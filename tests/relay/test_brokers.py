@@ -8,6 +8,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from cloudevents.core.formats.json import JSONFormat
 from private_services.control import Control
 
 from tests.consume.shop import OrderPlaced
@@ -60,6 +61,23 @@ async def test_cap_is_written_when_it_is_asked_for(pg_world: World, broker: tupl
     assert headers["cap-msg-name"] == "order.placed"
     assert headers["cap-callback-name"] == "replies"
     assert headers["cap-msg-id"] == str(pg_world.published("order.placed")[0]["id"])
+
+
+async def test_structured_mode_is_written_when_it_is_asked_for(pg_world: World, broker: tuple[str, str], mine: str) -> None:
+    transport = transport_to(*broker, wire="structured")
+    group = await group_of(transport)
+    async with relaying(pg_world, transport) as service:
+        await pg_world.publish(service, OrderPlaced(f"{mine}a", 1), headers={"mine": "x"})
+        message = (await messages(transport, group, mine))[0]
+    event = JSONFormat().read(None, message.body or b"")
+    (row,) = pg_world.published("order.placed")
+    assert (event.get_id(), event.get_type(), event.get_source()) == (str(row["id"]), "order.placed.v1", "/shop")
+    assert event.get_extension("partitionkey") == f"{mine}a"
+    assert event.get_data() == {"order_id": f"{mine}a", "number": 1}
+    assert message.content_type == "application/cloudevents+json"
+    assert {name: value if isinstance(value, str) else (value or b"").decode() for name, value in message.headers.items()} == {
+        "mine": "x", **({"cloudEvents_partitionkey": f"{mine}a"} if broker[0] == "rabbitmq" else {}),
+    }  # fmt: skip
 
 
 # A connection that the proxy accepts at the moment in which it is stopped belongs to nobody.

@@ -52,6 +52,10 @@ def make(path: Path, **options: Any) -> Service:
         ({"routes": {billing: Memory()}}, "contract 'billing', which the service lacks"),
         ({"routes": {OrderPlaced: Memory()}}, "the keys are contracts and topics"),
         ({"transport": Memory(), "routes": {shop: Memory()}}, "two transports are called 'memory'.*name='...'"),
+        (
+            {"transport": RabbitMQ("amqp://localhost", wire="structred")},
+            "'rabbitmq' has wire='structred': give 'cloudevents' or 'structured'",
+        ),  # type: ignore[arg-type]
         ({"provision": "maybe"}, "provision='maybe': give 'create'"),
     ],
 )

@@ -82,6 +82,17 @@ def test_headers_that_are_none_cannot_be_sent(headers: str) -> None:
         encoder().outgoing(row(headers))
 
 
+def test_structured_mode_is_written_where_the_transport_says_so() -> None:
+    message = encoder(wire="structured").outgoing(row('{"mine":"x","tenantid":"t"}')).message
+    assert message.body == (
+        f'{{"specversion":"1.0","id":"{ID}","source":"https://example.com/orders","type":"com.example.order.placed.v2",'
+        '"time":"2026-01-02T03:04:05.000006Z","dataschema":"https://example.com/schemas/order.placed.v2.json","partitionkey":"k",'
+        '"tenantid":"t","sequence":"17","datacontenttype":"application/json","data":{"order_id":"k"}}'
+    ).encode()  # fmt: skip
+    assert (message.headers, message.content_type, message.key) == ({"mine": "x"}, "application/cloudevents+json", "k")
+    assert encoder(wire="structured").outgoing(row()).message.headers == {}
+
+
 def test_cap_is_written_where_the_transport_says_so() -> None:
     headers = encoder(wire="cap").outgoing(row()).message.headers
     assert headers["cap-msg-name"] == "order.placed"

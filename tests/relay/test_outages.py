@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import AsyncExitStack
+from datetime import datetime
 
 import pytest
 
@@ -12,6 +14,7 @@ from tests.consume.waiting import until, until_equal
 from tests.consume.world import World
 from tests.relay.sent import first_sendings, in_order, numbers, orders, relaying, sent
 from tidings.errors import ConfigurationError, MissingExtra, ProvisionError
+from tidings.stores.sql.queries import Queries
 from tidings.testing.memory import Memory
 from tidings.transports.base import Failure
 
@@ -81,7 +84,7 @@ async def test_a_broker_that_does_not_answer_does_not_either(world: World, monke
     service.tuning.first_contact = 0.05
     async with service:
         await world.publish(service, *orders(1, 5))
-        await until(lambda: service._runtime is not None and service._runtime.relays[0]._told is None)
+        await until(lambda: service._runtime is not None and service._runtime.relays[0].reach.told is None)
 
 
 async def test_a_topic_that_is_not_there_is_an_error_at_start_when_nothing_may_be_made(world: World) -> None:
@@ -108,6 +111,87 @@ async def test_a_missing_client_is_an_error_at_start(world: World, monkeypatch: 
     monkeypatch.setitem(sys.modules, "aiormq", None)
     with pytest.raises(MissingExtra, match=r"tidings\[rabbitmq\]"):
         await relaying(world, RabbitMQ("amqp://localhost:1")).start()
+
+
+def lease(world: World) -> tuple[int, str | None]:
+    found: tuple[int, str | None] = world.rows("select lease_token, owner from tidings_checkpoints where kind = 'log'")[0]  # type: ignore[assignment]
+    return found
+
+
+async def seen(world: World) -> tuple[str | None, datetime | None]:
+    """Return what `tidings status` says of the broker, and since when."""
+    queries = Queries(world.store.names, world.store.dialect)
+    (found,) = [one for one in await world.store.call(queries.subscriptions) if one.name == "relay:memory"]
+    return found.breaker, found.breaker_since
+
+
+async def test_a_process_that_is_cut_off_leaves_the_lease_to_one_that_is_not(world: World) -> None:
+    cut_off, broker = Memory(), Memory()
+    cut_off.stop()
+    first, second = relaying(world, cut_off), relaying(world, broker, engine=world.another_engine())
+    first.tuning.lease = second.tuning.lease = 1.0
+    async with first:
+        await until(lambda: state_of(world)[0] == "open")
+        await world.publish(first, *orders(1, 20))
+        async with second:
+            await until_equal(lambda: len(sent(broker)), 20)
+            await until_equal(lambda: state_of(world)[0], None)
+            # And it keeps it.
+            token, owner = lease(world)
+            assert second._runtime is not None
+            assert owner == second._runtime.worker
+            await world.publish(first, *orders(21, 40))
+            await until_equal(lambda: len(sent(broker)), 40)
+            assert lease(world) == (token, owner)
+    assert in_order(sent(broker), orders(1, 40))
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+async def test_a_lease_that_is_given_up_changes_nothing_of_what_can_be_seen(
+    pg_world: World, processes: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Since when the broker is down does not depend on who tries, or on whether somebody does at the moment."""
+    world, broker = pg_world, Memory()
+    broker.stop()
+    services = [relaying(world, broker, engine=world.another_engine()) for _ in range(processes)]
+    for service in services:
+        service.tuning.lease = 0.5
+    async with AsyncExitStack() as stack:
+        for service in services:
+            await stack.enter_async_context(service)
+        await until(lambda: state_of(world)[0] == "open")
+        await world.publish(services[0], *orders(1, 20))
+        began, owners, looks = (await seen(world))[1], set(), 0
+        assert began is not None
+        # Every process has had it, and it was given up several times.
+        while len(owners - {None}) < processes or caplog.text.count("the lease is given up") < 4:
+            owners.add(lease(world)[1])
+            state, since = await seen(world)
+            assert state == "open"
+            assert since is not None
+            assert abs((since - began).total_seconds()) < 0.5
+            looks += 1
+            await asyncio.sleep(0.02)
+        # Some of them while nobody had it.
+        assert None in owners
+        assert looks > 20
+        broker.start()
+        await until_equal(lambda: len(sent(broker)), 20)
+        await until_equal(lambda: state_of(world)[0], None)
+        assert await seen(world) == ("closed", None)
+    assert in_order(sent(broker), orders(1, 20))
+
+
+async def test_a_broker_that_is_away_for_a_moment_costs_no_lease(world: World, broker: Memory, caplog: pytest.LogCaptureFixture) -> None:
+    async with relaying(world, broker) as service:
+        service.tuning.lease = 60.0
+        await until(lambda: service._runtime is not None and service._runtime.relays[0]._session)
+        broker.stop()
+        await world.publish(service, *orders(1, 20))
+        await until(lambda: caplog.text.count("the broker cannot be used") >= 10)
+        broker.start()
+        await until_equal(lambda: len(sent(broker)), 20)
+    assert "the lease is given up" not in caplog.text
 
 
 @pytest.mark.parametrize("failure", FAILURES)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -163,6 +165,39 @@ async def test_too_much_parked_stops_the_relay_and_not_for_ever(world: World, br
         await service.operations.redrive()
         await until_equal(lambda: len(set(sent(broker))), 300)
     assert in_order(sent(broker), orders(1, 300, keys=300))
+
+
+async def test_a_count_that_was_taken_before_more_was_parked_lets_nothing_more_be_read(world: World, broker: Memory) -> None:
+    """Whoever looks counts, and is told so later: meanwhile the relay has parked more."""
+    broker.refuses = lambda _: "nothing is wanted here"
+    service = relaying(world, broker)
+    service.tuning.max_parked = 30
+    service.tuning.events = 20
+    service.tuning.page = 50
+    call, store = service.store.call, service.store
+    counted, go_on, looks = asyncio.Event(), asyncio.Event(), 0
+
+    async def late(function: Any, *arguments: Any) -> Any:
+        nonlocal looks
+        found = await call(function, *arguments)
+        if function == store.lanes.parked:
+            looks += 1
+            counted.set()
+            if looks == 1:
+                await go_on.wait()
+        return found
+
+    store.call = late  # type: ignore[method-assign]
+    async with service:
+        await world.publish(service, *orders(1, 10, keys=300))
+        await counted.wait()
+        await world.publish(service, *orders(11, 299, keys=300))
+        await until(lambda: service._runtime is not None and service._runtime.relays[0]._session._full)
+        await until(lambda: world.one("select count(*) from tidings_deliveries") >= 30)
+        parked = world.one("select count(*) from tidings_deliveries")
+        go_on.set()
+        await until(lambda: looks >= 3)
+        assert world.one("select count(*) from tidings_deliveries") == parked
 
 
 async def test_a_paused_relay_sends_nothing(world: World, broker: Memory) -> None:

@@ -15,10 +15,16 @@ class Proxy:
 
     Args:
         url: of the broker; `url` of the proxy is the same with another port.
+        marker: bytes; a connection over which somebody sends them to the broker is cut, and they do not get there.
+
+    Attributes:
+        cut: how many connections were cut because of the marker.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, marker: bytes | None = None) -> None:
         self._target = urlsplit(url)
+        self._marker = marker
+        self.cut = 0
         self._server: asyncio.Server | None = None
         self._port = 0
         self._open: set[asyncio.StreamWriter] = set()
@@ -47,12 +53,24 @@ class Proxy:
             self._open |= {writer, upstream[1]}
             try:
                 async with asyncio.TaskGroup() as tasks:
-                    tasks.create_task(_copy(reader, upstream[1]))
+                    tasks.create_task(self._watched(reader, upstream[1]))
                     tasks.create_task(_copy(upstream[0], writer))
             finally:
                 for one in (writer, upstream[1]):
                     self._open.discard(one)
                     one.transport.abort()
+
+    async def _watched(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            kept = b""
+            while data := await reader.read(1 << 16):
+                if self._marker is not None and self._marker in kept + data:
+                    self.cut += 1
+                    break
+                kept = data[-len(self._marker or b"") :]
+                writer.write(data)
+                await writer.drain()
+        writer.transport.abort()
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -9,7 +9,9 @@ from uuid import uuid4
 import aiormq
 import pytest
 
-from tidings.codecs.message import Message
+from tidings.codecs.cloudevents import encode_structured
+from tidings.codecs.message import CloudEvent, Message
+from tidings.codecs.wire import decode
 from tidings.errors import ProvisionError
 from tidings.transports.base import Incoming, Outgoing
 from tidings.transports.rabbitmq import RabbitMQ
@@ -55,6 +57,22 @@ async def test_a_key_stays_in_one_queue_and_keeps_its_order_over_all_of_its_topi
     assert {len(places) for places in shards.values()} == {1}
     assert set.union(*shards.values()) == set(transport.shards(group)), "thirty keys leave no queue of three empty"
     assert all(seen == sorted(seen) for seen in numbers.values())
+
+
+async def test_structured_mode_is_spread_by_key_too(rabbitmq_url: str) -> None:
+    group, topic = f"partitions.{uuid4().hex}", f"orders.{uuid4().hex}"
+    transport = RabbitMQ(url=rabbitmq_url, partitions=3, wire="structured")
+    await transport.provision([topic], {group: [topic]})
+    publisher = await transport.publisher()
+    events = [CloudEvent(str(uuid4()), "/", "t", b"{}", key=f"key {number % 30}") for number in range(60)]
+    await publisher.publish([Outgoing(topic, encode_structured(event, transport.binding)) for event in events])
+    await publisher.close()
+    shards = defaultdict(set)
+    for one in await _received(transport, group, topic, 60):
+        event = decode(one.message, transport.binding)
+        shards[event.key].add(one.shard)
+    assert {len(places) for places in shards.values()} == {1}
+    assert set.union(*shards.values()) == set(transport.shards(group))
 
 
 @pytest.mark.parametrize(("first", "then", "said"), [(3, 2, "more"), (2, 3, "fewer"), (None, 2, "None"), (2, None, "several")])

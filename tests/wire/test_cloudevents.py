@@ -104,6 +104,27 @@ def test_structured_mode_letter_for_letter() -> None:
     assert message.headers == {"x-colour": "dark blue", "x-empty": ""}
 
 
+def test_structured_mode_says_in_a_header_what_rabbitmq_routes_by() -> None:
+    """Queues by key are chosen by it; what is in the body counts."""
+    message = encode_structured(PLACED, AMQP)
+    assert message.headers == {"cloudEvents_partitionkey": "42", "x-colour": "dark blue", "x-empty": ""}
+    assert encode_structured(replace(PLACED, key=None), AMQP).headers == {"x-colour": "dark blue", "x-empty": ""}
+    assert decode(replace(message, headers={"cloudEvents_partitionkey": "another"}), AMQP) == plain(PLACED)
+
+
+def test_a_message_of_nats_without_headers_may_be_an_event() -> None:
+    """Version 1.0.2 of the binding for NATS has structured mode only, and no headers; others say half of the media type."""
+    body = encode_structured(PLACED, NATS).body
+    assert decode(Message({}, body), NATS) == plain(PLACED)
+    assert decode(Message({"X-Trace": "1"}, body), NATS) == replace(PLACED, headers={"X-Trace": "1"})
+    assert decode(Message({}, body, "application/cloudevents"), NATS) == plain(PLACED)
+    assert decode(Message({}, body), KAFKA) is None
+    assert decode(Message({"cap-msg-id": "1", "cap-msg-name": "t"}, body), NATS) is None
+    assert decode(Message({}, b'{"a":1}'), NATS) is None
+    with pytest.raises(Undecodable, match="id and type must be there"):
+        decode(Message({}, b'{"specversion":"1.0","source":"/"}'), NATS)
+
+
 @ALL
 @given(event=events)
 def test_what_is_written_in_binary_mode_is_read_back(binding: Binding, event: CloudEvent) -> None:
@@ -273,6 +294,32 @@ def test_the_official_sdk_reads_what_is_written(encode: Any) -> None:
     same_as_ours(sdk_amqp.from_amqp(sdk_amqp.AMQPMessage({"content-type": amqp.content_type}, dict(amqp.headers), amqp.body), FORMAT))
 
 
+def test_structured_mode_is_the_official_sdks_byte_for_byte() -> None:
+    """The specification leaves the order of the members and the white space open: they are made alike, and nothing else is."""
+    event = plain(PLACED)
+    theirs = sdk_kafka.to_structured(sdk_event(), FORMAT)
+    ours = encode_structured(event, KAFKA)
+    assert ours.body is not None
+    assert _canonical(ours.body) == _canonical(theirs.value)
+    assert (
+        ours.content_type
+        == dict(theirs.headers)["content-type"].decode()
+        == sdk_http.to_structured(sdk_event(), FORMAT).headers["content-type"]
+    )
+    # Read and written again by them, ours stays what it was.
+    again = FORMAT.write(FORMAT.read(None, ours.body))
+    assert _canonical(again) == _canonical(ours.body)
+    found = decode(Message({}, again, STRUCTURED), KAFKA)
+    assert found is not None
+    back = encode_structured(found, KAFKA).body
+    assert back is not None
+    assert _canonical(back) == _canonical(ours.body)
+
+
+def _canonical(body: bytes) -> bytes:
+    return json.dumps(json.loads(body), sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+
+
 @pytest.mark.parametrize("mode", ["binary", "structured"])
 def test_what_the_official_sdk_writes_is_read(mode: str) -> None:
     kafka = getattr(sdk_kafka, f"to_{mode}")(sdk_event(), FORMAT)
@@ -362,6 +409,14 @@ def test_a_body_that_is_no_event_is_refused_with_the_reason(body: bytes, reason:
     with pytest.raises(Undecodable) as caught:
         decode(Message({}, body, STRUCTURED), KAFKA)
     assert caught.value.reason == reason
+
+
+def test_a_list_of_events_is_named_as_what_it_is() -> None:
+    batch = encode_batch([PLACED])
+    for binding in (AMQP, KAFKA, NATS, REDIS):
+        with pytest.raises(Undecodable, match="is a list, and events are read here one in a message") as caught:
+            decode(batch, binding)
+        assert caught.value.reason == "unknown format"
 
 
 def test_a_format_that_is_not_read_here_is_named() -> None:

@@ -76,8 +76,10 @@ def problems_of(status: Status) -> list[str]:
     problems = []
     if status.replica:
         problems.append("the server is in recovery (a replica): ask the primary")
+    # Their relays may stand back at the moment; that is said below.
+    down = {(item.service, item.group) for item in status.subscriptions if is_relay(item) and item.breaker == "open"}
     for reader in status.readers:
-        if reader.kind == "log" and reader.state == "active":
+        if reader.kind == "log" and reader.state == "active" and (reader.owner is not None or (reader.service, reader.group) not in down):
             problems += _of_reader(reader, status.backlogs[reader.reader], status.now)
     for subscription in status.subscriptions:
         if subscription.state == "retired":

@@ -33,6 +33,8 @@ class Binding:
         most: how many headers a message can have.
         own: names, in lower case, that the transport itself writes; a name that ends with `-` stands for all that begin with it.
         foreign: whether headers without prefix are the publisher's own; on HTTP they are anybody's.
+        bare: whether a message that says nothing in its headers may be an event in structured mode.
+        routed: attributes that brokers may route by, which structured mode therefore writes as headers, too.
     """
 
     name: str
@@ -43,6 +45,8 @@ class Binding:
     most: int | None = None
     own: frozenset[str] = frozenset()
     foreign: bool = True
+    bare: bool = False
+    routed: tuple[str, ...] = ()
     _attributes: dict[str, str] = field(default_factory=dict, repr=False)
     _read: dict[str, str] = field(default_factory=dict, repr=False)
 
@@ -133,7 +137,14 @@ def _percent(found: re.Match[str]) -> str:
 HTTP = Binding("HTTP", "ce-", ("ce-",), percent=True, token=True, own=frozenset({"content-type", "content-length", "host"}), foreign=False)
 KAFKA = Binding("Kafka", "ce_", ("ce_",), own=frozenset({"content-type"}))
 #: AMQP 1.0 and, where there is no official binding, 0.9.1. The official Python SDK writes `ce-` on RabbitMQ, so that is read, too.
-AMQP = Binding("AMQP", "cloudEvents_", ("cloudevents_", "cloudevents:", "ce-"), own=frozenset({"x-death", "x-delivery-count"}))
-NATS = Binding("NATS", "ce-", ("ce-",), percent=True, token=True, own=frozenset({"content-type", "nats-"}))
+AMQP = Binding(
+    "AMQP",
+    "cloudEvents_",
+    ("cloudevents_", "cloudevents:", "ce-"),
+    own=frozenset({"x-death", "x-delivery-count"}),
+    routed=("partitionkey",),
+)
+#: Version 1.0.2 of the binding knows no headers; that of NATS's own headers came later.
+NATS = Binding("NATS", "ce-", ("ce-",), percent=True, token=True, own=frozenset({"content-type", "nats-"}), bare=True)
 REDIS = Binding("Redis", "ce-", ("ce-",), own=frozenset({"content-type", "data", "headers", "body"}))
 SNS = Binding("SNS/SQS", "ce-", ("ce-",), percent=True, token=True, most=10, own=frozenset({"content-type"}))

@@ -45,6 +45,8 @@ __all__ = [
 
 STRUCTURED = "application/cloudevents+json"
 BATCH = "application/cloudevents-batch+json"
+#: JSON too: what the SDK for Go writes on NATS.
+_UNSAID = "application/cloudevents"
 
 _VERSION = re.compile(r"(?s)(.+)\.v([1-9][0-9]{0,4})\Z")
 _NAME = re.compile(r"[a-z0-9]+\Z")
@@ -139,7 +141,7 @@ class Template:
 
 
 def encode_structured(event: CloudEvent, binding: Binding) -> Message:
-    """Return a message whose body is all of the event; only the publisher's own headers are headers.
+    """Return a message whose body is all of the event; only the publisher's own headers, and what brokers route by, are headers.
 
     Raises:
         Unsendable: one of the publisher's headers has a name that this binding cannot carry.
@@ -148,7 +150,11 @@ def encode_structured(event: CloudEvent, binding: Binding) -> Message:
     for name, value in event.headers.items():
         binding.check_own(name)
         headers[name] = binding.encoded(value)
-    return Message(headers, _write(_as_json(event)), STRUCTURED, event.key, event.id, event.type)
+    members = _as_json(event)
+    for name in binding.routed:
+        if isinstance(text := members.get(name), str):
+            headers[binding.header(name)] = binding.encoded(text)
+    return Message(headers, _write(members), STRUCTURED, event.key, event.id, event.type)
 
 
 def encode_batch(events: Sequence[CloudEvent]) -> Message:
@@ -165,13 +171,12 @@ def decode(message: Message, binding: Binding, limits: Limits = LIMITS) -> Cloud
     check_headers(message, limits)
     if message.content_type is not None and message.content_type[:23].lower() == "application/cloudevents":
         media = message.content_type.partition(";")[0].strip().lower()
-        if media != STRUCTURED:
+        if media == BATCH:
+            raise Undecodable("unknown format", f"{BATCH} is a list, and events are read here one in a message ({STRUCTURED})")
+        if media not in (STRUCTURED, _UNSAID):
             raise Undecodable("unknown format", f"{media!r} is not read here; {STRUCTURED} is")
-        attributes, data, content_type = _members_of(message.body or b"", limits)
-        # Attributes may stand in headers, too; those in the body count.
-        others = {name: value for name, value in message.headers.items() if binding.attribute(name) is None}
-        return _event(attributes, data, content_type, _own(others, binding), message.key)
-    attributes = {}
+        return _structured(message, binding, limits)
+    attributes: dict[str, str] = {}
     own: dict[str, str | bytes | None] = {}
     for name, value in message.headers.items():
         attribute = binding.attribute(name)
@@ -182,7 +187,8 @@ def decode(message: Message, binding: Binding, limits: Limits = LIMITS) -> Cloud
             if attributes.setdefault(attribute, text) != text:
                 raise Undecodable("attributes", f"there are two different headers for {attribute!r}")
     if "specversion" not in attributes:
-        return None
+        bare = binding.bare and message.content_type is None and not attributes and b'"specversion"' in (message.body or b"")
+        return _structured(message, binding, limits) if bare and not any(name.startswith("cap-") for name in own) else None
     if binding is AMQP and (time := attributes.get("time", "")).isascii() and time.isdigit():
         attributes["time"] = _from_milliseconds(time)
     if "datacontenttype" in attributes or "data" in attributes:
@@ -190,6 +196,13 @@ def decode(message: Message, binding: Binding, limits: Limits = LIMITS) -> Cloud
     if message.body is not None and is_json(message.content_type):
         check_json(message.body, limits.depth)
     return _event(attributes, message.body, message.content_type, _own(own, binding), message.key)
+
+
+def _structured(message: Message, binding: Binding, limits: Limits) -> CloudEvent:
+    attributes, data, content_type = _members_of(message.body or b"", limits)
+    # Attributes may stand in headers, too; those in the body count.
+    others = {name: value for name, value in message.headers.items() if binding.attribute(name) is None}
+    return _event(attributes, data, content_type, _own(others, binding), message.key)
 
 
 def decode_batch(body: bytes, limits: Limits = LIMITS) -> list[CloudEvent]:

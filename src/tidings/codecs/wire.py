@@ -11,17 +11,21 @@ from tidings.codecs.bindings import Binding
 from tidings.codecs.message import LIMITS, CloudEvent, Limits, Message
 from tidings.errors import Undecodable
 
-__all__ = ["Wire", "decode"]
+__all__ = ["Format", "Wire", "decode"]
 
-Wire = Literal["cloudevents", "cap"]
+#: How messages are written: CloudEvents in binary mode, CloudEvents in structured mode, or DotNetCore.CAP.
+Wire = Literal["cloudevents", "structured", "cap"]
 
-_DEFAULT: tuple[Wire, ...] = ("cloudevents",)
+#: What is told apart when they are read: both modes of CloudEvents are read wherever one of them is.
+Format = Literal["cloudevents", "cap"]
+
+_DEFAULT: tuple[Format, ...] = ("cloudevents",)
 
 
 def decode(
     message: Message,
     binding: Binding,
-    wires: Collection[Wire] = _DEFAULT,
+    wires: Collection[Format] = _DEFAULT,
     limits: Limits = LIMITS,
     *,
     zone: tzinfo | None = None,

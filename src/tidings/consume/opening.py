@@ -12,7 +12,7 @@ from uuid import UUID
 from tidings.codecs import cap
 from tidings.codecs.cloudevents import name_and_version, type_of
 from tidings.codecs.message import CloudEvent, Limits, is_json
-from tidings.codecs.wire import Wire, decode
+from tidings.codecs.wire import Format, decode
 from tidings.consume.received import Received
 from tidings.contracts import EventType
 from tidings.envelope import RESERVED_HEADERS
@@ -46,7 +46,7 @@ class Opener:
         self._transport = transport
         self._service = service
         self._limits = Limits(body=most)
-        self._wires: tuple[Wire, ...] = ("cloudevents", "cap") if transport.wire == "cap" else ("cloudevents",)
+        self._wires: tuple[Format, ...] = ("cloudevents", "cap") if transport.wire == "cap" else ("cloudevents",)
         self._names = {kind.name for kind in kinds}
         self._prefixes = sorted({kind.contract.type_prefix for kind in kinds if kind.contract.type_prefix}, key=len, reverse=True)
         self._types: dict[str, tuple[str, int | None]] = {

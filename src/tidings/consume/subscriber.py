@@ -10,9 +10,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import random
-from collections.abc import Coroutine, Sequence
-from typing import Any, TypeVar, cast
+from collections.abc import Sequence
+from typing import cast
 
 import msgspec
 
@@ -20,22 +19,19 @@ from tidings.clock import elapsed
 from tidings.consume.consuming import Session
 from tidings.consume.crew import Means
 from tidings.consume.execution import StoreDown
-from tidings.consume.failures import printable
 from tidings.consume.opening import Opener
 from tidings.consume.parking import guarded
+from tidings.consume.reach import Reach, unless_stopped
 from tidings.consume.routing import Compiled
 from tidings.consume.sources import Feed
 from tidings.consume.tenure import Tenure, bounded, cause_of, hold, rest
 from tidings.errors import LeaseLost, ProvisionError, ReplicaError, TransportDown
 from tidings.stores.base import Lease
-from tidings.stores.sql.breakers import Told
 from tidings.stores.sql.registry import inbound_reader
 from tidings.transports.base import Log, Provision
 from tidings.transports.base import Receiver as Channel
 
 __all__ = ["Subscriber"]
-
-T = TypeVar("T")
 
 logger = logging.getLogger("tidings.consume")
 
@@ -71,9 +67,7 @@ class Subscriber:
         self._executions = [means.execution(compiled, means.store, means.publisher) for compiled in feed.subscriptions]
         self._retrier = means.retrier(feed.subscriptions)
         self._stopping = asyncio.Event()
-        self._delay = means.tuning.again
-        self._told: str | None = None
-        self._down_since: float | None = None
+        self.reach = Reach(inbound, feed.transport.name, means.store, means.worker, means.tuning, self._stopping, logger)
         self.session: Session | None = None
 
     def stop(self) -> None:
@@ -117,10 +111,10 @@ class Subscriber:
 
     async def _share(self, lease: Lease) -> None:
         """Receive beside others, until the group's subscriptions change."""
-        self._told = None
         try:
             async with asyncio.TaskGroup() as tasks:
                 staying = tasks.create_task(self._stay(lease))
+                await self.reach.begin(lease)
                 while not self._stopping.is_set():
                     await self._connected(lease, None)
                 staying.cancel()
@@ -147,11 +141,12 @@ class Subscriber:
 
     async def _read(self, tenure: Tenure) -> None:
         """Read by position under one lease."""
-        self._told = None
+        reach = self.reach
         try:
             async with asyncio.TaskGroup() as tasks:
                 keeping = tasks.create_task(tenure.keep())
-                while not self._stopping.is_set():
+                await reach.begin(tenure.lease)
+                while not (self._stopping.is_set() or reach.hopeless):
                     await self._connected(tenure.lease, tenure)
                 keeping.cancel()
         except BaseExceptionGroup as group:
@@ -160,21 +155,24 @@ class Subscriber:
             await bounded(tenure.leave())
             raise
         await tenure.leave()
+        if reach.hopeless:
+            await reach.stand_back()
 
     async def _connected(self, lease: Lease, tenure: Tenure | None) -> None:
         """Connect and receive, until that fails; then wait before the next time."""
         try:
-            channel = await self._unless_stopped(self._connect(tenure))
+            channel = await unless_stopped(self._connect(tenure), self._stopping)
         except (TransportDown, ProvisionError) as error:
-            await self._wait(lease, error)
+            await self.reach.failed(lease, error)
             return
         if channel is None:
             return
         means = self._means
+        began = elapsed()
         try:
             if tenure is not None:
                 await tenure.renew()
-            await self._tell(lease, None)
+            await self.reach.connected(lease)
             registered = await guarded(means.store.call(means.store.registry.list, means.service))
             self.session = session = Session(
                 self.feed, self.inbound, self._opener, means, self._executions, self._retrier, lease, tenure, channel, registered, self._most,
@@ -184,10 +182,9 @@ class Subscriber:
                 return
             await session.run()
         except TransportDown as error:
-            if self.session is not None and self.session.received:
-                # Something came through: this outage begins with short pauses again.
-                self._delay = means.tuning.again
-            await self._wait(lease, error)
+            if self.session is not None and (self.session.received or elapsed() - began > means.tuning.lease):
+                self.reach.worked()
+            await self.reach.failed(lease, error)
         finally:
             self.session = None
             await bounded(channel.close())
@@ -210,57 +207,10 @@ class Subscriber:
         positions = _positions(tenure.progress.mark.place)
         return await log.reader({topic: positions.get(topic, "") for topic in feed.topics})
 
-    async def _unless_stopped(self, connecting: Coroutine[Any, Any, Channel]) -> Channel | None:
-        """Give up connecting when told to stop: a broker that does not answer may keep us waiting for long."""
-        async with asyncio.TaskGroup() as tasks:
-            task, stopped = tasks.create_task(_outcome(connecting)), tasks.create_task(self._stopping.wait())
-            await asyncio.wait([task, stopped], return_when=asyncio.FIRST_COMPLETED)
-            stopped.cancel()
-            if not task.done():
-                task.cancel()
-                return None
-        found = task.result()
-        if isinstance(found, Exception):
-            raise found
-        return found
-
-    async def _wait(self, lease: Lease, error: Exception) -> None:
-        reason = printable(" ".join(str(error).split()) or type(error).__name__, 300)
-        delay = self._delay * random.uniform(0.5, 1.0)
-        self._delay = min(self._delay * 2, self._means.tuning.again_longest)
-        logger.warning(
-            "%s: the broker cannot be used: %s; trying again in %.1f s", self.inbound.label, reason, delay,
-            extra={"transport": self.feed.transport.name, "group": self.feed.group},
-        )  # fmt: skip
-        await self._tell(lease, reason)
-        await rest(delay, self._stopping)
-
-    async def _tell(self, lease: Lease, reason: str | None) -> None:
-        """Let everybody who looks into the store know whether the broker can be reached, and since when it cannot."""
-        now = elapsed()
-        if reason is None:
-            if self._down_since is not None:
-                logger.info("%s: connected again after %.0f s", self.inbound.label, now - self._down_since)
-            self._down_since = None
-        elif self._down_since is None:
-            self._down_since = now
-        if self._told == (reason or ""):
-            return
-        self._told = reason or ""
-        told = Told(None, 0.0, "", None) if reason is None else Told("open", now - (self._down_since or now), reason, self._means.worker)
-        await guarded(self._means.store.call(self._means.store.breakers.tell, lease, self.inbound.id, told))
-
 
 def _positions(place: str | None) -> dict[str, str]:
     found: dict[str, str] = json.loads(place) if place else {}
     return found
-
-
-async def _outcome(connecting: Coroutine[Any, Any, Channel]) -> Channel | Exception:
-    try:
-        return await connecting
-    except Exception as error:  # noqa: BLE001 - it is raised again, out of the task group
-        return error
 
 
 def unordered_warning(feeds: Sequence[Feed]) -> None:

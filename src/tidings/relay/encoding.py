@@ -54,7 +54,7 @@ class Encoder:
         self._service = service
         self._routing = routing
         self._binding = transport.binding
-        self._cap = transport.wire == "cap"
+        self._wire = transport.wire
         self._known: dict[tuple[str, int | None], _Known] = {}
 
     def outgoing(self, row: Row) -> Outgoing:
@@ -68,7 +68,7 @@ class Encoder:
     def _message(self, row: Row) -> Message:
         known = self._known.get((row.name, row.version)) or self._look_up(row.name, row.version)
         data = row.data.encode() if isinstance(row.data, str) else row.data
-        if row.headers == "{}" and not self._cap:
+        if row.headers == "{}" and self._wire == "cloudevents":
             return known.template.message(str(row.id), _aware(row.time), row.key, row.position, data)
         extensions: dict[str, str] = {}
         own: dict[str, str] = {}
@@ -81,8 +81,10 @@ class Encoder:
             str(row.id), known.source, known.type, data, _aware(row.time), subject, row.key, dataschema=known.schema, extensions=extensions,
             headers=own,
         )  # fmt: skip
-        if self._cap:
+        if self._wire == "cap":
             return cap.encode(event, row.topic, self._binding)
+        if self._wire == "structured":
+            return cloudevents.encode_structured(event, self._binding)
         return cloudevents.encode_binary(event, self._binding)
 
     def _look_up(self, name: str, version: int | None) -> _Known:

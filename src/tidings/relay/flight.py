@@ -65,6 +65,11 @@ class Flight(Generic[T]):
         self.under_way += 1
         return Call(taken.items, taken)
 
+    def bound(self, calls: int, most: int) -> None:
+        """Let so many calls, of so many messages, be under way at a time from now on."""
+        self._calls = calls
+        self._most = most
+
     def done(self, call: Call[T]) -> None:
         """Let the next of its keys be sent: every item of the call is settled."""
         self.under_way -= 1

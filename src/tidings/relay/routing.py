@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
+from tidings.codecs.wire import Wire
 from tidings.contracts import Contract, EventType
 from tidings.errors import ConfigurationError
 from tidings.transports.base import Transport
@@ -146,5 +147,7 @@ def _listed(what: str, destination: Destination) -> _Where:
             raise ConfigurationError(
                 f"Service {what}={one!r} is no transport: give RabbitMQ(url), Kafka(url), NATS(url), Redis(url) or Local()"
             )
+        if not isinstance(one, Local) and one.wire not in get_args(Wire):
+            raise ConfigurationError(f"transport {one.name!r} has wire={one.wire!r}: give {' or '.join(map(repr, get_args(Wire)))}")
     brokers: list[Any] = [one for one in several if not isinstance(one, Local)]
     return tuple(brokers), len(brokers) < len(several)

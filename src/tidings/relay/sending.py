@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, cast
 
 from tidings.consume.breaker import Breaker, Circuit
 from tidings.consume.deadline import Deadline
-from tidings.consume.execution import Attempt, Execution, Failed, StoreDown
+from tidings.consume.execution import Attempt, Execution, Failed
 from tidings.consume.failures import failure_of
 from tidings.consume.received import Received
 from tidings.consume.retry import Retry
 from tidings.consume.routing import Compiled
 from tidings.consume.subscriptions import SubscriptionOptions
-from tidings.errors import Refused, TransportDown, Unsendable
+from tidings.errors import Refused, Unsendable
 from tidings.publish.publisher import Publisher
 from tidings.relay.encoding import Encoder, Row
+from tidings.relay.line import ChannelLost, Line
 from tidings.relay.routing import Routing, relay_name
 from tidings.stores.sql.store import SQLStore
 from tidings.transports.base import Outgoing, Transport
-from tidings.transports.base import Publisher as Channel
 
-__all__ = ["RETRY", "ChannelLost", "Sending", "compiled_relay"]
+__all__ = ["RETRY", "Sending", "compiled_relay"]
 
 #: A broker that refuses a message seldom changes its mind by itself; but a queue may be bound, or a topic made, a little later than we start.
 RETRY = Retry(attempts=5, base=0.5, max=30.0, give_up_on=(Unsendable,))
-
-
-class ChannelLost(StoreDown, TransportDown):
-    """The connection to the broker is lost; nothing is counted against the events."""
 
 
 def compiled_relay(transport: Transport, retry: Retry = RETRY) -> Compiled:
@@ -44,19 +39,17 @@ class Sending(Execution):
     """Sends the events of a relay's lanes, one at a time.
 
     Args:
-        lost: called when the connection to the broker is lost.
+        line: the connection to the broker.
     """
 
     def __init__(
-        self, compiled: Compiled, store: SQLStore, publisher: Publisher, channel: Channel, transport: Transport, routing: Routing,
-        encoder: Encoder, lost: Callable[[str], None],
+        self, compiled: Compiled, store: SQLStore, publisher: Publisher, line: Line, transport: Transport, routing: Routing, encoder: Encoder,
     ) -> None:  # fmt: skip
         super().__init__(compiled, store, publisher)
-        self._channel = channel
+        self._line = line
         self._transport = transport
         self._routing = routing
         self._encoder = encoder
-        self._lost = lost
 
     def attempt(self, received: Received, number: int) -> Attempt | None:
         """Look where the event goes; None when it does not go to this transport any more.
@@ -78,16 +71,17 @@ class Sending(Execution):
         """
         received = attempt.received
         try:
-            await self._send(self._encoder.outgoing(row_of(received)))
+            await self._send(received.id, self._encoder.outgoing(row_of(received)))
         except (Refused, Unsendable) as error:
+            self._line.settled(received.id)
             decision = self.compiled.retry.decide(error, attempt.number, age)
             return Failed(received, error, failure_of(error), decision, attempt.number)
+        self._line.settled(received.id)
         return None
 
-    async def _send(self, outgoing: Outgoing) -> None:
-        (outcome,) = await self._channel.publish([outgoing])
+    async def _send(self, event: str, outgoing: Outgoing) -> None:
+        outcome = await self._line.again(event, outgoing)
         if outcome.kind == "unconfirmed":
-            self._lost(outcome.reason)
             raise ChannelLost(outcome.reason)
         if outcome.kind != "confirmed":
             raise Refused(outcome.reason)

@@ -24,6 +24,7 @@ class Memory:
 
     Attributes:
         refuses: called with each message; a sentence refuses it.
+        breaks: called with each message; the connection breaks of it if that is true.
         topics: what each topic holds, in order.
     """
 
@@ -36,6 +37,7 @@ class Memory:
         self.failure: Failure = failure
         self.most = most
         self.refuses: Callable[[Outgoing], str | None] = lambda _outgoing: None
+        self.breaks: Callable[[Outgoing], bool] = lambda _outgoing: False
         self.topics: dict[str, list[Outgoing]] = {}
         self._groups: dict[tuple[str, str], _Cursor] = {}
         self._up = True
@@ -120,6 +122,9 @@ class _Cursor:
             self.holder = None
 
 
+_BROKE = unconfirmed("the connection broke before the confirmation", broken=True)
+
+
 class _Publisher:
     def __init__(self, broker: Memory, generation: int) -> None:
         self._broker = broker
@@ -135,21 +140,21 @@ class _Publisher:
             try:
                 broker._check(self._generation if self._open else -1)
             except TransportDown as error:
-                outcomes.append(unconfirmed(str(error)))
+                outcomes.append(unconfirmed(str(error), broken=True))
                 continue
             if known is not None:
                 outcomes.append(known)
                 continue
-            if broker._lose == 0:
+            if broker._lose == 0 or broker.breaks(outgoing):
                 self._open = False
-                outcomes.append(unconfirmed("the connection broke before the confirmation"))
+                outcomes.append(_BROKE)
                 continue
             broker.topics[outgoing.topic].append(outgoing)
             outcomes.append(CONFIRMED)
             if broker._lose is not None:
                 broker._lose -= 1
         if broker.failure == "atomic" and not self._open:
-            outcomes = [unconfirmed("the connection broke before the confirmation") if one == CONFIRMED else one for one in outcomes]
+            outcomes = [_BROKE if one == CONFIRMED else one for one in outcomes]
         if not self._open:
             broker._lose = None
         async with broker._news:

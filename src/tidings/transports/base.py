@@ -44,10 +44,13 @@ class Outcome(msgspec.Struct, frozen=True):
             unknown topic. `withheld`: it was not sent, because an earlier one of its key was refused. `unconfirmed`: the connection or the
             broker failed before it could say so; it may have it or not.
         reason: a sentence, unless it was confirmed.
+        broken: of an unconfirmed one: whether the connection has ended without the broker's saying that it cannot take messages, which it may have
+            done over a message.
     """
 
     kind: Literal["confirmed", "refused", "withheld", "unconfirmed"]
     reason: str = ""
+    broken: bool = False
 
 
 CONFIRMED = Outcome("confirmed")
@@ -58,9 +61,9 @@ def refused(reason: str) -> Outcome:
     return Outcome("refused", reason)
 
 
-def unconfirmed(reason: str) -> Outcome:
+def unconfirmed(reason: str, *, broken: bool = False) -> Outcome:
     """Return the outcome of a message that the broker may have or not."""
-    return Outcome("unconfirmed", reason)
+    return Outcome("unconfirmed", reason, broken)
 
 
 WITHHELD = Outcome("withheld", "an earlier message of its key was refused")

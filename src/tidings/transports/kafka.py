@@ -60,7 +60,7 @@ class Kafka:
     Attributes:
         url: `host:port`, or several with commas between them; a scheme `kafka://` before them is left out.
         name: what logs, `tidings status` and deliveries call it; its checkpoint is stored under it. Two transports need two names.
-        wire: `cap` writes messages as DotNetCore.CAP does.
+        wire: `structured` writes the whole event as JSON into the body; `cap` writes messages as DotNetCore.CAP does.
         partitions, replicas: of a topic that is made here.
         most: bytes that a message may have; the cluster has a limit of its own.
         options: more of librdkafka's, for TLS and SASL; they hold passwords, and are never shown.

@@ -69,8 +69,8 @@ class NATS:
     Attributes:
         url: `nats://user:password@host:port`, or `tls://`, or several with commas between them.
         name: what logs, `tidings status` and deliveries call it; its checkpoint is stored under it. Two transports need two names.
-        wire: `cap` writes messages as DotNetCore.CAP does, and gives topics with the same first word one stream, as it does; else each has its
-            own. Both formats are read.
+        wire: `structured` writes the whole event as JSON into the body. `cap` writes messages as DotNetCore.CAP does, and gives topics with the
+            same first word one stream, as it does; else each has its own. All formats are read.
         idle: seconds after which another receiver gets what one that has crashed held; handlers must be quicker.
         prefetch: messages that the receivers of a group may have without having acknowledged them.
         replicas: of a stream, 1 to 5.
@@ -177,7 +177,7 @@ class NATS:
 
     def stream(self, topic: str) -> str:
         """Return the name of a topic's stream."""
-        return stream_of(topic) if self.wire == "cloudevents" else cap.stream_of(topic)
+        return cap.stream_of(topic) if self.wire == "cap" else stream_of(topic)
 
     async def _stream(self, context: JetStreamContext, topic: str, mode: Provision) -> None:
         nats = _nats()
@@ -301,10 +301,11 @@ class _Publisher:
         # Topics whose messages nobody took, each with the question whether they have a stream at all.
         self._asking: dict[str, asyncio.Task[None]] = {}
         self._over: str | None = None
+        self._broken = False
         self._turn = asyncio.Lock()
 
     async def start(self) -> None:
-        self._client = client = await self._transport._connect(self._lost)
+        self._client = client = await self._transport._connect(self._broke)
         try:
             self._inbox = f"{client.new_inbox()}."
             await client.subscribe(f"{self._inbox}*", cb=self._confirm, pending_msgs_limit=0, pending_bytes_limit=0)
@@ -324,8 +325,8 @@ class _Publisher:
             except TimeoutError:
                 self._lost(f"no confirmation within {self._transport.timeout:g} seconds")
             except (_nats().errors.Error, OSError) as error:
-                self._lost(f"{str(error) or type(error).__name__}")
-        found = [outcome or unconfirmed(self._over or "the connection is lost") for outcome in outcomes]
+                self._broke(f"{str(error) or type(error).__name__}")
+        found = [outcome or unconfirmed(self._over or "the connection is lost", broken=self._broken) for outcome in outcomes]
         if self._over is not None:
             await self._end()
         return found
@@ -417,6 +418,10 @@ class _Publisher:
         finally:
             # It may be made the next moment.
             self._asking.pop(topic, None)
+
+    def _broke(self, reason: str) -> None:
+        self._broken = self._broken or self._over is None
+        self._lost(reason)
 
     def _lost(self, reason: str) -> None:
         self._over = self._over or reason
@@ -618,7 +623,9 @@ def _fault(message: Msg) -> str:
 
 def _message(message: Msg) -> Message:
     given = dict(message.headers or {})
-    content_type, message_id = given.pop(_CONTENT_TYPE, None), given.pop(_ID, None)
+    # Names of headers are as they were written here; some write this one as HTTP does.
+    as_in_http = given.pop("Content-Type", None)
+    content_type, message_id = given.pop(_CONTENT_TYPE, as_in_http), given.pop(_ID, None)
     headers: dict[str, str | bytes | None] = {name: value for name, value in given.items() if not name.startswith("Nats-")}
     return Message(headers, message.data, content_type, None, message_id)
 

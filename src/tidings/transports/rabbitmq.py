@@ -49,7 +49,7 @@ class RabbitMQ:
     Attributes:
         url: `amqp://user:password@host:port/vhost`, or `amqps://`; TLS and heartbeat as parameters, as aiormq knows them.
         name: what logs, `tidings status` and deliveries call it; its checkpoint is stored under it. Two transports need two names.
-        wire: `cap` writes messages as DotNetCore.CAP does.
+        wire: `structured` writes the whole event as JSON into the body; `cap` writes messages as DotNetCore.CAP does.
         exchange: the topic exchange that everything is published to; CAP's is `cap.default.router`.
         ordered: whether one consumer of a queue at a time is active, which keeps the order; else all of them share its messages.
         partitions: queues that a group's messages are spread over by key, 1 to 1000; None is one queue, without the plug-in
@@ -281,8 +281,9 @@ def _identity(topic: str, message: Message) -> object:
 class _Publisher:
     def __init__(self, transport: RabbitMQ) -> None:
         self._transport = transport
-        self._link = _Link(transport, self, self._lost)
+        self._link = _Link(transport, self, self._broke)
         self._over: str | None = None
+        self._broken = False
         self._turn = asyncio.Lock()
         self._calls: deque[_Call] = deque()
         self._tag = 0
@@ -297,7 +298,7 @@ class _Publisher:
         if numbers:
             found = await self._send([batch[number] for number in numbers], b"".join(written))
             for number, outcome in zip(numbers, found, strict=True):
-                outcomes[number] = outcome or unconfirmed(self._over or "the connection is lost")
+                outcomes[number] = outcome or unconfirmed(self._over or "the connection is lost", broken=self._broken)
         if self._over is not None:
             # What is still under way there must not arrive after what follows on another connection.
             await self._link.close()
@@ -337,8 +338,12 @@ class _Publisher:
         except TimeoutError:
             self._lost(f"no confirmation within {self._transport.timeout:g} seconds")
         except TransportDown as error:
-            self._lost(str(error))
+            self._broke(str(error))
         return [None] * len(sent) if call is None else call.outcomes
+
+    def _broke(self, reason: str) -> None:
+        self._broken = self._broken or self._over is None
+        self._lost(reason)
 
     def _lost(self, reason: str) -> None:
         self._over = self._over or reason

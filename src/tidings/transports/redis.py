@@ -45,7 +45,7 @@ class Redis:
     Attributes:
         url: `redis://user:password@host:port/0`, or `rediss://`, with the parameters that redis-py knows.
         name: what logs, `tidings status` and deliveries call it; its checkpoint is stored under it. Two transports need two names.
-        wire: `cap` writes the two fields of DotNetCore.CAP; both are read.
+        wire: `structured` writes the whole event as JSON into the field `data`; `cap` writes the two fields of DotNetCore.CAP. All are read.
         idle: seconds after which another receiver takes what one that has crashed held; handlers must be quicker.
         retain: entries that a stream keeps at least; None keeps all of them for ever.
         most: bytes that a message may have.
@@ -199,6 +199,7 @@ class _Publisher:
         self._client = client
         self._connection: Any = None
         self._over: str | None = None
+        self._broken = False
         self._turn = asyncio.Lock()
         self._pack = _packer()
 
@@ -213,7 +214,7 @@ class _Publisher:
         if commands:
             async with self._turn:
                 await self._send(batch, outcomes, commands)
-        return [outcome or unconfirmed(self._over or "the connection is lost") for outcome in outcomes]
+        return [outcome or unconfirmed(self._over or "the connection is lost", broken=self._broken) for outcome in outcomes]
 
     async def close(self) -> None:
         self._over = self._over or "the publisher is closed"
@@ -260,6 +261,8 @@ class _Publisher:
                 if not rejected:
                     self._over = "the server has discarded a transaction without saying why"
         except (redis.exceptions.RedisError, OSError, RuntimeError, AttributeError, TimeoutError) as error:
+            ended = isinstance(error, (redis.exceptions.ConnectionError, OSError)) and not isinstance(error, TimeoutError)
+            self._broken = self._broken or (ended and self._over is None)
             self._over = self._over or f"{str(error) or type(error).__name__}"
         except BaseException:
             # The answers that nobody has read would be taken for those of the next transaction.

@@ -208,8 +208,10 @@ class Queries:
         """)
         events = "events::text" if pg else "events"
         # A state of the breaker is that of the process that told it: it counts as long as that one reads. Where several read side by side, what was
-        # told last does.
-        told = "s.breaker is not null and (s.breaker_owner = c.owner or c.kind = 'queue' and c.owner is not null)"
+        # told last does. Who cannot reach a broker gives the lease up now and then: what it told counts until the next one knows better.
+        alive = f"exists (select 1 from {names.workers} w where {worker} = s.breaker_owner and w.seen_at > {dialect.after(f'-{_ALIVE:g}')})"
+        of_broker = f"(s.name like '{RELAY}%' or s.name like '{INBOUND}%') and {alive}"
+        told = f"s.breaker is not null and (s.breaker_owner = c.owner or c.kind = 'queue' and c.owner is not null or {of_broker})"
         # A group may read several sources; what has come in over one of them and was not understood belongs to that one.
         reader = f"""
             case when s.name like '{INBOUND}%' then s.service || '/' || s.group_name || '@' || substr(s.name, {len(INBOUND) + 1})
