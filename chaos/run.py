@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from chaos import workload
+from chaos.broker import Broker
 from chaos.cluster import Cluster
 from chaos.crew import Crew
 from chaos.databases import make_engine, make_sync_engine
@@ -38,7 +39,10 @@ _STUCK = 45.0
 #: that was at it. See the guarantees.
 _REPEATS = 66
 #: Messages of the library that say that it met something it did not expect.
-_MISTAKES = ("reading stopped", "could not be worked on", "ended with an error", " failed; trying again in 5 s", "Task exception was never")
+_MISTAKES = (
+    "reading stopped", "receiving stopped", "could not be worked on", "ended with an error", " failed; trying again in 5 s",
+    "Task exception was never", "was not sent (", "cannot understand", " are missing: ",
+)  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -62,7 +66,7 @@ class Result:
     drained: float = 0.0
 
 
-async def run(settings: Settings, directory: Path, cluster: Cluster | None) -> Result:
+async def run(settings: Settings, directory: Path, cluster: Cluster | None, broker: Broker | None = None) -> Result:
     """Run, and return how it ended. Nothing is left running."""
     result = Result(settings, schedule(settings))
     engine = make_engine(settings.url, poolclass=NullPool)
@@ -72,8 +76,10 @@ async def run(settings: Settings, directory: Path, cluster: Cluster | None) -> R
     crew = Crew(directory, random.Random(f"{settings.seed}:crew"))
     watch = Watch(eyes)
     operations = Operations(SQLStore(engine), workload.SERVICE)
-    faults = Faults(crew, operations, eyes, cluster, random.Random(f"{settings.seed}:targets"))
+    faults = Faults(crew, operations, eyes, cluster, broker, random.Random(f"{settings.seed}:targets"))
     try:
+        if broker is not None:
+            await broker.open()
         crew.add("worker", settings.workers)
         crew.add("publisher", settings.publishers)
         await _disturb(settings, result.faults, crew, faults, watch)
@@ -81,6 +87,8 @@ async def run(settings: Settings, directory: Path, cluster: Cluster | None) -> R
         since = time.monotonic()
         if cluster is not None:
             cluster.wait()
+        if broker is not None:
+            await broker.calm()
         crew.continue_all()
         # Calm must be there before the last event is: nothing fails from now on.
         (directory / CALM).touch()
@@ -93,6 +101,8 @@ async def run(settings: Settings, directory: Path, cluster: Cluster | None) -> R
         _conclude(facts, crew, watch, directory, result)
     finally:
         crew.kill_all()
+        if broker is not None:
+            await broker.close()
         eyes.dispose()
         await engine.dispose()
     return result
@@ -129,7 +139,7 @@ async def _drain(crew: Crew, operations: Operations, watch: Watch, directory: Pa
     changed = time.monotonic()
     while True:
         crew.look()
-        for subscription in workload.SUBSCRIPTIONS:
+        for subscription in workload.subscriptions_of(result.settings.transport):
             await _try(operations.resume(subscription))
         await _try(operations.redrive())
         await asyncio.to_thread(watch.look)
@@ -168,7 +178,7 @@ def _conclude(facts: Facts, crew: Crew, watch: Watch, directory: Path, result: R
     if watch.looks == 0:
         result.differences.append("nobody could look at lanes and deliveries during the run")
     for log in sorted(directory.glob("*.log")):
-        if not log.name.startswith("postgresql"):
+        if log.name.startswith(("worker", "publisher")):
             result.differences += _mistakes(log)
     for transaction in facts.transactions:
         result.transactions[transaction.end] = result.transactions.get(transaction.end, 0) + 1
