@@ -95,7 +95,7 @@ def _run(options: argparse.Namespace, directory: Path, stack: ExitStack) -> int:
     rest = url.partition("://")[2]
     settings = Settings(
         options.seconds, seed, kind, f"{asynchronous}://{rest}", f"{synchronous}://{rest}", cluster is not None,
-        publishers=options.publishers, workers=options.workers, rate=options.rate or (4.0 if kind == "sqlite" else 15.0),
+        publishers=options.publishers, workers=options.workers, rate=options.rate or (4.0 if kind == "sqlite" else 8.0 if broker else 15.0),
         transport=options.transport, broker="" if broker is None else broker.url, started=time.time(),
     )  # fmt: skip
     over = f" over {settings.transport}" if settings.transport else ""

@@ -57,6 +57,9 @@ def make_service(settings: Settings, directory: Path, place: int, calm: Any) -> 
     service.tuning.longest = 0.1
     service.tuning.max_parked = 400
     service.tuning.again_longest = 1.0
+    if settings.transport:
+        # Who comes after two that were killed handles as many events one at a time as one of them can have had in memory.
+        service.tuning.events = 500
     # No tuning of the service's leads there, and half a minute is most of a short run.
     tidings.consume.deliveries._LEASE = LANE_LEASE  # type: ignore[assignment]
     tidings.consume.pool.PROMOTED_LEASE = LANE_LEASE  # type: ignore[assignment]
