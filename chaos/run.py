@@ -22,6 +22,7 @@ from chaos.databases import make_engine, make_sync_engine
 from chaos.facts import Facts, read_database
 from chaos.faults import Faults
 from chaos.ledger import Balance, balance
+from chaos.leftovers import leftovers
 from chaos.schedule import Fault, schedule
 from chaos.settings import Settings
 from chaos.watch import Watch
@@ -38,6 +39,8 @@ _STUCK = 45.0
 #: Calls of a plain handler that one disturbance may repeat: 50 of the reader's workers, and one in each of 16 lanes; for each worker
 #: that was at it. See the guarantees.
 _REPEATS = 66
+#: Seconds until the broker has handed out again what a dead process held, with some to spare: what was handled by others is a duplicate then.
+_HANDED_OUT = 7.0
 #: Messages of the library that say that it met something it did not expect.
 _MISTAKES = (
     "reading stopped", "receiving stopped", "could not be worked on", "ended with an error", " failed; trying again in 5 s",
@@ -95,9 +98,13 @@ async def run(settings: Settings, directory: Path, cluster: Cluster | None, brok
         await asyncio.to_thread(crew.dismiss, "publisher")
         await _drain(crew, operations, watch, directory, result)
         result.drained = time.monotonic() - since
+        if broker is not None:
+            await _look_after(crew, _HANDED_OUT)
         await asyncio.to_thread(crew.dismiss, "worker")
         with eyes.connect() as connection:
             facts = read_database(connection, directory)
+        if broker is not None:
+            result.differences += await leftovers(settings, directory, {reader.group: reader.place for reader in facts.readers})
         _conclude(facts, crew, watch, directory, result)
     finally:
         crew.kill_all()
@@ -154,6 +161,13 @@ async def _drain(crew: Crew, operations: Operations, watch: Watch, directory: Pa
         await asyncio.sleep(0.3)
 
 
+async def _look_after(crew: Crew, seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        crew.look()
+        await asyncio.sleep(0.1)
+
+
 def _finished(watch: Watch, directory: Path) -> bool:
     try:
         with watch.engine.connect() as connection:
@@ -172,8 +186,7 @@ async def _try(work: object) -> None:
 
 
 def _conclude(facts: Facts, crew: Crew, watch: Watch, directory: Path, result: Result) -> None:
-    disturbances = sum(result.injected.values()) + sum(reader.token for reader in facts.readers)
-    result.balance = balance(facts, _REPEATS * disturbances)
+    result.balance = balance(facts, _REPEATS * _disturbances(facts, result))
     result.differences += crew.surprises + watch.differences + result.balance.differences
     if watch.looks == 0:
         result.differences.append("nobody could look at lanes and deliveries during the run")
@@ -185,6 +198,13 @@ def _conclude(facts: Facts, crew: Crew, watch: Watch, directory: Path, result: R
     result.published = len(facts.log)
     result.take_overs = sum(reader.token for reader in facts.readers)
     result.parked = (watch.lanes, watch.parked, watch.dead)
+
+
+def _disturbances(facts: Facts, result: Result) -> int:
+    """Return how often a worker was disturbed at most. Where a broker divides the events, what hits no certain process hits all of them."""
+    everyone = result.settings.workers if result.settings.transport else 1
+    injected = sum(count if what.endswith("worker") else count * everyone for what, count in result.injected.items())
+    return injected + sum(reader.token for reader in facts.readers)
 
 
 def _mistakes(log: Path) -> list[str]:
