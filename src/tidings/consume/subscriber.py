@@ -74,6 +74,9 @@ class Subscriber:
         self._delay = means.tuning.again
         self._told: str | None = None
         self._down_since: float | None = None
+        #: Whether those that have crashed lately make this process careful. Not when it has gone on since: beside others it would take them for
+        #: crashed that could not reach the store for a while, as it could not itself.
+        self._wary = True
         self.session: Session | None = None
 
     def stop(self) -> None:
@@ -148,6 +151,7 @@ class Subscriber:
     async def _read(self, tenure: Tenure) -> None:
         """Read by position under one lease."""
         self._told = None
+        self._wary = True
         try:
             async with asyncio.TaskGroup() as tasks:
                 keeping = tasks.create_task(tenure.keep())
@@ -176,6 +180,8 @@ class Subscriber:
                 await tenure.renew()
             await self._tell(lease, None)
             registered = await guarded(means.store.call(means.store.registry.list, means.service))
+            if not self._wary:
+                lease = lease._replace(restarts=1)
             self.session = session = Session(
                 self.feed, self.inbound, self._opener, means, self._executions, self._retrier, lease, tenure, channel, registered, self._most,
                 _SETTLED,
@@ -189,6 +195,8 @@ class Subscriber:
                 self._delay = means.tuning.again
             await self._wait(lease, error)
         finally:
+            if self.session is not None:
+                self._wary = self.session.careful
             self.session = None
             await bounded(channel.close())
 
