@@ -1,4 +1,4 @@
-"""The command line: `python -m chaos [--seconds 120] [--seed N] [--store URL]`."""
+"""The command line: `python -m chaos [--seconds 120] [--seed N] [--store URL] [--transport BROKER]`."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ from pathlib import Path
 # The private services are at home among the scripts.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
+from private_services.base import FailedError, UnavailableError
 from sqlalchemy import make_url
 
+from chaos.broker import running_broker
 from chaos.cluster import running_cluster
 from chaos.databases import new_database
 from chaos.report import report
 from chaos.run import run
 from chaos.schedule import schedule
 from chaos.settings import Settings
+from chaos.transport import BROKERS
 
 __all__ = ["main"]
 
@@ -41,6 +44,9 @@ def main(arguments: list[str] | None = None) -> int:
         "--store", default="postgresql", metavar="URL",
         help="postgresql (default): a cluster of our own, restarts included, or without one a new database on the server of the tests; sqlite: a file; or the URL of an empty PostgreSQL database",
     )  # fmt: skip
+    parser.add_argument(
+        "--transport", choices=BROKERS, default=None, help="a broker of our own between the log and the subscriptions (default: none)"
+    )
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--publishers", type=int, default=3)
     parser.add_argument("--rate", type=float, default=None, help="transactions per second of each publisher")
@@ -78,18 +84,27 @@ def _run(options: argparse.Namespace, directory: Path, stack: ExitStack) -> int:
         kind = "postgresql"
     else:
         url, kind = options.store, make_url(options.store).get_backend_name()
+    broker = None
+    if options.transport is not None:
+        try:
+            broker = stack.enter_context(running_broker(options.transport, directory))
+        except (UnavailableError, FailedError) as error:
+            print(error, file=sys.stderr)
+            return IMPOSSIBLE
     asynchronous, synchronous = ("sqlite+aiosqlite", "sqlite") if kind == "sqlite" else ("postgresql+asyncpg", "postgresql+psycopg")
     rest = url.partition("://")[2]
     settings = Settings(
         options.seconds, seed, kind, f"{asynchronous}://{rest}", f"{synchronous}://{rest}", cluster is not None,
-        publishers=options.publishers, workers=options.workers, rate=options.rate or (4.0 if kind == "sqlite" else 15.0),
-        started=time.time(),
+        publishers=options.publishers, workers=options.workers, rate=options.rate or (4.0 if kind == "sqlite" else 8.0 if broker else 15.0),
+        transport=options.transport, broker="" if broker is None else broker.url, started=time.time(),
     )  # fmt: skip
-    print(f"Seed {seed}, {settings.seconds:.0f} s on {kind}. The schedule:", flush=True)
+    over = f" over {settings.transport}" if settings.transport else ""
+    print(f"Seed {seed}, {settings.seconds:.0f} s on {kind}{over}. The schedule:", flush=True)
     for fault in schedule(settings):
         print(f"  {fault}")
-    print(f"Repeat it: python -m chaos --seconds {settings.seconds:g} --seed {seed} --store {options.store}\n", flush=True)
-    result = asyncio.run(run(settings, directory, cluster))
+    more = f" --transport {settings.transport}" if settings.transport else ""
+    print(f"Repeat it: python -m chaos --seconds {settings.seconds:g} --seed {seed} --store {options.store}{more}\n", flush=True)
+    result = asyncio.run(run(settings, directory, cluster, broker))
     for line in report(result):
         print(line, flush=True)
     return UNBALANCED if result.differences else BALANCED

@@ -58,11 +58,17 @@ class Mail(NamedTuple):
 
 
 class Reader(NamedTuple):
-    """A checkpoint: whether everything in the log is behind it, and how often its lease was taken."""
+    """A checkpoint: whether everything in the log is behind it, and how often its lease was taken.
 
+    Attributes:
+        place: of one that reads a broker by position.
+    """
+
+    group: str
     name: str
     drained: bool
     token: int
+    place: str | None
 
 
 @dataclass(slots=True)
@@ -136,8 +142,11 @@ def read_database(connection: Connection, directory: Path) -> Facts:
         if postgresql
         else "exists (select 1 from tidings_outbox o where o.position > c.position)"
     )
-    readers = f"select c.reader, not {unread}, c.lease_token from tidings_checkpoints c where c.kind = 'log'"
-    facts.readers = [Reader(name, bool(drained), token) for name, drained, token in connection.execute(sa.text(readers))]
+    readers = f"""
+        select c.group_name, c.reader, c.kind <> 'log' or not {unread} as drained, c.lease_token, c.place from tidings_checkpoints c
+        where c.kind in ('log', 'stream')
+    """
+    facts.readers = [Reader(*row) for row in connection.execute(sa.text(readers))]
     facts.mails = [Mail(entry["number"], entry["account"], entry["worker"]) for entry in entries(directory / "mails.jsonl")]
     return facts
 

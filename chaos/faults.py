@@ -1,4 +1,4 @@
-"""Doing what the schedule says, to our own processes and to our own database."""
+"""Doing what the schedule says, to our own processes, database and broker."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
+from chaos.broker import Broker
 from chaos.cluster import Cluster
 from chaos.crew import Crew
 from chaos.schedule import Fault
@@ -36,12 +37,15 @@ class Faults:
         counts: how often each fault was injected.
     """
 
-    def __init__(self, crew: Crew, operations: Operations, engine: Engine, cluster: Cluster | None, chance: random.Random) -> None:
+    def __init__(
+        self, crew: Crew, operations: Operations, engine: Engine, cluster: Cluster | None, broker: Broker | None, chance: random.Random
+    ) -> None:  # fmt: skip
         self.counts: Counter[str] = Counter()
         self._crew = crew
         self._operations = operations
         self._engine = engine
         self._cluster = cluster
+        self._broker = broker
         self._chance = chance
         self._later: list[tuple[float, str]] = []
 
@@ -73,6 +77,8 @@ class Faults:
             if verb == "kill":
                 return crew.kill(member)
             return crew.pause(member, fault.seconds) if verb == "stop" else crew.end(member)
+        if kind == "broker":
+            return self._disturb(verb, fault)
         if fault.what == "redrive":
             return await self._operations.redrive()
         if fault.what == "redrive one":
@@ -89,6 +95,15 @@ class Faults:
         await asyncio.to_thread(self._cluster.stop, number)
         self._cluster.start()
         return True
+
+    def _disturb(self, verb: str, fault: Fault) -> int | bool:
+        broker = self._broker
+        assert broker is not None
+        if verb == "cut":
+            return broker.cut(1.0 if fault.target == "all" else self._chance.uniform(0.05, 0.5), self._chance)
+        if verb in ("kill", "restart"):
+            return broker.kill(fault.seconds, gently=verb == "restart")
+        return broker.refuse(fault.seconds) if verb == "refuse" else broker.silence(fault.seconds)
 
     def _cut(self, part: float) -> int:
         with self._engine.connect() as connection:

@@ -54,13 +54,15 @@ class Deeds:
 
     Args:
         slow: seconds that a slow handler takes.
+        auditors: the group of `audit`; None is that of the others.
     """
 
-    def __init__(self, worker: str, weather: Weather, mails: Journal, slow: float) -> None:
+    def __init__(self, worker: str, weather: Weather, mails: Journal, slow: float, auditors: str | None = None) -> None:
         self.worker = worker
         self.weather = weather
         self.mails = mails
         self.slow = slow
+        self.auditors = auditors
 
     def misdeed(self, subscription: str, events: Sequence[Event], envelopes: Sequence[Envelope]) -> Misdeed:
         """Return the first thing that goes wrong with any of these; raise what is raised before the effect."""
@@ -143,7 +145,7 @@ def asynchronous(deeds: Deeds) -> Subscriptions:
             raise RuntimeError("mail fails late")
         deeds.mails.write(number=event.number, account=event.account, worker=deeds.worker)
 
-    @handlers.subscribe(Booked, name="audit", ordered=False, on_dead="continue", **_OPTIONS)
+    @handlers.subscribe(Booked, name="audit", group=deeds.auditors, ordered=False, on_dead="continue", **_OPTIONS)
     async def _audit(event: Booked, session: AsyncSession, envelope: Envelope) -> None:
         misdeed = deeds.misdeed("audit", [event], [envelope])
         await leave(session, "audit", [event], misdeed)
@@ -208,7 +210,7 @@ def threaded(deeds: Deeds) -> Subscriptions:
             raise RuntimeError("mail fails late")
         deeds.mails.write(number=event.number, account=event.account, worker=deeds.worker)
 
-    @handlers.subscribe(Booked, name="audit", ordered=False, on_dead="continue", **_OPTIONS)
+    @handlers.subscribe(Booked, name="audit", group=deeds.auditors, ordered=False, on_dead="continue", **_OPTIONS)
     def _audit(event: Booked, session: Session, envelope: Envelope) -> None:
         misdeed = deeds.misdeed("audit", [event], [envelope])
         leave(session, "audit", [event], misdeed)

@@ -22,6 +22,8 @@ class Settings:
         restarts: whether the database server is ours to restart.
         publishers, workers: how many processes.
         rate: transactions per second of one publisher.
+        transport: the broker between publishers and subscriptions; None without one.
+        broker: its URL, which is that of a proxy of ours.
         started: when the run began, as a Unix time: storms follow the time since then.
     """
 
@@ -34,6 +36,8 @@ class Settings:
     publishers: int = 3
     workers: int = 4
     rate: float = 15.0
+    transport: str | None = None
+    broker: str = ""
     started: float = 0.0
 
     def write(self, directory: Path) -> None:

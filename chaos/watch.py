@@ -1,4 +1,4 @@
-"""What must hold at every moment, in any snapshot: lanes and deliveries belong together. Looked at while everything is in motion."""
+"""What must hold at every moment, in any snapshot: lanes and deliveries belong together, nothing is refused. Looked at while everything moves."""
 
 from __future__ import annotations
 
@@ -21,6 +21,11 @@ _INCONSISTENT = sa.text("""
     select d.subscription_id, min(d.key), d.lane, 'no lane', 0, null, count(*) from tidings_deliveries d
     where not exists (select 1 from tidings_lanes l where d.lane = l.lane and d.subscription_id = l.subscription_id)
     group by d.subscription_id, d.lane
+""")
+# The relay sends what the broker takes, and all that comes back is understood.
+_REFUSED = sa.text("""
+    select s.group_name, s.name, d.reason, d.name as event, d.event_id, d.error_message from tidings_deliveries d
+    join tidings_subscriptions s on s.id = d.subscription_id where s.name like 'relay:%' or s.name like 'inbound:%'
 """)
 _PARKED = sa.text("select count(*), coalesce(sum(depth), 0), count(*) filter (where state = 'dead') from tidings_lanes")
 _PROGRESS = sa.text("""
@@ -57,6 +62,10 @@ class Watch:
     def _look(self, connection: Connection) -> None:
         for row in connection.execute(_INCONSISTENT):
             found = f"lanes and deliveries do not belong together: {row._mapping}"
+            if found not in self.differences and len(self.differences) < 20:
+                self.differences.append(found)
+        for row in connection.execute(_REFUSED):
+            found = f"a message was refused, or not understood: {row._mapping}"
             if found not in self.differences and len(self.differences) < 20:
                 self.differences.append(found)
         lanes, parked, dead = connection.execute(_PARKED).one()

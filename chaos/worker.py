@@ -17,8 +17,9 @@ from chaos.handlers import Deeds, asynchronous, threaded
 from chaos.journal import Journal
 from chaos.process import Surprise, end_with_parent, log_to_stderr
 from chaos.settings import Settings
+from chaos.transport import transport_of
 from chaos.weather import Misdeed, Weather
-from chaos.workload import SERVICE, bank
+from chaos.workload import AUDITORS, SERVICE, bank
 from tidings import Service
 from tidings.stores import SQLStore
 
@@ -29,6 +30,7 @@ READER_LEASE = 2.0
 LANE_LEASE = 3.0
 GRACE = 3.0
 SLOW = 0.4
+POOL = 12
 #: The file whose presence says that the faults are over.
 CALM = "calm"
 
@@ -37,22 +39,27 @@ def make_service(settings: Settings, directory: Path, place: int, calm: Any) -> 
     """Make the service as this worker runs it: every third worker handles in threads."""
     in_threads = place % 3 == 2
     sqlite = settings.kind == "sqlite"
-    engine: Any = make_sync_engine(settings.sync_url, pool_size=12) if in_threads else make_engine(settings.url, pool_size=12)
+    engine: Any = make_sync_engine(settings.sync_url, pool_size=POOL) if in_threads else make_engine(settings.url, pool_size=POOL)
     # SQLite has one writer: nobody may sit on the transaction for long, and there is no connection to cut.
     forbidden: frozenset[Misdeed] = frozenset(("cut", "swallow cut", "timeout")) if sqlite else frozenset()
     weather = Weather(settings.seed, lambda: time.time() - settings.started, calm, forbidden)
-    deeds = Deeds(f"{place}", weather, Journal(directory / "mails.jsonl"), 0.3 if sqlite else 1.0)
+    deeds = Deeds(f"{place}", weather, Journal(directory / "mails.jsonl"), 0.3 if sqlite else 1.0, AUDITORS if settings.transport else None)
     service = Service(
         SERVICE,
         contracts=[bank],
         subscriptions=[threaded(deeds) if in_threads else asynchronous(deeds)],
         store=SQLStore(engine),
+        transport=transport_of(settings),
         grace=GRACE,
     )
     service.tuning.lease = READER_LEASE
     service.tuning.slow = SLOW
     service.tuning.longest = 0.1
     service.tuning.max_parked = 400
+    service.tuning.again_longest = 1.0
+    if settings.transport:
+        # Who comes after two that were killed handles as many events one at a time as one of them can have had in memory.
+        service.tuning.events = 500
     # No tuning of the service's leads there, and half a minute is most of a short run.
     tidings.consume.deliveries._LEASE = LANE_LEASE  # type: ignore[assignment]
     tidings.consume.pool.PROMOTED_LEASE = LANE_LEASE  # type: ignore[assignment]

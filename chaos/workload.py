@@ -9,9 +9,13 @@ import sqlalchemy as sa
 
 from tidings import Contract
 
-__all__ = ["ACCOUNTS", "HOT", "SERVICE", "SUBSCRIPTIONS", "Booked", "Deposited", "Reminded", "Withdrawn", "bank", "tables"]
+__all__ = [
+    "ACCOUNTS", "AUDITORS", "HOT", "SERVICE", "SUBSCRIPTIONS", "Booked", "Deposited", "Reminded", "Withdrawn", "bank", "subscriptions_of", "tables",
+]  # fmt: skip
 
 SERVICE: Final = "bank"
+#: The group of `audit` where there is a broker: it wants no order, so all processes share what comes.
+AUDITORS: Final = "auditors"
 #: The subscriptions of the service; `handlers` says what each of them is there for.
 SUBSCRIPTIONS: Final = ("view", "journal", "report", "mail", "audit")
 #: Accounts whose publishers take a row lock of their own, and number their events under it.
@@ -22,7 +26,15 @@ HOT: Final = tuple(f"h{number:02}" for number in range(6))
 bank: Final = Contract("bank")
 
 
-@bank.event("bank.deposited", key="account")
+def subscriptions_of(transport: str | None) -> tuple[str, ...]:
+    """Return what operators can pause and redrive, the relay and what brings events from the broker included."""
+    if transport is None:
+        return SUBSCRIPTIONS
+    return (*SUBSCRIPTIONS, f"relay:{transport}", f"{SERVICE}/inbound:{transport}", f"{AUDITORS}/inbound:{transport}")
+
+
+# Events that a subscription wants in order are on one topic.
+@bank.event("bank.deposited", key="account", entity="account")
 @dataclass(frozen=True)
 class Deposited:
     """An event of a publisher. `number` is unique in the run, rolled back transactions included."""
@@ -31,7 +43,7 @@ class Deposited:
     account: str
 
 
-@bank.event("bank.withdrawn", key="account")
+@bank.event("bank.withdrawn", key="account", entity="account")
 @dataclass(frozen=True)
 class Withdrawn:
     """Another event of a publisher, so that a subscription has several types to keep in order."""
@@ -40,7 +52,7 @@ class Withdrawn:
     account: str
 
 
-@bank.event("bank.reminded", key="account")
+@bank.event("bank.reminded", key="account", entity="account")
 @dataclass(frozen=True)
 class Reminded:
     """An event that is published with a delay."""

@@ -14,7 +14,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -90,13 +90,13 @@ class Control:
         with self._lock(service):
             return self._clear(service)
 
-    def crash(self, service: PrivateService) -> None:
-        """Kill a running service, as a crash would, and leave its data where it is."""
+    def crash(self, service: PrivateService, signals: Sequence[int] = ()) -> None:
+        """Kill a running service, as a crash would, or end it by these signals, gentlest first; leave its data where it is."""
         with self._lock(service):
             record = self._read(service)
             running = record is not None and "pid" in record and self._runs(service, record)
             if running and record is not None:
-                processes.stop(record["pid"], record["born"], ())
+                processes.stop(record["pid"], record["born"], signals)
             if not processes.end_marked(self._mark(service)) and not running:
                 raise FailedError(f"{service.name} does not run as a process of ours, so it cannot be killed.")
 

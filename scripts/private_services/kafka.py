@@ -40,13 +40,20 @@ _PROJECT = f"""\
 
 
 class Kafka:
-    """A cluster of one, without authentication, on this machine's loopback; topics exist when somebody has created them."""
+    """A cluster of one, without authentication, on this machine's loopback; topics exist when somebody has created them.
+
+    Args:
+        advertised: the port that it tells its clients, when that is a proxy's; None is its own.
+    """
 
     name = "kafka"
     variable = "TIDINGS_TEST_KAFKA"
     package = f"Apache Kafka {VERSION}"
     accounts: tuple[str, ...] = ()
     stop_signals: tuple[int, ...] = (signal.SIGTERM,)
+
+    def __init__(self, advertised: int | None = None) -> None:
+        self._advertised = advertised
 
     def find(self) -> Path | None:
         """Return the file that lists its jars; a distribution in the directory TIDINGS_KAFKA_HOME, where given, is the only place looked at."""
@@ -125,7 +132,7 @@ class Kafka:
             "node.id": "1",
             "controller.quorum.voters": f"1@{LOOPBACK}:{controller}",
             "listeners": f"PLAINTEXT://{LOOPBACK}:{port},CONTROLLER://{LOOPBACK}:{controller}",
-            "advertised.listeners": f"PLAINTEXT://{LOOPBACK}:{port}",
+            "advertised.listeners": f"PLAINTEXT://{LOOPBACK}:{self._advertised or port}",
             "controller.listener.names": "CONTROLLER",
             "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
             "log.dirs": str(directory / "data"),

@@ -14,13 +14,21 @@ from private_services.processes import LOOPBACK
 
 
 class Redis:
-    """A server without a password, for everyone on this machine's loopback."""
+    """A server without a password, for everyone on this machine's loopback.
+
+    Args:
+        fsync: its `appendfsync`. With `everysec` a slow disk lets it confirm what it has not written yet; with `no` it has always written it,
+            and what it has written outlives it.
+    """
 
     name = "redis"
     variable = "TIDINGS_TEST_REDIS"
     package = "redis-server"
     accounts: tuple[str, ...] = ("redis", "nobody")
     stop_signals: tuple[int, ...] = (signal.SIGTERM,)
+
+    def __init__(self, fsync: str = "everysec") -> None:
+        self._fsync = fsync
 
     def find(self) -> Path | None:
         """Return the program; in the directory TIDINGS_REDIS_BIN, where given, and nowhere else."""
@@ -40,6 +48,7 @@ class Redis:
     def command(self, programs: Path, directory: Path, port: int) -> list[str]:
         """Return the server's command line."""
         settings = {"bind": LOOPBACK, "port": str(port), "dir": str(directory), "appendonly": "yes", "save": "", "daemonize": "no"}
+        settings["appendfsync"] = self._fsync
         # A title of its own would be written over its environment, by which it is recognised.
         settings["set-proc-title"] = "no"
         return [str(programs), *(part for name, value in settings.items() for part in (f"--{name}", value))]

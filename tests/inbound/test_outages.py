@@ -175,3 +175,64 @@ async def test_stopping_finishes_what_is_under_way_and_hands_back_the_rest(world
             assert service.counters.of("duplicates") == 0
     assert in_order(world.effects(), orders(1, 20))
     assert world.deliveries() == []
+
+
+#: What a process says that handles events one at a time.
+WARY = "events are handled one at a time"
+
+
+async def crashed(world: World) -> None:
+    """Leave behind what two processes do that are gone, or cannot reach the store."""
+    for number in (1, 2):
+        await world.execute(f"""
+            insert into tidings_checkpoints (reader, shard, service, group_name, kind, owner, lease_until, moved_at)
+            select reader || '#gone-{number}', 0, service, group_name, 'session', 'gone-{number}', moved_at, moved_at
+            from tidings_checkpoints where kind = 'queue'
+        """)
+    await world.execute("update tidings_checkpoints set restarts = 2 where kind = 'stream'")
+
+
+async def test_a_process_that_comes_back_to_the_store_does_not_take_others_for_crashed(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After an outage that is longer than the leases, the first one back sees nobody else."""
+    broker = Memory()
+    async with receiving(world, broker) as service, fast(world.service(name="shop", transport=broker)) as publisher:
+        await world.publish(publisher, *orders(1, 5))
+        await until_equal(lambda: len(world.effects()), 5)
+        assert service._runtime is not None
+        (subscriber,) = service._runtime.subscribers
+        session = subscriber.session
+        await crashed(world)
+        # It leaves, and comes back.
+        await world.execute("update tidings_checkpoints set lease_token = lease_token + 1 where kind = 'queue'")
+        await until(lambda: subscriber.session not in (None, session))
+        await world.publish(publisher, *orders(6, 10))
+        await until_equal(lambda: len(world.effects()), 10)
+    assert WARY not in caplog.text
+    # One that starts does, because it may be one of those that have crashed.
+    async with receiving(world, broker), fast(world.service(name="shop", transport=broker)) as publisher:
+        await world.publish(publisher, *orders(11, 15))
+        await until_equal(lambda: len(world.effects()), 15)
+    assert WARY in caplog.text
+
+
+async def test_what_has_been_handled_one_at_a_time_is_over_when_a_connection_is_lost(
+    world: World, broker: Memory, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with receiving(world, broker):
+        pass
+    await crashed(world)
+    async with receiving(world, broker) as service, fast(world.service(name="shop", transport=broker)) as publisher:
+        await world.publish(publisher, *orders(1, 5))
+        await until_equal(lambda: len(world.effects()), 5)
+        assert service._runtime is not None
+        (subscriber,) = service._runtime.subscribers
+        await until(lambda: subscriber.session is not None and not subscriber.session.careful)
+        assert caplog.text.count(WARY) == 1
+        broker.stop()
+        await until_equal(lambda: state_of(world), "open")
+        broker.start()
+        await world.publish(publisher, *orders(6, 10))
+        await until_equal(lambda: len(world.effects()), 10)
+    assert caplog.text.count(WARY) == 1

@@ -146,7 +146,7 @@ async def test_bytes_that_a_proxy_does_not_let_through_stop_nothing_else(
     world, mine = pg_world, f"{uuid4().hex[:8]}-"
     url = request.getfixturevalue(f"{name}_url")
     marker = f'{mine}2","number":51'
-    proxy = Proxy(url, marker.encode())
+    proxy = Proxy(url, marker=marker.encode())
     await proxy.start()
     direct = transport_to(name, url)
     group = await group_of(direct)
@@ -157,7 +157,7 @@ async def test_bytes_that_a_proxy_does_not_let_through_stop_nothing_else(
         await until(lambda: bool(world.lanes()), seconds=60)
         found = await arrivals(direct, group, flowing, mine=mine)
         await until_equal(world.lanes, [(f"{mine}2", "dead", len(events) - len(flowing), 1)], seconds=30)
-        assert proxy.cut >= 6
+        assert proxy.broken >= 6
     await proxy.stop()
     assert in_order(found, flowing)
     message = world.one("select error_message from tidings_deliveries where error_message is not null")

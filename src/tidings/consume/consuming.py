@@ -108,6 +108,11 @@ class Session:
         """Whether everything that was received is finished, and acknowledged."""
         return not (self._in_memory or self._done or self._on_the_way)
 
+    @property
+    def careful(self) -> bool:
+        """Whether events are handled one at a time, because of processes that have ended before."""
+        return self._crew.careful.on
+
     def database_time(self) -> float:
         """Return the database's time as a Unix timestamp, as of the last look plus what has passed here."""
         return elapsed() + self._offset

@@ -68,6 +68,9 @@ class Subscriber:
         self._retrier = means.retrier(feed.subscriptions)
         self._stopping = asyncio.Event()
         self.reach = Reach(inbound, feed.transport.name, means.store, means.worker, means.tuning, self._stopping, logger)
+        #: Whether those that have crashed lately make this process careful. Not when it has gone on since: beside others it would take them for
+        #: crashed that could not reach the store for a while, as it could not itself.
+        self._wary = True
         self.session: Session | None = None
 
     def stop(self) -> None:
@@ -142,6 +145,7 @@ class Subscriber:
     async def _read(self, tenure: Tenure) -> None:
         """Read by position under one lease."""
         reach = self.reach
+        self._wary = True
         try:
             async with asyncio.TaskGroup() as tasks:
                 keeping = tasks.create_task(tenure.keep())
@@ -174,6 +178,8 @@ class Subscriber:
                 await tenure.renew()
             await self.reach.connected(lease)
             registered = await guarded(means.store.call(means.store.registry.list, means.service))
+            if not self._wary:
+                lease = lease._replace(restarts=1)
             self.session = session = Session(
                 self.feed, self.inbound, self._opener, means, self._executions, self._retrier, lease, tenure, channel, registered, self._most,
                 _SETTLED,
@@ -186,6 +192,8 @@ class Subscriber:
                 self.reach.worked()
             await self.reach.failed(lease, error)
         finally:
+            if self.session is not None:
+                self._wary = self.session.careful
             self.session = None
             await bounded(channel.close())
 
