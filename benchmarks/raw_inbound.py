@@ -224,10 +224,8 @@ class _NATSSource:
         self._subscription = subscription
 
     async def take(self, most: int) -> Sequence[Any]:
-        from nats.errors import TimeoutError as NothingCame
-
         messages: Sequence[Any] = []
-        with suppress(NothingCame):
+        with suppress(TimeoutError):
             messages = await self._subscription.fetch(most, timeout=_WAIT)
         return messages
 
