@@ -33,6 +33,7 @@ class Binding:
         most: how many headers a message can have.
         own: names, in lower case, that the transport itself writes; a name that ends with `-` stands for all that begin with it.
         foreign: whether headers without prefix are the publisher's own; on HTTP they are anybody's.
+        known: what `attribute` returned for names that it has seen.
     """
 
     name: str
@@ -44,7 +45,7 @@ class Binding:
     own: frozenset[str] = frozenset()
     foreign: bool = True
     _attributes: dict[str, str] = field(default_factory=dict, repr=False)
-    _read: dict[str, str] = field(default_factory=dict, repr=False)
+    known: dict[str, str] = field(default_factory=dict, repr=False)
 
     def header(self, attribute: str) -> str:
         """Return the name of the header that carries an attribute.
@@ -63,7 +64,7 @@ class Binding:
 
     def attribute(self, header: str) -> str | None:
         """Return the name of the attribute that a header carries, or None."""
-        known = self._read.get(header)
+        known = self.known.get(header)
         if known is None:
             lowered = header.lower()
             if not lowered.startswith(self.prefixes):
@@ -72,8 +73,8 @@ class Binding:
             if not _ATTRIBUTE.match(known):
                 return None
             # Bounded: names come from outside.
-            if len(self._read) < 256 and len(header) <= 64:
-                self._read[header] = known
+            if len(self.known) < 256 and len(header) <= 64:
+                self.known[header] = known
         return known
 
     def encoded(self, value: str) -> str:
