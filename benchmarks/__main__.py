@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-#: Name, module, and whether it needs PostgreSQL. `flat`, `peers` and `transports` run only when they are named.
+#: Name, module, and whether it needs PostgreSQL. What is not in DEFAULT runs only when it is named.
 BENCHMARKS = {
     "publish": ("benchmarks.publish", True),
     "read": ("benchmarks.read", True),
@@ -22,6 +22,7 @@ BENCHMARKS = {
     "wire": ("benchmarks.wire", False),
     "transports": ("benchmarks.transports", False),
     "relay": ("benchmarks.relay", True),
+    "inbound": ("benchmarks.inbound", True),
     "peers": ("benchmarks.peers", True),
 }
 DEFAULT = ("publish", "read", "latency", "handle", "import", "wire")
@@ -33,9 +34,7 @@ def main() -> int:
     parser.add_argument("name", nargs="*", help=f"of {', '.join(BENCHMARKS)}; default: {', '.join(DEFAULT)}")
     parser.add_argument("--quick", action="store_true", help="a smoke run of seconds, whose figures mean nothing")
     parser.add_argument("--rounds", type=int, default=0, metavar="N", help="runs of each contender (default 5; 1 with --quick)")
-    parser.add_argument(
-        "--only", default="", metavar="TEXT", help="only tables and contenders whose name contains this (publish, handle, flat)"
-    )
+    parser.add_argument("--only", default="", metavar="TEXT", help="only tables and contenders whose name contains this")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every figure of every round to a file")
     options = parser.parse_args()
     names: list[str] = options.name or list(DEFAULT)

@@ -15,14 +15,14 @@ import asyncpg
 
 from benchmarks.workload import INSERT_EFFECT, INSERT_ORDER, RAW_PUBLISH, raw_payload
 
-__all__ = ["place_order", "raw_service"]
+__all__ = ["LISTEN", "NEWS", "place_order", "raw_service"]
 
 _HANDLERS = 8
-_LISTEN = "bench_raw"
+LISTEN = "bench_raw"
 
 # Every row that no running transaction can still precede.
-_READ = """
-select position, event_id, tx::text from raw_outbox
+NEWS = """
+select position, event_id, tx::text, data from raw_outbox
 where (tx, position) > ($1::text::xid8, $2) and tx < pg_snapshot_xmin(pg_current_snapshot()) order by tx, position limit 500
 """
 _INBOX = "insert into raw_inbox (subscription, event_id) values ('bench', $1) on conflict do nothing returning event_id"
@@ -33,7 +33,7 @@ async def place_order(connection: Any, order_id: UUID) -> None:
     async with connection.transaction():
         await connection.execute(INSERT_ORDER, order_id, "c", 10)
         await connection.execute(RAW_PUBLISH, order_id, "order.created", "c", raw_payload(order_id, "c"))
-        await connection.execute(f"select pg_notify('{_LISTEN}', '')")
+        await connection.execute(f"select pg_notify('{LISTEN}', '')")
 
 
 @asynccontextmanager
@@ -41,7 +41,7 @@ async def raw_service(dsn: str, arrived: Callable[[UUID], None]) -> AsyncIterato
     """Read and handle for a block; `arrived` is called when a handler starts."""
     news = asyncio.Event()
     listener = await asyncpg.connect(dsn)
-    await listener.add_listener(_LISTEN, lambda *_: news.set())
+    await listener.add_listener(LISTEN, lambda *_: news.set())
     reader = await asyncpg.connect(dsn)
     async with asyncpg.create_pool(dsn, min_size=_HANDLERS, max_size=_HANDLERS) as pool, asyncio.TaskGroup() as tasks:
 
@@ -55,7 +55,7 @@ async def raw_service(dsn: str, arrived: Callable[[UUID], None]) -> AsyncIterato
             tx, position = "0", 0
             while True:
                 news.clear()
-                rows = await reader.fetch(_READ, tx, position)
+                rows = await reader.fetch(NEWS, tx, position)
                 for row in rows:
                     tasks.create_task(handle(row["event_id"]))
                 if rows:

@@ -35,6 +35,7 @@ class Binding:
         foreign: whether headers without prefix are the publisher's own; on HTTP they are anybody's.
         bare: whether a message that says nothing in its headers may be an event in structured mode.
         routed: attributes that brokers may route by, which structured mode therefore writes as headers, too.
+        known: what `attribute` returned for names that it has seen.
     """
 
     name: str
@@ -48,7 +49,7 @@ class Binding:
     bare: bool = False
     routed: tuple[str, ...] = ()
     _attributes: dict[str, str] = field(default_factory=dict, repr=False)
-    _read: dict[str, str] = field(default_factory=dict, repr=False)
+    known: dict[str, str] = field(default_factory=dict, repr=False)
 
     def header(self, attribute: str) -> str:
         """Return the name of the header that carries an attribute.
@@ -67,7 +68,7 @@ class Binding:
 
     def attribute(self, header: str) -> str | None:
         """Return the name of the attribute that a header carries, or None."""
-        known = self._read.get(header)
+        known = self.known.get(header)
         if known is None:
             lowered = header.lower()
             if not lowered.startswith(self.prefixes):
@@ -76,8 +77,8 @@ class Binding:
             if not _ATTRIBUTE.match(known):
                 return None
             # Bounded: names come from outside.
-            if len(self._read) < 256 and len(header) <= 64:
-                self._read[header] = known
+            if len(self.known) < 256 and len(header) <= 64:
+                self.known[header] = known
         return known
 
     def encoded(self, value: str) -> str:

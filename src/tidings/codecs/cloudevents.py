@@ -178,12 +178,15 @@ def decode(message: Message, binding: Binding, limits: Limits = LIMITS) -> Cloud
         return _structured(message, binding, limits)
     attributes: dict[str, str] = {}
     own: dict[str, str | bytes | None] = {}
+    known, decoded = binding.known, binding.decoded if binding.percent else None
     for name, value in message.headers.items():
-        attribute = binding.attribute(name)
+        attribute = known.get(name) or binding.attribute(name)
         if attribute is None:
             own[name] = value
         elif value is not None:
-            text = binding.decoded(text_of(value, attribute), attribute)
+            text = value if isinstance(value, str) else text_of(value, attribute)
+            if decoded is not None:
+                text = decoded(text, attribute)
             if attributes.setdefault(attribute, text) != text:
                 raise Undecodable("attributes", f"there are two different headers for {attribute!r}")
     if "specversion" not in attributes:
@@ -195,7 +198,7 @@ def decode(message: Message, binding: Binding, limits: Limits = LIMITS) -> Cloud
         raise Undecodable("attributes", "the data and its content type have places of their own in binary mode")
     if message.body is not None and is_json(message.content_type):
         check_json(message.body, limits.depth)
-    return _event(attributes, message.body, message.content_type, _own(own, binding), message.key)
+    return _event(attributes, message.body, message.content_type, _own(own, binding) if own else {}, message.key)
 
 
 def _structured(message: Message, binding: Binding, limits: Limits) -> CloudEvent:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Collection, Sequence
 from typing import Any
 
+import msgspec
 from sqlalchemy import Connection
 
 from tidings.clock import elapsed
@@ -46,6 +47,13 @@ _LOOK = 0.05
 _FINISH = 10.0
 #: Seconds between two looks at the database's clock.
 _CLOCK = 60.0
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+def _write(place: dict[str, str]) -> str:
+    return _encode(place).decode()
 
 
 class Session:
@@ -215,9 +223,8 @@ class Session:
             if not parts:
                 self._finished(incoming)
             return
-        if self._place.get(incoming.topic) != incoming.position:
-            self._place = {**self._place, incoming.topic: incoming.position}
-        received.ticket = progress.read(Mark(None, None, 0, json.dumps(self._place)), 0, parts)
+        self._place[incoming.topic] = incoming.position
+        received.ticket = progress.read(Mark(None, None, 0, _write(self._place)), 0, parts)
 
     def _settle(self, received: Received) -> None:
         ticket = received.ticket

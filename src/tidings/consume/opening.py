@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+from msgspec import convert
+
 from tidings.codecs import cap
 from tidings.codecs.cloudevents import name_and_version, type_of
 from tidings.codecs.message import CloudEvent, Limits, is_json
@@ -17,7 +19,7 @@ from tidings.consume.received import Received
 from tidings.contracts import EventType
 from tidings.envelope import RESERVED_HEADERS
 from tidings.errors import Undecodable
-from tidings.ids import event_key
+from tidings.ids import event_key, uuid_event_key
 from tidings.transports.base import Incoming, Transport
 
 __all__ = ["Opener"]
@@ -80,9 +82,11 @@ class Opener:
             whose = self._service
         time = event.time or datetime.now(UTC)
         data = b"null" if event.data is None else event.data
-        event_id: str | UUID = UUID(event.id) if _UUID.match(event.id) else event.id
-        key = event_key(whose, event.id) if whose is not source else None
-        return Received.of(event_id, source, name, version, incoming.topic, event.key, time, sequence, headers, data, key)
+        if _UUID.match(event.id):
+            key, uuid = uuid_event_key(whose, event.id), convert(event.id, UUID)
+        else:
+            key, uuid = event_key(whose, event.id), None
+        return Received(event.id, source, name, version, incoming.topic, event.key, time, sequence, headers, data, key, uuid)
 
     def is_stranger(self, received: Received) -> bool:
         """Whether nothing is known of this name, on a topic that belongs to one event: it is no event of some other subscriber's."""
