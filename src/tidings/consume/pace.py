@@ -9,8 +9,6 @@ __all__ = ["Pace"]
 #: Seconds that the handlers of one transaction may take by themselves, and on a clock while everything else runs too.
 _SECONDS = 0.020
 _SECONDS_CROWDED = 0.250
-#: Seconds of handlers that a transaction should have at least before another one is worth what it costs.
-_SECONDS_WORTH = 0.005
 #: Seconds over which the use of the processor is averaged.
 _WINDOW = 0.05
 
@@ -56,10 +54,6 @@ class Pace:
         if self.itself is None:
             return 1
         return max(1, min(int(_SECONDS / max(self.itself, 1e-6)), int(_SECONDS_CROWDED / max(self.clock, 1e-6))))
-
-    def worth(self) -> int:
-        """Return how many events a transaction should have before others are shared out among further ones; at least 1."""
-        return 1 if self.itself is None else max(1, int(_SECONDS_WORTH / max(self.itself, 1e-6)))
 
     def _look(self) -> None:
         now = time.perf_counter()

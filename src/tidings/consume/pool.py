@@ -24,7 +24,7 @@ __all__ = ["Pool"]
 
 logger = logging.getLogger("tidings.consume")
 
-#: Among how many workers the lanes that are ready are shared out at least, if there is enough to do for each.
+#: Among how many workers the lanes that are ready are shared out at least.
 _TAKERS = 4
 
 
@@ -87,7 +87,7 @@ class Pool:
             if gate is not None and not (size := await self._enter(gate, size, probing)):
                 continue
             # Lanes are left for others to take, so that the database works on one transaction while the handlers of another run.
-            taken = self.lanes.take(size, self._takers())
+            taken = self.lanes.take(size, min(_TAKERS, self.compiled.options.concurrency))
             handed = Handed(self._store, self._lease, taken.items, elapsed(), ordered=self.compiled.options.ordered)
             self._running[handed] = taken
             if self.lanes.ready:
@@ -202,13 +202,6 @@ class Pool:
                 waiter.set_result(None)
                 return
 
-    def _takers(self) -> int:
-        """Return among how many workers the lanes that are ready are shared out: no more than have something to do worth a transaction."""
-        most = min(_TAKERS, self.compiled.options.concurrency)
-        if not self.compiled.transactional:
-            return most
-        return max(1, min(most, self.lanes.waiting // self.execution.pace.worth()))
-
     def _size(self) -> int:
         options = self.compiled.options
         if self.compiled.circuit.is_open:
@@ -220,4 +213,4 @@ class Pool:
             return min(self.compiled.batch, max(1, self.lanes.waiting))
         if not self.compiled.transactional:
             return max(1, min(SHARE, fair, fast))
-        return max(1, min(self.settling.share, max(fair, self.execution.pace.worth()), fast)) if options.shared else 1
+        return max(1, min(self.settling.share, fair, fast)) if options.shared else 1
