@@ -1,4 +1,4 @@
-"""RabbitMQ: one node that nobody else can join, with the consistent-hash exchange."""
+"""RabbitMQ: one node that nobody else can join."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from private_services.base import RunAs
 from private_services.processes import LOOPBACK, free_port
 
 USER = "tidings"
-
-PLUGINS = ("rabbitmq_consistent_hash_exchange",)
 
 _CONFIGURATION = f"""\
 default_user = {USER}
@@ -50,7 +48,7 @@ class RabbitMQ:
 
     def prepare(self, programs: Path, directory: Path, run_as: RunAs) -> None:
         """Write its configuration."""
-        files = {"rabbitmq.conf": _CONFIGURATION, "plugins": f"[{','.join(PLUGINS)}].\n"}
+        files = {"rabbitmq.conf": _CONFIGURATION, "plugins": "[].\n"}
         for name, text in files.items():
             run_as("sh", "-c", 'cat >"$0"', directory / name, stdin=text)
 

@@ -115,7 +115,7 @@ async def test_rabbitmq_cloudevents(rabbitmq_url: str) -> None:
 
 async def test_rabbitmq_cap(rabbitmq_url: str) -> None:
     topic = f"order.created.{uuid4().hex}"
-    transport = RabbitMQ(url=rabbitmq_url, exchange="cap.default.router", ordered=False)
+    transport = RabbitMQ(url=rabbitmq_url, exchange="cap.default.router", wire="cap", ordered=False)
     await _published(transport, topic, cap.encode(CREATED, topic, transport.binding, zone=BERLIN))
     connection = await aiormq.connect(rabbitmq_url)
     channel = await connection.channel()

@@ -9,7 +9,10 @@ from private_services.control import Control
 
 from tests.transports.conftest import private
 from tests.transports.failing import Crash, Proxy
+from tidings.codecs.message import Message
+from tidings.errors import ConfigurationError
 from tidings.testing.conformance import TransportConformance
+from tidings.transports.base import Outgoing
 from tidings.transports.rabbitmq import RabbitMQ
 
 
@@ -48,6 +51,44 @@ async def test_a_killed_broker_has_lost_nothing_that_it_had_confirmed(own_broker
     await asyncio.sleep(4)
     suite = TransportConformance()
     await suite.test_an_outage_is_seen_and_nothing_that_was_confirmed_is_lost(transport, "killed", Crash(control, "rabbitmq"))
+
+
+async def test_a_key_has_the_same_queue_after_a_crash_of_the_broker(own_broker: tuple[Control, str]) -> None:
+    """A consistent-hash exchange deals its queues anew: the events of a key would be in two of them."""
+    control, url = own_broker
+    crash = Crash(control, "rabbitmq")
+    transport = RabbitMQ(url=url, timeout=5, partitions=3)
+    groups = ("one", "two")
+    await transport.provision(["dealt"], {group: ["dealt"] for group in groups})
+    await asyncio.sleep(4)
+
+    async def places() -> dict[tuple[str, str], str]:
+        publisher = await transport.publisher()
+        await publisher.publish([Outgoing("dealt", Message({"key": f"{n}"}, b"{}", None, f"{n}", f"{n}")) for n in range(60)])
+        await publisher.close()
+        found: dict[tuple[str, str], str] = {}
+        for group in groups:
+            receiver = await transport.receiver(group, ["dealt"])
+            async with asyncio.timeout(20):
+                while sum(known == group for known, _ in found) < 60:
+                    some = await receiver.receive(100, 1)
+                    await receiver.acknowledge(some)
+                    found |= {(group, str(one.message.headers["key"])): one.shard for one in some}
+            await receiver.close()
+        return found
+
+    before = await places()
+    assert set(before.values()) == {f"{group}.{number}" for group in groups for number in range(3)}
+    for _ in range(2):
+        await crash.stop()
+        await crash.start()
+        assert await places() == before
+
+
+@pytest.mark.parametrize("partitions", [0, -1, 65])
+def test_a_number_of_partitions_that_cannot_be_is_refused(partitions: int) -> None:
+    with pytest.raises(ConfigurationError, match=f"partitions={partitions} is not 1 to 64"):
+        RabbitMQ(url="amqp://host/", partitions=partitions)
 
 
 def test_the_password_is_not_shown() -> None:

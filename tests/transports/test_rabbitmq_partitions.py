@@ -75,6 +75,26 @@ async def test_structured_mode_is_spread_by_key_too(rabbitmq_url: str) -> None:
     assert set.union(*shards.values()) == set(transport.shards(group))
 
 
+async def test_events_without_key_are_spread_and_what_others_publish_is_in_the_first_queue(rabbitmq_url: str) -> None:
+    group, topic = f"partitions.{uuid4().hex}", f"orders.{uuid4().hex}"
+    transport = RabbitMQ(url=rabbitmq_url, partitions=3)
+    await transport.provision([topic], {group: [topic]})
+    publisher = await transport.publisher()
+    await publisher.publish([Outgoing(topic, Message({"whose": "ours"}, b"{}", None, None, str(uuid4()))) for _ in range(60)])
+    await publisher.close()
+    connection = await aiormq.connect(rabbitmq_url)
+    channel = await connection.channel()
+    for _ in range(10):
+        properties = aiormq.spec.Basic.Properties(headers={"whose": "theirs"})
+        await channel.basic_publish(b"{}", exchange="tidings", routing_key=topic, properties=properties, mandatory=True)
+    await connection.close()
+    places = defaultdict(set)
+    for one in await _received(transport, group, topic, 70):
+        places[one.message.headers["whose"]].add(one.shard)
+        assert set(one.message.headers) == {"whose"}, "the slot is nobody's business"
+    assert places == {"ours": set(transport.shards(group)), "theirs": {f"{group}.0"}}
+
+
 @pytest.mark.parametrize(("first", "then", "said"), [(3, 2, "more"), (2, 3, "fewer"), (None, 2, "None"), (2, None, "several")])
 async def test_another_number_of_partitions_is_refused(rabbitmq_url: str, first: int | None, then: int | None, said: str) -> None:
     group, topic = f"partitions.{uuid4().hex}", f"orders.{uuid4().hex}"

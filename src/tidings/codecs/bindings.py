@@ -142,7 +142,7 @@ AMQP = Binding(
     "AMQP",
     "cloudEvents_",
     ("cloudevents_", "cloudevents:", "ce-"),
-    own=frozenset({"x-death", "x-delivery-count"}),
+    own=frozenset({"x-death", "x-delivery-count", "tidings-slot"}),
     routed=("partitionkey",),
 )
 #: Version 1.0.2 of the binding knows no headers; that of NATS's own headers came later.

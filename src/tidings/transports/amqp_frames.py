@@ -10,9 +10,14 @@ from functools import lru_cache
 from struct import Struct
 
 from tidings.codecs.message import Message
+from tidings.ids import slot_of
 from tidings.transports.base import as_header
 
-__all__ = ["TooLong", "acknowledgement", "frames", "read_properties"]
+__all__ = ["SLOT", "SLOTS", "TooLong", "acknowledgement", "frames", "read_properties"]
+
+#: The header that says which slot a message's key has, by which groups spread their messages over several queues; and how many slots there are.
+SLOT = "tidings-slot"
+SLOTS = 64
 
 _FRAME = Struct(">BHI").pack
 _CONTENT = Struct(">HHQH").pack
@@ -36,12 +41,13 @@ class TooLong(ValueError):
     """Something of a message does not fit where AMQP carries it; the text says what."""
 
 
-def frames(message: Message, exchange: str, topic: str, channel: int, most: int) -> bytes:
+def frames(message: Message, exchange: str, topic: str, channel: int, most: int, *, slotted: bool = False) -> bytes:
     """Return the frames that publish a message, mandatory and persistent.
 
     Args:
         channel: its number.
         most: bytes that a frame may have, as agreed with the broker.
+        slotted: whether a header says which slot its key has; without a key, its id.
 
     Raises:
         TooLong: a name, or a property besides the headers, has more than 255 bytes, or the headers do not fit into one frame.
@@ -71,6 +77,8 @@ def frames(message: Message, exchange: str, topic: str, channel: int, most: int)
             data = value.encode() if isinstance(value, str) else value
             parts.append(_LONG(b"S", len(data)))
             parts.append(data)
+    if slotted and (spread := message.key if message.key is not None else message.id) is not None:
+        parts.append(_SLOT[slot_of(spread) % SLOTS])
     table = b"".join(parts)
     header = b"".join((_CONTENT(_BASIC, 0, len(body), flags), head, _SIZE(len(table)), table, _PERSISTENT, tail))
     if len(header) > most - 8:
@@ -91,6 +99,11 @@ def _publish(exchange: str, topic: str, channel: int) -> bytes:
 @lru_cache(1024)
 def _name(name: str) -> bytes:
     return _short(name, f"the name of header {name[:80]!r}")
+
+
+def _slot(number: int) -> bytes:
+    value = str(number).encode()
+    return b"".join((_short(SLOT, "the slot"), _LONG(b"S", len(value)), value))
 
 
 def _short(text: str, what: str) -> bytes:
@@ -163,3 +176,6 @@ def _table(data: bytes) -> dict[str, str | bytes | None]:
     if at > end:
         raise ValueError("the headers end too soon")
     return headers
+
+
+_SLOT = [_slot(number) for number in range(SLOTS)]

@@ -1,5 +1,7 @@
 """RabbitMQ: one durable topic exchange, the topic as the routing key, and a quorum queue for each group, or several by key.
 
+What is published says in a header which of 64 slots its key has, and a group with several queues has a headers exchange that knows whose they are.
+
 Confirms are pipelined and every message is `mandatory`, so one that no queue takes is refused. Each confirm stands for itself, in any order.
 A group's queue has a single active consumer, which keeps it ordered; its delivery limit is as high as it goes and its dead letters have an
 exchange of their own, because a broker that counts deliveries would drop good messages of consumers that crash. Nothing is ever put back by
@@ -23,8 +25,8 @@ import msgspec
 from tidings.codecs.bindings import AMQP, Binding
 from tidings.codecs.message import Message
 from tidings.codecs.wire import Wire
-from tidings.errors import MissingExtra, ProvisionError, TransportDown
-from tidings.transports.amqp_frames import acknowledgement, frames
+from tidings.errors import ConfigurationError, MissingExtra, ProvisionError, TransportDown
+from tidings.transports.amqp_frames import SLOT, SLOTS, acknowledgement, frames
 from tidings.transports.base import CONFIRMED, Failure, Incoming, Outcome, Outgoing, Provision, refused, sifted, size_of, unconfirmed
 from tidings.transports.urls import described, unreadable
 
@@ -52,9 +54,8 @@ class RabbitMQ:
         wire: `structured` writes the whole event as JSON into the body; `cap` writes messages as DotNetCore.CAP does.
         exchange: the topic exchange that everything is published to; CAP's is `cap.default.router`.
         ordered: whether one consumer of a queue at a time is active, which keeps the order; else all of them share its messages.
-        partitions: queues that a group's messages are spread over by key, 1 to 1000; None is one queue, without the plug-in
-            `rabbitmq_consistent_hash_exchange`. It cannot be changed while there are messages.
-        partition_by: the header that holds the key; messages without it share a queue.
+        partitions: queues that a group's messages are spread over by key, 1 to 64; None is one queue. What comes without our header
+            `tidings-slot` (from others, and with `wire="cap"`) is all in the first. It cannot be changed while there are messages.
         prefetch: messages that a receiver may have without having acknowledged them, 1 to 65535.
         most: bytes that a message may have; the broker closes the channel over a larger one than it takes. Of a larger one that is received
             only the beginning is kept.
@@ -68,10 +69,13 @@ class RabbitMQ:
     exchange: str = "tidings"
     ordered: bool = True
     partitions: int | None = None
-    partition_by: str = "cloudEvents_partitionkey"
     prefetch: int = 1000
     most: int = 16 << 20
     timeout: float = 30.0
+
+    def __post_init__(self) -> None:
+        if self.partitions is not None and not 1 <= self.partitions <= SLOTS:
+            raise ConfigurationError(f"partitions={self.partitions} is not 1 to {SLOTS}, nor None for one queue without partitions")
 
     @property
     def failure(self) -> Failure:
@@ -121,9 +125,6 @@ class RabbitMQ:
         except (aiormq.exceptions.AMQPError, OSError, asyncio.CancelledError) as error:
             if isinstance(error, asyncio.CancelledError) and (_cancelling() or not connection.is_closed):
                 raise
-            if "x-consistent-hash" in str(error):
-                reason = "partitions need its plug-in: rabbitmq-plugins enable rabbitmq_consistent_hash_exchange"
-                raise ProvisionError(f"{described(self.url)}: {reason}") from error
             raise self._down(error) from error
         finally:
             await _closed(connection)
@@ -183,15 +184,23 @@ class RabbitMQ:
         )
 
     async def _spread(self, channel: AbstractChannel, group: str, topics: Sequence[str], *, passive: bool) -> None:
-        """Make the ring of queues that a group's messages are spread over, the exchange last."""
-        ring = _ring(group)
-        arguments: dict[str, Any] = {"hash-header": self.partition_by}
-        await channel.exchange_declare(ring, exchange_type="x-consistent-hash", durable=True, passive=passive, arguments=arguments)
+        """Make what a group's messages are spread over its queues by, the exchange of the slots last.
+
+        A consistent-hash exchange would not need our header, but deals its queues anew in any order when the broker has crashed (seen with 3.10): the
+        events of a key would be in two queues.
+        """
+        ring, rest = _ring(group), f"{group}.others"
+        queues = self.shards(group)
+        await channel.exchange_declare(rest, exchange_type="fanout", durable=True, passive=passive)
+        if not passive:
+            await channel.queue_bind(queues[0], rest)
+        arguments: dict[str, Any] = {"alternate-exchange": rest}
+        await channel.exchange_declare(ring, exchange_type="headers", durable=True, passive=passive, arguments=arguments)
         if passive:
             return
-        for queue in self.shards(group):
-            # The key of such a binding is its weight.
-            await channel.queue_bind(queue, ring, routing_key="1")
+        for slot in range(SLOTS):
+            which: dict[str, Any] = {"x-match": "all", SLOT: str(slot)}
+            await channel.queue_bind(queues[slot % len(queues)], ring, arguments=which)
         for topic in topics:
             await channel.exchange_bind(ring, self.exchange, routing_key=topic)
 
@@ -313,7 +322,9 @@ class _Publisher:
         if (size := size_of(outgoing.message)) > self._transport.most:
             return f"the message has {size:,} bytes, more than {self._transport.most:,}"
         try:
-            written.append(frames(outgoing.message, self._transport.exchange, outgoing.topic, _CHANNEL, self._link.most))
+            # What CAP writes has CAP's headers only.
+            slotted = self._transport.wire != "cap"
+            written.append(frames(outgoing.message, self._transport.exchange, outgoing.topic, _CHANNEL, self._link.most, slotted=slotted))
         except ValueError as error:
             return str(error)
         return None
@@ -459,9 +470,10 @@ class _Receiver:
     def _incoming(self, content: Content) -> Incoming:
         message = content.message
         count = None
-        if "x-delivery-count" in message.headers:
+        if "x-delivery-count" in message.headers or SLOT in message.headers:
             headers = dict(message.headers)
-            count = headers.pop("x-delivery-count")
+            headers.pop(SLOT, None)
+            count = headers.pop("x-delivery-count", None)
             message = msgspec.structs.replace(message, headers=headers)
         queue = self._queues.get(content.consumer, self._group)
         # A queue has no numbers to tell its messages by; their own ids have to do.
