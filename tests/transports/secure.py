@@ -50,6 +50,7 @@ def make_certificates(directory: Path) -> Certificates:
 
 class _Secure:
     def __init__(self, certificates: Certificates) -> None:
+        super().__init__()
         self.certificates = certificates
         self.secure_port = free_port()
 

@@ -71,11 +71,10 @@ class Worker:
         return time.monotonic()
 
     async def pause(self) -> float:
-        """Stop it wherever it is; return when."""
+        """Stop it wherever it is; return a time at which nothing moved in it any more."""
         self._signal(signal.SIGSTOP)
-        at = time.monotonic()
         await self.is_paused()
-        return at
+        return time.monotonic()
 
     def resume(self) -> None:
         """Let it go on as if nothing had happened."""

@@ -65,7 +65,7 @@ async def test_a_worker_that_was_paused_begins_nothing_with_what_others_have_by_
     workers = [start("limited", lease=LEASE, concurrency=2, takes=0.05) for _ in range(2)]
     for worker in workers:
         await worker.says("started")
-    await publish(world, 60)
+    await publish(world, 120)
     await until(lambda: handled(world) >= 10, seconds=60)
     paused = max(workers, key=lambda worker: len(worker.journal.entries("begin")))
     (other,) = (worker for worker in workers if worker is not paused)
@@ -73,7 +73,7 @@ async def test_a_worker_that_was_paused_begins_nothing_with_what_others_have_by_
     before = len(other.journal.entries("begin"))
     await until(lambda: len(other.journal.entries("begin")) > before + 10, seconds=60)
     paused.resume()
-    await until(lambda: handled(world) == 60 and world.lanes() == [], seconds=60)
+    await until(lambda: handled(world) == 120 and world.lanes() == [], seconds=60)
     found = spans(workers)
     # What was under way when it was paused goes on when it wakes up; nobody can stop that.
     assert at_once([span for span in found if not (span[2] is paused and span[0] <= at <= (span[1] or at))]) <= 2
