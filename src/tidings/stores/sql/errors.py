@@ -14,7 +14,7 @@ UNAVAILABLE = (exc.DBAPIError, exc.TimeoutError, OSError)
 
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 _CONFLICTS = {"40001", "40P01", "55P03"}
-_OUTAGES = {"57P01", "57P02", "57P03", "53300", "25006"}
+_OUTAGES = {"57P01", "57P02", "57P03", "53300", "25006", "25P03"}
 _SQLITE_BUSY = ("database is locked", "database table is locked", "database schema is locked")
 
 

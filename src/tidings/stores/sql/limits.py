@@ -14,6 +14,9 @@ from tidings.stores.sql.statement import Command, Sql
 
 __all__ = ["Limits"]
 
+#: How long a transaction may have a limit's row and say nothing, as PostgreSQL reads it. It takes a few milliseconds.
+_MOST_IDLE = "3s"
+
 
 class Limits:
     """One row for each limit is its lock and its bucket; permits belong to a process as long as it renews them."""
@@ -27,9 +30,12 @@ class Limits:
             "extract(epoch from spent_until - clock_timestamp())::float8" if pg else "(julianday(spent_until) - julianday('now')) * 86400.0"
         )
         self.add = Sql(f"insert into {names.limits} (scope) values ($1) on conflict do nothing")
-        # Whoever asks has the row's lock until the transaction ends: what it reads of permits is what all others have.
+        # Whoever asks has the row's lock until the transaction ends: what it reads of permits is what all others have. The server ends the
+        # session of one that is paused in the middle: all others would wait until it goes on.
+        hurry = f", set_config('idle_in_transaction_session_timeout', '{_MOST_IDLE}', true)"
         self.lock = Sql(
-            f"select {dialect.now}{'::text' if pg else ''}, {ahead} from {names.limits} where {scope}{' for update' if pg else ''}"
+            f"select {dialect.now}{'::text' if pg else ''}, {ahead}{hurry if pg else ''} from {names.limits} "
+            f"where {scope}{' for update' if pg else ''}"
         )
         later = "$2::text::timestamptz + $3::float8 * interval '1 second'" if pg else "strftime('%Y-%m-%dT%H:%M:%fZ', $2, $3 || ' seconds')"
         self.spend = Sql(f"update {names.limits} set spent_until = {later} where {scope}")
@@ -56,7 +62,7 @@ class Limits:
         if not rows:
             run(connection, Command(self.add, (scope,)))
             rows = run(connection, Command(self.lock, (scope,)))
-        ((now, ahead),) = rows
+        now, ahead = rows[0][:2]
         verdict = decide(ahead, [Claim(*row) for row in run(connection, Command(self.others, (scope, owner)))])
         if verdict.mine is not None and verdict.mine.wanted + verdict.mine.held > 0:
             run(connection, Command(self.keep, (scope, owner, *verdict.mine, ttl)))
