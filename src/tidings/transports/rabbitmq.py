@@ -180,7 +180,7 @@ class RabbitMQ:
             found = "more" if last[1] else "fewer"
         raise ProvisionError(
             f"{described(self.url)}: group {group!r} is made with {found} partitions, not with {self.partitions}: let it handle what it has, "
-            "delete its queues and its exchange, then start with the new number"
+            f"delete its queues and the exchanges {_ring(group)!r} and {_others(group)!r}, then start with the new number"
         )
 
     async def _spread(self, channel: AbstractChannel, group: str, topics: Sequence[str], *, passive: bool) -> None:
@@ -189,7 +189,7 @@ class RabbitMQ:
         A consistent-hash exchange would not need our header, but deals its queues anew in any order when the broker has crashed (seen with 3.10): the
         events of a key would be in two queues.
         """
-        ring, rest = _ring(group), f"{group}.others"
+        ring, rest = _ring(group), _others(group)
         queues = self.shards(group)
         await channel.exchange_declare(rest, exchange_type="fanout", durable=True, passive=passive)
         if not passive:
@@ -221,6 +221,10 @@ class RabbitMQ:
 
 def _ring(group: str) -> str:
     return f"{group}.partitions"
+
+
+def _others(group: str) -> str:
+    return f"{group}.others"
 
 
 async def _exists(connection: AbstractConnection, *, queue: str = "", exchange: str = "") -> bool:
