@@ -28,6 +28,7 @@ from tests.consume.waiting import until, until_equal
 from tests.consume.world import EFFECT, World, effect, effect_sync, make_sync_engine, open_world
 from tests.services.databases import Database
 from tidings import Envelope, Publish, Retry, Service, Subscriptions
+from tidings.consume.deadline import Deadline
 from tidings.consume.execution import Attempt, Execution, Fence
 
 ENDED = "tidings.errors.TransactionEnded"
@@ -58,9 +59,9 @@ def transactions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
     together = Execution.together
 
-    async def counting(self: Execution, attempts: Sequence[Attempt], fence: Fence) -> dict[int, int]:
+    async def counting(self: Execution, attempts: Sequence[Attempt], fence: Fence, deadline: Deadline | None = None) -> dict[int, int]:
         sizes.append(len(attempts))
-        return await together(self, attempts, fence)
+        return await together(self, attempts, fence, deadline)
 
     monkeypatch.setattr(Execution, "together", counting)
     return sizes
@@ -729,7 +730,7 @@ async def test_a_thread_that_outlives_its_time_is_rolled_back_when_it_ends(any_w
     handlers = Subscriptions()
     leave, left = threading.Event(), threading.Event()
 
-    @handlers.subscribe(OrderPlaced, retry=ONCE, timeout=0.1, shared=False)
+    @handlers.subscribe(OrderPlaced, retry=ONCE, timeout=0.5, shared=False)
     def handle(event: OrderPlaced, session: Session, publish: Publish) -> None:
         if event.order_id == "b":
             return
@@ -746,7 +747,7 @@ async def test_a_thread_that_outlives_its_time_is_rolled_back_when_it_ends(any_w
         # Its key is occupied until the thread ends: nothing of it runs beside it. Others go on.
         if world.kind == "postgresql":
             await until(lambda: service.counters.of("handled") == 1)
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.7)
         assert world.deliveries() == []
         leave.set()
         await until_equal(world.deliveries, [("a", "failed", 1, "TimeoutError"), ("a", "behind", 0, None)])

@@ -557,7 +557,7 @@ class World:
             self.tables.rollback(transaction)
             raise
         self.tables.commit(transaction)
-        work.handed.promote(claimed)
+        work.handed.promote(claimed, work.handed.left())
         assert work.handed.promoted is not None
         work.promoted_at = work.next
         self.leased.update((work.subscription.id, lane) for lane in work.handed.promoted)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tests.consume.shop import OrderPlaced
@@ -38,6 +39,57 @@ async def test_a_slow_transaction_finishes_in_a_lane_of_its_own_while_the_checkp
     assert [value for key, value in pg_world.effects() if key == "slow"] == [0, 1, 2]
     assert pg_world.one("select count(*) from tidings_inbox") == 6
     assert service.counters.of("failed") == 0
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["transaction", "plain"])
+async def test_keys_that_were_taken_together_with_a_slow_event_do_not_wait_for_it(pg_world: World, plain: bool) -> None:
+    handlers = Subscriptions()
+    go = asyncio.Event()
+    called: list[tuple[str, int]] = []
+
+    async def work(event: OrderPlaced) -> None:
+        called.append((event.order_id, event.number))
+        if (event.order_id, event.number) == ("7", 1):
+            await go.wait()
+
+    if plain:
+        handlers.subscribe(OrderPlaced, name="work", concurrency=2)(work)
+    else:
+
+        @handlers.subscribe(OrderPlaced, name="work", concurrency=2)
+        async def bill(event: OrderPlaced, session: AsyncSession) -> None:
+            await effect(session, "bill", event)
+            await work(event)
+
+    service = pg_world.service(handlers)
+    service.tuning.slow = 0.3
+    keys, last = range(15), 4
+    async with service:
+        # Quick handlers are given many events at a time.
+        await pg_world.publish(service, *(OrderPlaced("warm", number) for number in range(50)))
+        await until_equal(lambda: len(called), 50)
+        called.clear()
+        await pg_world.publish(service, *(OrderPlaced(str(key), number) for number in range(last) for key in keys))
+        # Everything but the slow key.
+        expected = {(str(key), number) for number in range(last) for key in keys if key != 7} | {("7", 0), ("7", 1)}
+        await until_equal(lambda: set(called), expected)
+        await until_equal(lambda: pg_world.one("select count(*) from tidings_inbox"), 50 + len(expected) - 1)
+        await until_equal(lambda: [(lane[0], lane[2]) for lane in pg_world.lanes()], [("7", 3)])
+        go.set()
+        await until_equal(pg_world.lanes, [])
+    assert pg_world.one("select count(*) from tidings_inbox") == 50 + len(keys) * last
+    assert service.counters.of("failed") == 0
+    if plain:
+        assert len(called) == len(set(called)) == len(keys) * last
+    else:
+        effects = pg_world.effects()
+        assert len(effects) == 50 + len(keys) * last
+        for key in keys:
+            assert [number for each, number in effects if each == str(key)] == list(range(last))
+    # A handler may be begun twice, but never out of turn.
+    for key in keys:
+        firsts = list(dict.fromkeys(number for each, number in called if each == str(key)))
+        assert firsts == list(range(last))
 
 
 async def test_a_slow_event_that_fails_in_the_end_is_retried_in_order(pg_world: World) -> None:

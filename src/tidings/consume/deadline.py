@@ -7,6 +7,7 @@ it is moved on when it fires too early, and fires too late never.
 from __future__ import annotations
 
 import asyncio
+from math import inf
 from types import TracebackType
 from typing import Any, Self
 
@@ -19,6 +20,10 @@ class Deadline:
     Args:
         seconds: how long one call may take; None for as long as it likes.
 
+    Attributes:
+        what: what the call is for, as noted by whoever makes it.
+        interrupted: whether a call was ended by `interrupt`.
+
     Raises:
         TimeoutError: at the end of a `with` block that was cancelled for taking too long, or that swallowed that cancellation.
         asyncio.CancelledError: at the end of a `with` block that swallowed a cancellation of somebody else's, or made another error of it
@@ -26,7 +31,7 @@ class Deadline:
         RuntimeError: the block was left by a CancelledError although nobody cancelled the task: something that it awaited was cancelled.
     """
 
-    __slots__ = ("_before", "_expired", "_loop", "_seconds", "_task", "_timer", "_when")
+    __slots__ = ("_before", "_expired", "_loop", "_seconds", "_task", "_timer", "_when", "interrupted", "what")
 
     def __init__(self, seconds: float | None) -> None:
         self._seconds = seconds
@@ -36,6 +41,8 @@ class Deadline:
         self._task: asyncio.Task[Any] = task
         self._loop = task.get_loop()
         self._timer: asyncio.TimerHandle | None = None
+        self.what: Any = None
+        self.interrupted = False
         #: When the current call has to end; None between calls.
         self._when: float | None = None
         self._expired = False
@@ -44,7 +51,9 @@ class Deadline:
     def __enter__(self) -> Self:
         self._expired = False
         self._before = self._task.cancelling()
-        if self._seconds is not None:
+        if self._seconds is None:
+            self._when = inf
+        else:
             self._when = self._loop.time() + self._seconds
             if self._timer is None:
                 self._timer = self._loop.call_at(self._when, self._fire)
@@ -71,9 +80,17 @@ class Deadline:
             self._timer.cancel()
             self._timer = None
 
+    def interrupt(self) -> bool:
+        """End the call that is under way as if its time were over; return whether there is one."""
+        if self._when is None or self._expired:
+            return False
+        self._expired = self.interrupted = True
+        self._task.cancel()
+        return True
+
     def _fire(self) -> None:
         self._timer = None
-        if self._when is None:
+        if self._when is None or self._expired:
             return  # between two calls: the next one arms it again
         if self._loop.time() < self._when:
             self._timer = self._loop.call_at(self._when, self._fire)

@@ -118,8 +118,11 @@ class Execution:
             return None
         return Attempt(received, route, route.decode(received.data), received.envelope(number, self.compiled.name), number)
 
-    async def together(self, attempts: Sequence[Attempt], fence: Fence) -> dict[int, int]:
+    async def together(self, attempts: Sequence[Attempt], fence: Fence, deadline: Deadline | None = None) -> dict[int, int]:
         """Run attempts in one transaction; return the `Standing` of those that did not run.
+
+        Args:
+            deadline: what bounds the calls, for whoever wants to interrupt them.
 
         Raises:
             HandlerFailed: a handler raised, or lost the connection; nothing was kept.
@@ -139,7 +142,7 @@ class Execution:
                 scope = Scope(self.store.connections, self.publisher, held, one_session=together)
                 guard = Guard(held.sync)
                 try:
-                    await self._call_all(todo, scope)
+                    await self._call_all(todo, scope, deadline)
                 except HandlerFailed as failed:
                     if held.sync.invalidated and kind_of(failed.error) != "outage":
                         raise HandlerFailed(_ConnectionLost(str(failed.error))) from failed.error
@@ -251,6 +254,7 @@ class Execution:
         try:
             if self.compiled.batch is None:
                 for attempt in attempts:
+                    deadline.what = attempt.received
                     await call(attempt.route.plan, attempt.event, attempt.envelope, scope, deadline)
             else:
                 for first in range(0, len(attempts), self.compiled.batch):

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 from sqlalchemy import Connection
 
+from tidings.consume.deadline import Deadline
 from tidings.consume.guard import ENDED
 from tidings.consume.received import Received
 from tidings.errors import LeaseLost, TransactionEnded
@@ -30,6 +31,7 @@ class Handed:
         since: when the worker took them, on the local clock.
         over: event keys of what was settled one by one, and needs no lane any more.
         withheld: what did not get its turn, because the breaker opened; it goes back to where it was taken from.
+        together: what bounds the calls of a transaction that several events share and may stop sharing; None while there is no such transaction.
     """
 
     def __init__(self, store: SQLStore, lease: Lease, items: Sequence[Received], since: float, *, ordered: bool) -> None:
@@ -41,6 +43,9 @@ class Handed:
         self.promoted: dict[str, Claimed] | None = None
         self.over: set[str] = set()
         self.withheld: list[Received] = []
+        self.together: Deadline | None = None
+        self._turns: Sequence[Received] = ()
+        self._turn = 0
         self._parked: frozenset[str] = frozenset()
         self.closing = False
         self._changing = asyncio.Lock()
@@ -68,9 +73,24 @@ class Handed:
                 waiting.discard(event.event_key)
         return [item for item in parked if item.event_key in waiting]
 
-    def promote(self, claimed: Sequence[Claimed]) -> None:
-        """Note that what is left has lanes of its own now: these are ours."""
-        self._parked = frozenset(event.event_key for event in self.left())
+    def take_turns(self, events: Sequence[Received]) -> None:
+        """Note that these run one by one, in this order."""
+        self._turns, self._turn = events, 0
+
+    def turn(self, number: int) -> None:
+        """Note which of them runs now."""
+        self._turn = number + 1
+
+    def untouched(self) -> list[Received]:
+        """Return what has not had its turn, and waits for nothing that has: others may run it."""
+        later = self._turns[self._turn :] if self._turn else ()
+        keys = {event.event_key for event in later}
+        lanes = {self.lane(event) for event in self.left() if event.event_key not in keys}
+        return [event for event in later if event.event_key not in self.over and self.lane(event) not in lanes]
+
+    def promote(self, claimed: Sequence[Claimed], events: Sequence[Received]) -> None:
+        """Note that these events have lanes of their own now: these are ours."""
+        self._parked = frozenset(event.event_key for event in events)
         self.promoted = {lane.lane.replace("-", ""): lane for lane in claimed}
 
     def is_promoted(self) -> bool:

@@ -175,16 +175,23 @@ class Pool:
             return
         for handed, taken in list(self._running.items()):
             if handed.promoted is None and now - handed.since > slow:
+                if handed.together is not None and len({handed.lane(event) for event in handed.items}) > 1 and handed.together.interrupt():
+                    # Those that share its transaction would wait for it, whatever their keys. It is promoted when it runs alone.
+                    logger.info("%s: a slow event runs again, in a transaction of its own", self.compiled.label)
+                    continue
                 async with handed.promoting() as possible:
                     if possible and handed in self._running:
                         await self._promote(handed, taken)
 
     async def _promote(self, handed: Handed, taken: Taken[Received]) -> None:
-        items = [parking(received, handed.lane(received), "slow", attempts=1) for received in handed.left()]
+        untouched = handed.untouched()
+        back = {received.event_key for received in untouched}
+        slow = [received for received in handed.left() if received.event_key not in back]
+        items = [parking(received, handed.lane(received), "slow", attempts=1) for received in slow]
         owner = f"{self._lease.reader}:{self._lease.token}:{id(handed):x}"
-        handed.promote(await self.settling.park(items, PROMOTED_LEASE, owner))
+        handed.promote(await self.settling.park(items, PROMOTED_LEASE, owner), slow)
         logger.info("%s: %d slow events go on in lanes of their own", self.compiled.label, len(items))
-        self._free(taken)
+        self._free(taken, untouched)
 
     async def _rest(self) -> None:
         waiter = asyncio.get_running_loop().create_future()

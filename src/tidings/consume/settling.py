@@ -53,6 +53,9 @@ class Settling:
         self.execution = execution
         self.compiled = execution.compiled
         self.share = SHARE
+        # A thread cannot be interrupted, and a list is one call.
+        asynchronous = all(route.plan.asynchronous for route in self.compiled.routes.values() if route is not None)
+        self._interruptible = asynchronous and self.compiled.batch is None
         self._store = store
         self._lease = lease
         self._slots = slots
@@ -98,6 +101,7 @@ class Settling:
             return
         items = handed.items
         handed.withheld = []
+        handed.take_turns(())
         attempts, parked, poison = await self._prepare(handed)
         if not self.compiled.transactional:
             parked += await self._plain(attempts, handed)
@@ -169,18 +173,29 @@ class Settling:
     async def _transactional(self, attempts: list[Attempt], handed: Handed) -> list[Parking]:
         parked: list[Parking] = []
         if len(attempts) > 1:
+            deadline = self.execution.deadline()
+            handed.together = deadline if self._interruptible else None
             try:
-                standing = await self.execution.together(attempts, handed)
+                standing = await self.execution.together(attempts, handed, deadline)
             except (HandlerFailed, TransactionEnded):
                 self.share = max(1, self.share // 2)
                 if handed.is_promoted():
                     return parked
+                if deadline.interrupted:
+                    # It comes first, with its key: when it is promoted, the others have not had their turn.
+                    lane = handed.lane(deadline.what)
+                    attempts = sorted(attempts, key=lambda attempt: handed.lane(attempt.received) != lane)
             else:
                 self.share = min(SHARE, self.share + 1)
                 self._note_all(attempts, standing, parked, handed)
                 return parked
+            finally:
+                handed.together = None
+                deadline.close()
         behind: set[str] = set()
+        handed.take_turns([attempt.received for attempt in attempts])
         for index, attempt in enumerate(attempts):
+            handed.turn(index)
             lane = handed.lane(attempt.received)
             if lane in behind:
                 # The key may be free by now: what comes after an event that found it blocked waits behind that one all the same.
@@ -215,6 +230,7 @@ class Settling:
             await to_its_end(self._write_done([(handed, [attempt.received for attempt in todo])]))
             return parked
         failed_lanes: set[str] = set()
+        handed.take_turns(events)
         recording = self._recorder.recording(handed)
         deadline = self.execution.deadline()
         try:
@@ -224,6 +240,7 @@ class Settling:
                     continue
                 if handed.is_promoted():
                     return parked
+                handed.turn(index)
                 if not recording.take():
                     await recording.room()
                 made = False

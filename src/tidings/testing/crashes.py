@@ -147,12 +147,12 @@ class MortalExecution(Execution):
         self._life = life
         self._events: dict[str, Any] = {}
 
-    async def together(self, attempts: Sequence[Attempt], fence: Fence) -> dict[int, int]:
+    async def together(self, attempts: Sequence[Attempt], fence: Fence, deadline: Deadline | None = None) -> dict[int, int]:
         """Run attempts in one transaction; die after its commit."""
         mine = {attempt.received.event_key: attempt.event for attempt in attempts}
         self._events.update(mine)
         try:
-            standing = await super().together(attempts, fence)
+            standing = await super().together(attempts, fence, deadline)
         finally:
             for event_key in mine:
                 self._events.pop(event_key, None)
