@@ -3,6 +3,8 @@
 
 PYTHON ?= python3
 ARGS ?=
+# Tests that run side by side; most of them wait. A file's tests stay together: they share a broker.
+JOBS ?= 2
 
 python := .venv/bin/python
 
@@ -18,8 +20,8 @@ setup: ## Make or refresh .venv (every other target does this by itself)
 demo: setup ## Run the demo shop; ARGS=--once ends it by itself
 	@$(python) -m tidings demo $(ARGS)
 
-test: setup ## Run the tests, with private services where they can be had; ARGS go to pytest
-	@$(python) scripts/services run all -- $(python) -m pytest $(ARGS)
+test: setup ## Run the tests, with private services where they can be had; ARGS go to pytest, JOBS=0 runs them in this process
+	@$(python) scripts/services run all -- $(python) -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 check: check-format check-lint check-mypy check-pyright ## Check format, lint and types; `make -k check` goes on after a failure
 

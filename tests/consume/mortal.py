@@ -64,7 +64,7 @@ async def main(url: str, path: str, seed: str) -> None:
         configure(engine)
     deliveries._LEASE = 1.0
     service = Service("shop", contracts=[shop], subscriptions=[handlers], store=SQLStore(engine))
-    service.tuning.lease = 0.6
+    service.tuning.lease = 1.5
     service.tuning.longest = 0.05
     async with service:
         print("reading", flush=True)

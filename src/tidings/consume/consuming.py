@@ -39,8 +39,9 @@ logger = logging.getLogger("tidings.consume")
 
 #: Most messages that are asked for at a time.
 _PAGE = 500
-#: Seconds for which acknowledgements are gathered.
+#: Seconds for which acknowledgements are gathered; up to ten times as long for fewer than `_MANY`: each time costs a look into the store.
 _GATHER = 0.005
+_MANY = 100
 #: Seconds between two looks at whether what was withdrawn is finished, or there is room again.
 _LOOK = 0.05
 #: Seconds that handlers have to finish when the connection is lost, before they are cancelled.
@@ -325,7 +326,10 @@ class Session:
         while True:
             await self._to_acknowledge.wait()
             await self._flush()
-            await asyncio.sleep(_GATHER)
+            for _ in range(10):
+                await asyncio.sleep(_GATHER)
+                if len(self._done) >= _MANY:
+                    break
 
     async def _flush(self) -> None:
         """Acknowledge what is finished.
