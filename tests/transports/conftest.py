@@ -13,8 +13,6 @@ from private_services.base import FailedError, UnavailableError
 from private_services.control import Control
 
 # Loaded here: pytest parses each module of a plug-in, and deep inside a test Python 3.11 may fail at that (https://github.com/python/cpython/issues/106905).
-import tidings.transports.amqp_stream
-import tidings.transports.nats_client  # noqa: F401
 from tests.conftest import IN_CI
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -21,11 +21,11 @@ from tidings.codecs.cloudevents import encode_binary
 from tidings.codecs.message import Message
 from tidings.codecs.wire import decode
 from tidings.errors import Undecodable
-from tidings.transports.amqp_frames import frames
 from tidings.transports.base import Incoming, Outgoing, Transport
 from tidings.transports.kafka import Kafka
 from tidings.transports.nats import NATS as NATSTransport  # noqa: N811 - there is a binding of that name, too
 from tidings.transports.rabbitmq import RabbitMQ
+from tidings.transports.rabbitmq.frames import frames
 from tidings.transports.redis import Redis
 
 chance = random.Random(7)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nats.aio.client import Client
 
-from tidings.transports.nats_pull import UNREADABLE
+from tidings.transports.nats.pull import UNREADABLE
 
 __all__ = ["Sturdy"]
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex
 from aiormq.connection import TransportFactory
 
 from tidings.codecs.message import Message
-from tidings.transports.amqp_frames import read_properties
+from tidings.transports.rabbitmq.frames import read_properties
 
 if TYPE_CHECKING:
     from yarl import URL
@@ -81,7 +81,7 @@ class Tapped(TransportFactory):
         provider = kwargs.pop("ssl_context_provider")
         context = await provider.get_context() if url.scheme == "amqps" else None
         loop = asyncio.get_running_loop()
-        reader = _Reader(self._listener, self._channel, self._most)
+        reader = Reader(self._listener, self._channel, self._most)
         protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
         transport, _ = await loop.create_connection(lambda: protocol, url.host or "localhost", url.port or 5672, ssl=context, **kwargs)
         self._transport = transport
@@ -100,7 +100,7 @@ class Tapped(TransportFactory):
             self._transport.resume_reading()
 
 
-class _Reader(asyncio.StreamReader):
+class Reader(asyncio.StreamReader):
     """Feeds the client with what nobody else listens to."""
 
     def __init__(self, listener: Listener, channel: int, most: int) -> None:

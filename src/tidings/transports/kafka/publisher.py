@@ -1,0 +1,248 @@
+"""Kafka: sending, on a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from time import monotonic, sleep
+from typing import TYPE_CHECKING, Any
+
+from tidings.codecs.message import Message
+from tidings.errors import ConfigurationError
+from tidings.transports.base import CONFIRMED, Outcome, Outgoing, refused, sifted, size_of, unconfirmed
+from tidings.transports.kafka.client import CONTENT_TYPE, load_kafka
+from tidings.transports.urls import described
+
+if TYPE_CHECKING:
+    from confluent_kafka import Producer
+
+    from tidings.transports.kafka.transport import Kafka
+
+__all__ = ["Publisher"]
+
+# Seconds that one call of the client may keep its thread.
+_SLICE = 0.1
+# Seconds for which a topic that is not there is not asked for again.
+_AGAIN = 5.0
+# Seconds that closing waits for the thread.
+_LEAVING = 5.0
+
+
+class _Call:
+    """The messages of one `publish` that are under way."""
+
+    __slots__ = ("_loop", "_lost", "done", "left", "outcomes")
+
+    def __init__(self, outcomes: list[Outcome | None], lost: Callable[[str], None]) -> None:
+        self.outcomes = outcomes
+        self.left = outcomes.count(None)
+        self._lost = lost
+        self._loop = asyncio.get_running_loop()
+        self.done: asyncio.Future[None] = self._loop.create_future()
+
+    def delivered(self, number: int, error: Any, _message: Any) -> None:
+        """Note what became of one; called on the thread that polls."""
+        if error is None:
+            self.outcomes[number] = CONFIRMED
+        elif error.code() == load_kafka().KafkaError.MSG_SIZE_TOO_LARGE:
+            self.outcomes[number] = refused(f"the cluster takes no message of this size: {error.str()}")
+        else:
+            self.outcomes[number] = unconfirmed(error.str())
+            self._lost(error.str())
+        self.left -= 1
+        if not self.left:
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self.end)
+
+    def end(self) -> None:
+        """Let whoever waits go on."""
+        if not self.done.done():
+            self.done.set_result(None)
+
+
+class Publisher:
+    """Messages are handed over by the event loop, which takes no time; a thread waits for what the cluster says of them."""
+
+    def __init__(self, transport: Kafka) -> None:
+        self._transport = transport
+        self._over: str | None = None
+        # Topics that are there, and the others, with until when that need not be asked again.
+        self._topics: set[str] = set()
+        self._missing: dict[str, tuple[float, str]] = {}
+        self._producer: Producer | None = None
+        self._turn = asyncio.Lock()
+        self._calls: set[_Call] = set()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="tidings-kafka-publisher")
+        self._serving: asyncio.Future[None] | None = None
+
+    async def start(self) -> None:
+        await asyncio.to_thread(self._connect)
+        self._serving = asyncio.get_running_loop().run_in_executor(self._thread, self._serve)
+
+    async def publish(self, batch: Sequence[Outgoing], /) -> list[Outcome]:
+        call: _Call | None = None
+        async with self._turn:
+            if asked := {outgoing.topic for outgoing in batch} - self._topics:
+                await asyncio.to_thread(self._ask, asked)
+            if self._over is None:
+                call = _Call(sifted(batch, self._why_not), self._lost)
+                self._calls.add(call)
+                await self._produce(batch, call)
+        if call is None:
+            found: list[Outcome | None] = [None] * len(batch)
+        else:
+            found = call.outcomes
+            try:
+                if call.left and self._over is None:
+                    async with asyncio.timeout(self._transport.timeout):
+                        await call.done
+            except TimeoutError:
+                self._lost(f"no confirmation within {self._transport.timeout:g} seconds")
+            finally:
+                self._calls.discard(call)
+        if self._over is not None:
+            await self._purged()
+        return [outcome or unconfirmed(self._over or "the connection is lost") for outcome in found]
+
+    async def close(self) -> None:
+        self._lost("the publisher is closed")
+        await self._purged()
+        self._thread.shutdown(wait=False)
+        if self._serving is None:
+            self._producer = None
+
+    async def _purged(self) -> None:
+        """Wait until nothing is going to be sent any more: somebody else is going to send it again."""
+        for call in self._calls:
+            call.end()
+        if self._serving is not None:
+            await asyncio.wait({self._serving}, timeout=_LEAVING)
+
+    async def _produce(self, batch: Sequence[Outgoing], call: _Call) -> None:
+        kafka = load_kafka()
+        if (producer := self._producer) is None:
+            return
+        deadline = monotonic() + self._transport.timeout
+        for number, outgoing in enumerate(batch):
+            if call.outcomes[number] is not None:
+                continue
+            message = outgoing.message
+            on_delivery = partial(call.delivered, number)
+            while self._over is None:
+                try:
+                    producer.produce(outgoing.topic, message.body, message.key, headers=_headers(message), on_delivery=on_delivery)
+                    break
+                except BufferError:
+                    if monotonic() > deadline:
+                        self._lost("the cluster takes messages too slowly")
+                    # Confirmations make room.
+                    await asyncio.sleep(0.01)
+                except kafka.KafkaException as error:
+                    self._lost(str(error))
+            if number % 500 == 499:
+                await asyncio.sleep(0)
+
+    def _connect(self) -> None:
+        kafka = load_kafka()
+        transport = self._transport
+        settings = transport._settings(
+            **{
+                "enable.idempotence": True,
+                "enable.gapless.guarantee": True,
+                "acks": "all",
+                # A message that times out by itself would leave a gap that the guarantee does not cover.
+                "message.timeout.ms": 0,
+                # The partition of a key is the same as for clients in Java.
+                "partitioner": "murmur2_random",
+                "linger.ms": 1,
+                "message.max.bytes": transport.most + 4096,
+                "queue.buffering.max.messages": 0,
+                "queue.buffering.max.kbytes": 1 << 18,
+                "error_cb": self._noticed,
+            }
+        )
+        try:
+            producer: Producer = kafka.Producer(settings)
+        except kafka.KafkaException as error:
+            raise ConfigurationError(f"{described(transport.url)}: {error.args[0].str()}") from None
+        self._producer = producer
+        transport._metadata(producer, lambda: self._over)
+
+    def _serve(self) -> None:
+        """Take what the cluster says until the publisher is over."""
+        producer = self._producer
+        assert producer is not None
+        while self._over is None:
+            producer.poll(_SLICE)
+        producer.purge()
+        producer.poll(0)
+        # The client's end waits for its threads: it must come here, not wherever garbage is collected.
+        self._producer = None
+
+    def _noticed(self, error: Any) -> None:
+        if error.fatal() or error.code() in (load_kafka().KafkaError._ALL_BROKERS_DOWN, load_kafka().KafkaError._AUTHENTICATION):
+            self._lost(error.str())
+
+    def _lost(self, reason: str) -> None:
+        self._over = self._over or reason
+        for call in list(self._calls):
+            with contextlib.suppress(RuntimeError):
+                call._loop.call_soon_threadsafe(call.end)
+
+    def _why_not(self, outgoing: Outgoing) -> str | None:
+        if outgoing.topic not in self._topics and outgoing.topic in self._missing:
+            return self._missing[outgoing.topic][1]
+        message = outgoing.message
+        size = size_of(message) + len(message.key or "")
+        texts = [value for value in (*message.headers, *message.headers.values(), message.key) if isinstance(value, str)]
+        if not "".join(texts).isascii():
+            try:
+                size += sum([len(text.encode()) - len(text) for text in texts])
+            except UnicodeEncodeError as error:
+                return f"it cannot be written: {error}"
+        if size > self._transport.most:
+            return f"the message has {size:,} bytes, more than {self._transport.most:,}"
+        return None
+
+    def _ask(self, topics: set[str]) -> None:
+        """Find out which topics there are: the client itself would wait for one that does not exist."""
+        errors = load_kafka().KafkaError
+        if (producer := self._producer) is None:
+            return
+        for topic in topics:
+            known_until, _ = self._missing.pop(topic, (0.0, ""))
+            if known_until > monotonic():
+                self._missing[topic] = (known_until, f"there is no topic {topic!r}")
+                continue
+            found: Any = None
+            # A broker may have to hear of one that has just been made.
+            for _ in range(3):
+                try:
+                    found = producer.list_topics(topic, timeout=self._transport.timeout).topics[topic]
+                except load_kafka().KafkaException as error:
+                    self._lost(error.args[0].str())
+                    return
+                if found.error is None:
+                    self._topics.add(topic)
+                    break
+                sleep(_SLICE)
+            else:
+                if found.error.code() in (errors.UNKNOWN_TOPIC_OR_PART, errors.TOPIC_EXCEPTION):
+                    self._missing[topic] = (monotonic() + _AGAIN, f"there is no topic {topic!r}")
+                elif found.error.code() == errors.TOPIC_AUTHORIZATION_FAILED:
+                    self._missing[topic] = (monotonic() + _AGAIN, f"topic {topic!r} is forbidden")
+                else:
+                    # It has no leader just now, say.
+                    self._lost(f"topic {topic!r}: {found.error.str()}")
+                    return
+
+
+def _headers(message: Message) -> list[tuple[str, str | bytes | None]]:
+    # The client encodes text itself.
+    headers = list(message.headers.items())
+    if message.content_type is not None:
+        headers.append((CONTENT_TYPE, message.content_type))
+    return headers
