@@ -47,7 +47,7 @@ SOURCE = "/cap"
 #: Headers of CAP that a publisher may set.
 SETTABLE = frozenset({CALLBACK, "cap-msg-type", "cap-kafka-key", "cap-pulsar-key", "cap-session-id", "cap-scheduled-enqueue-time-utc"})
 # Words of ours for which CAP has none; it hands them through to whoever asks for them.
-_EXTRA = ("partitionkey", "sequence", "causationid", "tenantid", "traceparent", "tracestate", "expires", "scheduledfor")
+_EXTRA = ("partitionkey", "sequence", "causationid", "tenantid", "traceparent", "tracestate", "chain", "expires", "scheduledfor")
 _NOT_PRINTABLE = re.compile(r"[^ -~]")
 _COUNT = re.compile(r"[0-9]{1,9}\Z")
 _FIGURES = re.compile(r"(\d{1,4})[/.-](\d{1,2})[/.-](\d{1,4}),?\s+(\D*?)\s*(\d{1,2}):(\d{2}):(\d{2})\s*(\D*)\Z", re.ASCII)

@@ -18,12 +18,12 @@ from tidings.consume.execution import Attempt, Execution, Failed, StoreDown
 from tidings.consume.failures import failure_of, said
 from tidings.consume.fences import LaneFence
 from tidings.consume.outcome import Outcome
-from tidings.consume.parking import guarded, record_failure, to_its_end, undecodable
+from tidings.consume.parking import guarded, record_failure, refusal, to_its_end, undecodable
 from tidings.consume.received import Received, from_delivery
 from tidings.consume.retry import Decision, Retry
 from tidings.consume.routing import Compiled
 from tidings.consume.suspects import given_up, suspected
-from tidings.errors import DecodeError, LeaseLost, ProcessEnded, TransactionEnded
+from tidings.errors import CircularChain, DecodeError, LeaseLost, ProcessEnded, TransactionEnded
 from tidings.publish.publisher import Publisher
 from tidings.stores.base import ALONE, Claimed, Delivery, Standing
 from tidings.stores.sql.store import SQLStore
@@ -313,7 +313,7 @@ class Retrier:
             return True
         try:
             attempt = execution.attempt(received, number)
-        except (DecodeError, KeyError) as error:
+        except (DecodeError, KeyError, CircularChain) as error:
             await self._not_understood(lane, execution, delivery, number, error)
             return False
         if attempt is None:
@@ -353,7 +353,7 @@ class Retrier:
             received = from_delivery(delivery)
             try:
                 attempt = execution.attempt(received, 1)
-            except (DecodeError, KeyError):
+            except (DecodeError, KeyError, CircularChain):
                 break
             if attempt is None or received.expires() is not None:
                 break
@@ -393,9 +393,11 @@ class Retrier:
         if failure is None:
             await self._hand_back(lane, max(number - 1, 0), 5.0)
             return
-        logger.error("cannot understand %s %s: %s", delivery.name, delivery.event_id, failure.error_message)
+        reason = refusal(error)
+        what = "cannot understand" if reason == "undecodable" else "stopped a chain of events at"
+        logger.error("%s %s %s: %s", what, delivery.name, delivery.event_id, failure.error_message)
         failed = Failed(received, error, failure, Decision("dead"), number)
-        await self._record(lane, execution, delivery, failed, "undecodable")
+        await self._record(lane, execution, delivery, failed, reason)
         self._counters.add(execution.compiled.label, "dead")
         self._died(execution.compiled, failed)
 

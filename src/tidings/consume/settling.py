@@ -15,11 +15,11 @@ from tidings.consume.execution import Attempt, Execution, Failed, StoreDown
 from tidings.consume.failures import remember, said
 from tidings.consume.fences import NO_LANE, Handed
 from tidings.consume.outcome import Outcome
-from tidings.consume.parking import guarded, parking, record_failure, to_its_end, undecodable
+from tidings.consume.parking import guarded, parking, record_failure, refusal, to_its_end, undecodable
 from tidings.consume.received import Received
 from tidings.consume.recording import Recorder
 from tidings.consume.retry import Decision
-from tidings.errors import DecodeError, LeaseLost, TransactionEnded
+from tidings.errors import CircularChain, DecodeError, LeaseLost, TransactionEnded
 from tidings.stores.base import Claimed, Lease, Parking, Standing
 from tidings.stores.sql.connections import Line
 from tidings.stores.sql.store import SQLStore
@@ -142,7 +142,7 @@ class Settling:
             else:
                 try:
                     attempt = self.execution.attempt(received, 1)
-                except (DecodeError, KeyError) as error:
+                except (DecodeError, KeyError, CircularChain) as error:
                     lane = handed.lane(received)
                     known = await guarded(self._reads.run(self._store.inbox.standing, self.compiled.id, [received.event_key], [lane]))
                     if known.get(0) == Standing.DUPLICATE:
@@ -363,10 +363,12 @@ class Settling:
                 extra=self._extra(received),
             )  # fmt: skip
             return parking(received, lane, "waiting for code", state="retrying", delay=5.0)
-        logger.error("cannot understand %s %s: %s", received.name, received.id, failure.error_message, extra=self._extra(received))
+        reason = refusal(error)
+        what = "cannot understand" if reason == "undecodable" else "stopped a chain of events at"
+        logger.error("%s %s %s: %s", what, received.name, received.id, failure.error_message, extra=self._extra(received))
         if self._sets_aside("dead"):
             lane = received.event_key
-        return parking(received, lane, "undecodable", state="dead", attempts=1, history=remember("[]", 1, failure), failure=failure)
+        return parking(received, lane, reason, state="dead", attempts=1, history=remember("[]", 1, failure), failure=failure)
 
     def _behind(self, received: Received, lane: str) -> Parking:
         return parking(received, lane, "behind")
