@@ -8,10 +8,10 @@ from typing import Any
 from tidings.context.keys import TRACE, TRACESTATE, ContextKey
 from tidings.errors import ConfigurationError, InvalidContext
 
-__all__ = ["Refused", "checked_keys", "fields_of"]
+__all__ = ["LISTS", "Refused", "checked_keys", "fields_of"]
 
 #: Lists, whose parts may come in several headers; of all others a second one is a forgery or a mistake.
-_LISTS = frozenset({"tracestate", "baggage"})
+LISTS = frozenset({"tracestate", "baggage"})
 
 
 class Refused(Exception):
@@ -57,9 +57,9 @@ def fields_of(
     fields: dict[str, str | None] = {}
     for name, values in found.items():
         key = by_header[name]
-        text = ",".join(values) if name in _LISTS else values[0]
+        text = ",".join(values) if name in LISTS else values[0]
         try:
-            if name not in _LISTS and len(values) > 1:
+            if name not in LISTS and len(values) > 1:
                 raise InvalidContext(f"{name}: there are several of it")
             if not text.isascii():
                 raise InvalidContext(f"{name}: the text is not ASCII")

@@ -7,7 +7,7 @@ from contextvars import Context, copy_context
 from typing import Any
 
 from tidings.context.binding import bind_fields
-from tidings.context.http import Refused, checked_keys, fields_of
+from tidings.context.http import LISTS, Refused, checked_keys, fields_of
 from tidings.context.keys import ContextKey
 
 __all__ = ["ContextMiddleware"]
@@ -23,8 +23,8 @@ class ContextMiddleware:
 
     Args:
         app: the application.
-        trust: whose headers are read, as for ASGI. A WSGI server joins headers of one name by commas, and writes `-` as `_`: a gateway has to
-            remove `x_tenant` where it sets `x-tenant`, unless the server does so.
+        trust: whose headers are read, as for ASGI. A WSGI server joins headers of one name by commas, so that a value with a comma counts as
+            several; and some take `x_tenant` for `x-tenant`, which a gateway then has to remove, too.
         require: of these, those without which a request is refused with status 400.
 
     Raises:
@@ -39,7 +39,13 @@ class ContextMiddleware:
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Serve a request."""
-        headers = ((header, environ[name]) for name, header in self._names.items() if name in environ)
+        headers = [
+            # A server has joined several headers by commas, which nobody can tell from one.
+            (header, part)
+            for name, header in self._names.items()
+            if name in environ
+            for part in ([environ[name]] if header in LISTS else environ[name].split(","))
+        ]
         try:
             fields = fields_of(headers, self._keys, self._require)
         except Refused as refused:
