@@ -11,6 +11,7 @@ from uuid import UUID
 from tidings import __version__
 from tidings.consume.breaker import Breaker
 from tidings.consume.counters import Counters
+from tidings.consume.environments import EnvironmentRouting, group_of, routing_of
 from tidings.consume.execution import Execution
 from tidings.consume.filters import Filters, HandlerFilter
 from tidings.consume.gate import Gatekeeper
@@ -19,6 +20,7 @@ from tidings.consume.providers import Providers
 from tidings.consume.replay import Interval, Progress, Replay
 from tidings.consume.retry import Retry
 from tidings.consume.routing import MAX_HOPS, Compiled, compile_subscription, event_types
+from tidings.consume.sources import sources_of
 from tidings.consume.strangers import INBOUND
 from tidings.consume.subscriptions import Subscription, Subscriptions
 from tidings.consume.tuning import Tuning
@@ -68,7 +70,9 @@ class Service:
         breaker: the default of when a subscription stops taking events because what its handlers need is down; `Breaker.off()` for never.
         limit: how many handlers of all subscriptions together run at once, and how many events they handle in a time, in all processes.
         subscription_limit: the same for each subscription that does not say otherwise.
-        environment: `dev`, `test`, `prod` … for topic namers that use it.
+        environment: `dev`, `test`, `prod` … for topic namers that use it; with `route_by_environment` one of several that run beside each other.
+        route_by_environment: let this environment, e.g. `canary`, handle the events that belong to it, in a group of its own on the same log; see
+            `docs/context.md`. True, or `EnvironmentRouting(default="main")`; in all environments alike.
         context: what handlers hand on of the events that they handle besides tenant, environment, trace and baggage, e.g. `[REGION]`.
         publish_filters: functions that see each event at the call that publishes it, `filter(publication)`; they may change its headers or
             refuse it by raising `Vetoed`. The first one is called first.
@@ -104,6 +108,7 @@ class Service:
         limit: Limit | None = None,
         subscription_limit: Limit | None = None,
         environment: str | None = None,
+        route_by_environment: bool | EnvironmentRouting = False,
         context: Sequence[ContextKey[Any]] = (),
         publish_filters: Sequence[PublishFilter] = (),
         handler_filters: Sequence[HandlerFilter] = (),
@@ -147,10 +152,13 @@ class Service:
         self.limit = limit or Limit()
         self.subscription_limit = subscription_limit or Limit()
         self.environment = environment
+        self._environments = routing_of(route_by_environment, environment)
+        # All environments have the same topics: they share a log.
+        topics = environment if self._environments is None else self._environments.default
         self.grace = grace
         self._max_message_bytes = max_message_bytes
         self._types = event_types(self.contracts)
-        self.routing = Routing(self.transport, routes or {}, self.contracts, list(self._types.values()), environment)
+        self.routing = Routing(self.transport, routes or {}, self.contracts, list(self._types.values()), topics)
         self.context = tuple(context)
         for key in self.context:
             if not isinstance(key, ContextKey):
@@ -170,7 +178,7 @@ class Service:
         self._runtime: Runtime | None = None
         listen_to_sessions()
         self.publisher = Publisher(
-            name, self._type_of, store.publishing_statements, environment=environment, max_message_bytes=max_message_bytes,
+            name, self._type_of, store.publishing_statements, environment=topics, max_message_bytes=max_message_bytes,
             same_database=store.leads_here(same_database), same_identity=store.is_here, wake=self._wake,
             collision=self.routing.collision, context=self.context, filters=self._publish_filters,
         )  # fmt: skip
@@ -320,12 +328,17 @@ class Service:
             if (item.group, item.name) in seen:
                 raise ConfigurationError(f"two subscriptions of group {item.group!r} are named {item.name!r}: give one of them name='...'")
             seen.add((item.group, item.name))
+        if self._environments is not None and any(sources_of(compiled, self.routing).feeds):
+            raise ConfigurationError(
+                "route_by_environment is for subscriptions that read the log of the store, and some of these are fed by a broker: let them read the "
+                "log, transport=[broker, Local()], or keep environments apart at the broker by topics, Service(environment=...) alone"
+            )
         start = self._start if isinstance(self._start, Mapping) else dict.fromkeys((c.group for c in compiled), self._start)
         runtime = Runtime(
             self.name, self.environment, __version__, self.store, self.publisher, compiled, start,  # type: ignore[arg-type]
             *self._retention, on_dead=self._on_dead, counters=self.counters, tuning=self.tuning,
             roles=self.roles if roles is None else frozenset(roles), limit=self.limit,
-            routing=self.routing, provision=self.provision, max_message_bytes=self._max_message_bytes,
+            routing=self.routing, provision=self.provision, max_message_bytes=self._max_message_bytes, environments=self._environments,
         )  # fmt: skip
         await runtime.start()
         self._runtime = runtime
@@ -352,7 +365,7 @@ class Service:
     def _compile(self) -> list[Compiled]:
         compiled = [
             compile_subscription(
-                subscription, self._types, subscription.group or self.name, self.retry, self._providers, breaker=self.breaker,
+                subscription, self._types, group_of(subscription.group or self.name, self.environment, self._environments), self.retry, self._providers, breaker=self.breaker,
                 limit=self.subscription_limit, async_engine=self.store.connections.asynchronous, driver=self.store.connections.sync_engine.dialect.driver,
                 replies=any(transport.wire == "cap" for transport in self.routing.brokers),
             )

@@ -337,11 +337,13 @@ class Retrier:
         compiled = execution.compiled
         keys = [attempt.received.event_key]
         present = await guarded(self._store.call(self._store.inbox.present, compiled.id, keys))
+        if not present and compiled.claims is not None:
+            present = len(await guarded(self._store.call(compiled.claims.taken, [attempt.received])))
         failed = None if present else await execution.plain(attempt, age)
         if failed is not None:
             return failed
         # The call has been made, and would be made again.
-        await to_its_end(guarded(self._store.transact(self._finish, lane, compiled.id, [attempt.received], Outcome.HANDLED)))
+        await to_its_end(guarded(self._store.transact(self._finish_plain, lane, compiled, attempt.received)))
         return Standing.DUPLICATE if present else Standing.RUN
 
     async def _run_rest(self, lane: Claimed, execution: Execution, rest: Sequence[Delivery]) -> None:
@@ -425,6 +427,11 @@ class Retrier:
                 record_failure, self._store, execution.compiled, lane, delivery.event_key, delivery.history, failed, reason
             )
         )
+
+    def _finish_plain(self, connection: Connection, lane: Claimed, compiled: Compiled, received: Received) -> None:
+        if compiled.claims is not None:
+            compiled.claims.record(connection, [received])
+        self._finish(connection, lane, compiled.id, [received], Outcome.HANDLED)
 
     def _finish(self, connection: Connection, lane: Claimed, subscription_id: int, events: Sequence[Received], outcome: int) -> None:
         keys = [event.event_key for event in events]

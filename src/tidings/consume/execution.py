@@ -136,7 +136,7 @@ class Execution:
         await fence.begin()
         try:
             async with self.store.connections.transaction() as held:
-                standing = await held.run(fence.open, self.compiled.id, events)
+                standing = await held.run(self._open, fence, events)
                 opened = True
                 todo = [attempt for index, attempt in enumerate(attempts) if index not in standing] if standing else list(attempts)
                 together = len(todo) > 1 and self.compiled.options.session_per == "transaction"
@@ -271,6 +271,14 @@ class Execution:
             if shared is None:
                 deadline.close()
             self.pace.end(perf_counter() - started, len(attempts))
+
+    def _open(self, connection: Connection, fence: Fence, events: Sequence[Received]) -> dict[int, int]:
+        standing = fence.open(connection, self.compiled.id, events)
+        if self.compiled.claims is not None:
+            mine = [place for place in range(len(events)) if place not in standing]
+            taken = self.compiled.claims.open(connection, [events[place] for place in mine])
+            return {**standing, **{mine[place]: Standing.DUPLICATE for place in taken}}
+        return standing
 
     def _close(
         self, connection: Connection, fence: Fence, ran: Sequence[Received], events: Sequence[Received], outgoing: Sequence[Outgoing]

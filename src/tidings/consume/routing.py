@@ -19,6 +19,7 @@ from tidings.errors import ConfigurationError
 
 if TYPE_CHECKING:
     # It needs what needs this.
+    from tidings.consume.environments import Claims
     from tidings.consume.gate import Gate
 
 __all__ = ["MAX_HOPS", "Compiled", "Route", "compile_subscription", "event_types"]
@@ -46,6 +47,7 @@ class Compiled:
         newest: the newest version of each name that this process knows; a newer one waits for newer code.
         max_hops: how many handlers may have led to an event that is still handled.
         filters: what is around every call; None for nothing.
+        claims: what keeps other environments from handling what this one does; None where there are none.
         limit: what holds over all processes; `gate` is what keeps it in this one.
     """
 
@@ -65,6 +67,7 @@ class Compiled:
     label: str = field(default="")
     max_hops: int = MAX_HOPS
     filters: Filters | None = None
+    claims: Claims | None = None
 
 
 def event_types(contracts: Sequence[Contract]) -> dict[type[Any], EventType[Any]]:

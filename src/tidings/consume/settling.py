@@ -209,6 +209,9 @@ class Settling:
         keys = [event.event_key for event in events]
         lanes = [handed.lane(event) for event in events]
         standing = await guarded(self._reads.run(self._store.inbox.standing, self.compiled.id, keys, lanes))
+        if (claims := self.compiled.claims) is not None and claims.keys(events):
+            taken = await guarded(self._reads.run(claims.taken, events))
+            standing = {**dict.fromkeys(taken, Standing.DUPLICATE), **standing}
         todo = [attempt for index, attempt in enumerate(attempts) if index not in standing]
         if len(todo) > 1 and self.compiled.batch is not None and await self._plain_list(todo, handed):
             self._note_all(attempts, standing, parked, handed)
@@ -275,6 +278,9 @@ class Settling:
             usual = [(handed, events) for handed, events in portions if not handed.is_promoted()]
             if usual:
                 keys = [event.event_key for _, events in usual for event in events]
+                if (claims := self.compiled.claims) is not None:
+                    # First: a call whose own row is missing afterwards is found here all the same.
+                    await guarded(self._writes.run(claims.record, [event for _, events in usual for event in events]))
                 await guarded(self._writes.run(self._record, keys, Outcome.HANDLED))
                 for handed, events in usual:
                     handed.over.update(event.event_key for event in events)
@@ -434,6 +440,8 @@ class Settling:
 
     def _record_done(self, connection: Connection, events: Sequence[Received], handed: Handed, outcome: int = Outcome.HANDLED) -> None:
         self._record(connection, [event.event_key for event in events], outcome)
+        if self.compiled.claims is not None and outcome == Outcome.HANDLED:
+            self.compiled.claims.record(connection, events)
         if handed.is_promoted():
             handed.finish(connection, events)
         elif outcome != Outcome.HANDLED:
