@@ -13,8 +13,7 @@ from sqlalchemy.orm import Session
 from tests.consume.shop import OrderPlaced
 from tests.consume.waiting import until, until_equal
 from tests.consume.world import World, effect, effect_sync
-from tidings import Retry, Service, Subscriptions, context
-from tidings.consume.environments import EnvironmentRouting
+from tidings import EnvironmentRouting, Retry, Service, Subscriptions, context
 from tidings.errors import ConfigurationError
 from tidings.ids import uuid7
 
@@ -147,6 +146,18 @@ async def test_what_was_left_to_an_environment_that_ended_waits_for_it(world: Wo
             await until_equal(lambda: canary.counters.of("handled"), 2)
             await until_equal(lambda: canary.counters.of("duplicates"), 1)
     assert sorted(both.calls) == [("canary", 1), ("canary", 2), ("canary", 3), ("main", 4)]
+
+
+async def test_what_was_left_to_a_new_environment_is_there_for_it_wherever_groups_start(world: World) -> None:
+    both = Environments(world)
+    main, canary = both.service("main", start="now"), both.service("canary", start="now")
+    # Its workers are there before its group is: the default environment believes them.
+    await both.pretend("canary")
+    async with main:
+        await both.publish(main, "canary", 1, 2)
+        await until_equal(lambda: main.counters.of("skipped"), 2)
+        async with canary:
+            await until_equal(lambda: canary.counters.of("handled"), 2)
 
 
 async def test_a_worker_that_was_not_seen_for_long_is_none(world: World) -> None:

@@ -15,10 +15,9 @@ from tests.consume.shop import MailWanted, OrderBilled, OrderPlaced
 from tests.consume.waiting import until, until_equal
 from tests.consume.world import World, effect, effect_sync
 from tidings import Publish, Retry, Subscriptions, context
-from tidings.consume.filters import Call
 from tidings.context import TENANT
-from tidings.errors import ConfigurationError, InvalidEvent, Vetoed
-from tidings.publish.filters import Publication
+from tidings.errors import ConfigurationError, InvalidEvent
+from tidings.filters import Call, Publication, Vetoed
 
 Next = Callable[[], Awaitable[None]]
 
