@@ -214,18 +214,14 @@ async def call(
         # A handler may swallow its cancellation. It has not succeeded for that (invariant 11).
         with deadline:
             if filters is not None:
-                await filters.around(plan, event, envelope, lambda: _run(plan, event, envelope, scope))
+                run = _call_async if plan.asynchronous else _call_sync
+                await filters.around(plan, event, envelope, lambda: run(plan, event, envelope, scope))
+            elif plan.asynchronous:
+                await _call_async(plan, event, envelope, scope)
             else:
-                await _run(plan, event, envelope, scope)
+                await _call_sync(plan, event, envelope, scope)
     finally:
         current_envelope.reset(token)
-
-
-async def _run(plan: Plan, event: Any, envelope: Any, scope: Scope) -> None:
-    if plan.asynchronous:
-        await _call_async(plan, event, envelope, scope)
-    else:
-        await _call_sync(plan, event, envelope, scope)
 
 
 async def _call_async(plan: Plan, event: Any, envelope: Any, scope: Scope) -> None:

@@ -148,11 +148,11 @@ class Publisher:
         partition_key = key_of(event) if key is UNSET else _normalize_key(key)
         due = None if delay is None and at is None else _due(label, delay, at)
         cause = context or current_envelope.get()
-        around = bound.get()
-        if headers is None and expires is None and cause is None and around is None and not self._filters:
+        if headers is None and expires is None and cause is None and bound.get() is None and not self._filters:
             text = self._no_headers
         else:
             fields = {} if cause is None else inherited(cause, self._carried)
+            around = bound.get()
             if around is not None and around.cause is cause:
                 for field, bound_text in around.fields.items():
                     if bound_text is None:
