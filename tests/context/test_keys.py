@@ -95,11 +95,11 @@ def test_what_is_bound_around_a_handler_does_not_count_in_it() -> None:
 
 
 def test_hostile_context_of_an_event_is_neither_read_nor_handed_on() -> None:
-    cause = envelope(headers={"x-env": "a\nb", "baggage": "x" * 5000, "x-user": "7"})
+    cause = envelope(tenant="a\nb", traceparent="\x00", headers={"x-env": "a\nb", "baggage": "x" * 5000, "x-user": "7"})
     token = current_envelope.set(cause)
     try:
-        assert (ENVIRONMENT.get(), BAGGAGE.get(), USER.get()) == (None, None, 7)
-        assert not {"x-env", "baggage", "x-user"} & published().keys()
+        assert (TENANT.get(), ENVIRONMENT.get(), BAGGAGE.get(), USER.get()) == (None, None, None, 7)
+        assert not {"x-env", "baggage", "x-user", "tenantid", "traceparent"} & published().keys()
     finally:
         current_envelope.reset(token)
 

@@ -155,7 +155,7 @@ class Claims:
     @staticmethod
     def wanted(compiled: Compiled, base: str) -> Wanted:
         """Return the subscription to register; `base` is the group of the default environment."""
-        return Wanted(f"{base}@", compiled.name, (), False)
+        return Wanted(f"{base}@", compiled.name, (), False, compiled.options.renamed_from)
 
     def keys(self, events: Sequence[Received]) -> list[int]:
         """Return the places of the events that another environment may take, too."""

@@ -32,21 +32,26 @@ def inherited(cause: Envelope, carried: Sequence[str] = ()) -> dict[str, str]:
         carried: the cause's own headers that are handed on: context, which has come from outside.
     """
     headers = {"correlationid": cause.correlation_id, "causationid": str(cause.id), "hops": str(cause.hops + 1)}
-    if cause.tenant is not None:
+    if cause.tenant is not None and _carried(cause.tenant):
         headers["tenantid"] = cause.tenant
-    if cause.traceparent is not None:
+    if cause.traceparent is not None and _carried(cause.traceparent):
         headers["traceparent"] = cause.traceparent
-        if cause.tracestate is not None:
+        if cause.tracestate is not None and _carried(cause.tracestate):
             headers["tracestate"] = cause.tracestate
     if cause.headers:
         for name in carried:
             text = cause.headers.get(name)
-            if text is not None and len(text) <= MAX_VALUE and text.isprintable():
+            if text is not None and _carried(text):
                 headers[name] = text
     if cause.hops >= CHAIN_FROM - 1:
         names = (*cause.chain, "_".join(cause.name.split())[:MAX_NAME])
         headers["chain"] = " ".join(names[-CHAIN:])
     return headers
+
+
+def _carried(text: str) -> bool:
+    """Whether what may have come from outside is handed on."""
+    return len(text) <= MAX_VALUE and text.isprintable()
 
 
 def user_headers(event: str, headers: Mapping[str, str], collision: Callable[[str], str | None] = lambda _: None) -> dict[str, str]:
