@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tidings.consume.breaker import Breaker
+    from tidings.consume.environments import EnvironmentRouting
     from tidings.consume.limits import Limit, Rate
     from tidings.consume.retry import Retry
     from tidings.consume.subscriptions import Subscription, Subscriptions
@@ -26,6 +27,7 @@ __all__ = [
     "Breaker",
     "Contract",
     "Envelope",
+    "EnvironmentRouting",
     "Limit",
     "PartitionKey",
     "Publish",
@@ -41,6 +43,7 @@ _HOMES = {
     "Breaker": "tidings.consume.breaker",
     "Contract": "tidings.contracts",
     "Envelope": "tidings.envelope",
+    "EnvironmentRouting": "tidings.consume.environments",
     "Limit": "tidings.consume.limits",
     "PartitionKey": "tidings.contracts",
     "Publish": "tidings.publish.publish",

@@ -14,7 +14,7 @@ __all__ = ["RESERVED_HEADERS", "Envelope"]
 RESERVED_HEADERS = frozenset(
     {
         "specversion", "id", "source", "type", "time", "subject", "datacontenttype", "dataschema", "data", "data_base64",
-        "partitionkey", "sequence", "correlationid", "causationid", "traceparent", "tracestate", "tenantid", "hops",
+        "partitionkey", "sequence", "correlationid", "causationid", "traceparent", "tracestate", "tenantid", "hops", "chain",
         "expires", "scheduledfor",
     }
 )  # fmt: skip
@@ -39,6 +39,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         scheduled_for: when a delayed event was due, or None.
         expires: when the event ends unhandled, or None.
         subject, tenant, traceparent, tracestate, hops: CloudEvents subject, tenant, W3C trace context, and how many handlers led here.
+        chain: the names of the events that led here, of the last ones only, and not for the first few hops.
         headers: the user's own headers.
     """
 
@@ -61,4 +62,5 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     traceparent: str | None = None
     tracestate: str | None = None
     hops: int = 0
+    chain: tuple[str, ...] = ()
     headers: Mapping[str, str] = {}

@@ -9,9 +9,11 @@ TidingsError
 │   └── RenamedSubscription     a stored subscription vanished and one like it appeared
 ├── PublishError                an event cannot be published
 │   ├── InvalidEvent            it does not fit its contract, or is too large
+│   ├── InvalidContext          a context value cannot travel in a header
 │   ├── NoTransaction           outside a transaction, on an autocommit connection, on a closed session
 │   ├── Refused                 the broker does not take it as it is
 │   ├── Unsendable              the wire format or the transport cannot carry it
+│   ├── Vetoed                  a publish filter does not let it through
 │   └── WrongDatabase           the session belongs to another database than the store
 ├── StoreError                  the store's tables cannot be used
 │   ├── SchemaError             missing, too old, too new or altered tables
@@ -21,6 +23,7 @@ TidingsError
 ├── TransportError              a broker cannot be used
 │   ├── TransportDown           it cannot be reached, refuses us, or the connection is lost
 │   └── ProvisionError          a topic, queue or stream is missing, or is there with other properties
+├── CircularChain               handlers publish what leads to themselves, again and again
 ├── DecodeError                 a stored or received event cannot be understood
 │   └── Undecodable             a message from outside is no event in any format that is read here
 └── TransactionEnded            a handler committed, rolled back or broke the transaction it was given
@@ -29,10 +32,12 @@ TidingsError
 from __future__ import annotations
 
 __all__ = [
+    "CircularChain",
     "ConfigurationError",
     "ContractError",
     "DecodeError",
     "DuplicateEvent",
+    "InvalidContext",
     "InvalidEvent",
     "LeaseLost",
     "MissingExtra",
@@ -52,6 +57,7 @@ __all__ = [
     "Undecodable",
     "UnresolvedParameter",
     "Unsendable",
+    "Vetoed",
     "WrongDatabase",
 ]
 
@@ -95,6 +101,10 @@ class InvalidEvent(PublishError, ValueError):
     """An event does not fit its contract, its key or headers are unusable, or it is too large."""
 
 
+class InvalidContext(PublishError, ValueError):
+    """A context value that cannot travel in a header: empty, too long, not printable, or not what its key's `parse` takes."""
+
+
 class NoTransaction(PublishError):
     """There is no transaction that the event could be part of."""
 
@@ -105,6 +115,10 @@ class Refused(PublishError):
 
 class Unsendable(PublishError):
     """A stored event that the wire format or the transport cannot carry as it is; it will not get better by itself."""
+
+
+class Vetoed(PublishError):
+    """A publish filter does not let this event through; filters raise it, or an error of their own."""
 
 
 class WrongDatabase(PublishError):
@@ -137,6 +151,24 @@ class TransportDown(TransportError):
 
 class ProvisionError(TransportError):
     """A topic, queue, stream or consumer is missing at the broker, or is there with other properties than ours."""
+
+
+class CircularChain(TidingsError):
+    """An event is the last of more events that caused one another than `Service(max_hops=...)` allows; its handlers are not called.
+
+    Attributes:
+        chain: the names of the events that led here, as far as they are known, the last one last.
+    """
+
+    def __init__(self, chain: tuple[str, ...], hops: int, most: int) -> None:
+        path = " -> ".join(chain)
+        if hops >= len(chain):
+            path = f"... -> {path}"
+        super().__init__(
+            f"{hops} handlers led here one by one, more than max_hops={most}: {path}. If handlers publish what leads to themselves, break the "
+            "circle; if the chain is meant, raise Service(max_hops=...) and redrive"
+        )
+        self.chain = chain
 
 
 class DecodeError(TidingsError, ValueError):

@@ -15,6 +15,7 @@ from tidings.consume.company import Company
 from tidings.consume.counters import Counters
 from tidings.consume.crew import Means
 from tidings.consume.deliveries import Retrier
+from tidings.consume.environments import Claims, EnvironmentRouting, Environments
 from tidings.consume.execution import Execution, Failed
 from tidings.consume.gate import Gatekeeper
 from tidings.consume.limits import Limit
@@ -30,7 +31,7 @@ from tidings.ids import uuid7
 from tidings.publish.publisher import Publisher
 from tidings.relay.contact import Needs, first_contact
 from tidings.relay.relay import Relay
-from tidings.relay.routing import Routing
+from tidings.relay.routing import Routing, is_relay
 from tidings.relay.sending import compiled_relay
 from tidings.stores.sql.registry import Inbound, Wanted
 from tidings.stores.sql.store import SQLStore
@@ -84,6 +85,7 @@ class Runtime:
     routing: Routing | None = None
     provision: Provision = "create"
     max_message_bytes: int = 1 << 20
+    environments: EnvironmentRouting | None = None
     worker: str = field(default_factory=lambda: str(uuid7()))
     receivers: list[Receiver] = field(default_factory=list)
     subscribers: list[Subscriber] = field(default_factory=list)
@@ -126,11 +128,19 @@ class Runtime:
         fed = [(feed, compiled_inbound(feed.group, feed.transport)) for feed in sources.feeds]
         wanted += [Wanted(compiled.group, compiled.name, feed.names, False) for feed, compiled in fed]
         inbound = [Inbound(feed.group, feed.transport.name, feed.by_position) for feed in sources.feeds]
+        shared = self._shared()
+        wanted += [item for _, item in shared]
+        if self._elsewhere_default():
+            # What it finds in the log was left to it, or has been handled: beginning later could miss what the default environment left to it.
+            starts = {group: first if is_relay(group) else "earliest" for group, first in starts.items()}
         if wanted:
             registered = await store.transact(store.registry.register, self.service, starts, wanted, inbound)
             ids = {(row.group, row.name): row.id for row in registered}
             for compiled in (*self.subscriptions, *(compiled for _, compiled in (*relays, *fed))):
                 compiled.id = ids[compiled.group, compiled.name]
+            for compiled, item in shared:
+                assert self.environments is not None
+                compiled.claims = Claims(ids[item.group, item.name], self.environments.default, store)
         await store.transact(store.registry.add_task, "task:mover")
         await store.transact(store.registry.add_task, "task:purger")
         self._loop = asyncio.get_running_loop()
@@ -188,7 +198,7 @@ class Runtime:
             self.receivers.append(
                 Receiver(
                     self.service, group, mine, store, self.publisher, self.worker, slots, self.counters, self._died, self.tuning,
-                    company=company, elsewhere=self._elsewhere if fed else None,
+                    company=company, elsewhere=self._elsewhere if fed else None, environments=self._environments(),
                 )
             )  # fmt: skip
         openers = {feed.transport.name: self._opener(feed.transport) for feed, _ in fed}
@@ -220,6 +230,22 @@ class Runtime:
     def _opener(self, transport: Transport) -> Opener:
         assert self.routing is not None
         return Opener(transport, self.service, self.routing.types, self.routing.environment, self.max_message_bytes)
+
+    def _elsewhere_default(self) -> bool:
+        """Whether this is an environment, and not the default one."""
+        return self.environments is not None and self.environment != self.environments.default
+
+    def _shared(self) -> list[tuple[Compiled, Wanted]]:
+        """Return what all environments register, so that one of them handles an event."""
+        if self.environments is None:
+            return []
+        suffix = f"@{self.environment}" if self._elsewhere_default() else ""
+        return [(compiled, Claims.wanted(compiled, compiled.group.removesuffix(suffix))) for compiled in self.subscriptions]
+
+    def _environments(self) -> Environments | None:
+        if self.environments is None or self.environment is None:
+            return None
+        return Environments(self.service, self.environment, self.environments, self.store)
 
     def _elsewhere(self, name: str, version: int | None, topic: str) -> bool:
         return self.routing is not None and self.routing.comes_by(name, version, topic) is not None

@@ -11,21 +11,26 @@ from uuid import UUID
 from tidings import __version__
 from tidings.consume.breaker import Breaker
 from tidings.consume.counters import Counters
+from tidings.consume.environments import EnvironmentRouting, group_of, routing_of
 from tidings.consume.execution import Execution
+from tidings.consume.filters import Filters, HandlerFilter
 from tidings.consume.gate import Gatekeeper
 from tidings.consume.limits import Limit
 from tidings.consume.providers import Providers
 from tidings.consume.replay import Interval, Progress, Replay
 from tidings.consume.retry import Retry
-from tidings.consume.routing import Compiled, compile_subscription, event_types
+from tidings.consume.routing import MAX_HOPS, Compiled, compile_subscription, event_types
+from tidings.consume.sources import sources_of
 from tidings.consume.strangers import INBOUND
 from tidings.consume.subscriptions import Subscription, Subscriptions
 from tidings.consume.tuning import Tuning
+from tidings.context.keys import ContextKey
 from tidings.contracts import Contract, EventType
 from tidings.errors import ConfigurationError, ContractError
 from tidings.ids import uuid7
 from tidings.operations import Operations
 from tidings.publish.buffer import Cancellation
+from tidings.publish.filters import PublishFilter, check_filters
 from tidings.publish.publish import UNSET
 from tidings.publish.publisher import Publisher
 from tidings.publish.publishing import Publishing
@@ -65,7 +70,14 @@ class Service:
         breaker: the default of when a subscription stops taking events because what its handlers need is down; `Breaker.off()` for never.
         limit: how many handlers of all subscriptions together run at once, and how many events they handle in a time, in all processes.
         subscription_limit: the same for each subscription that does not say otherwise.
-        environment: `dev`, `test`, `prod` … for topic namers that use it.
+        environment: `dev`, `test`, `prod` … for topic namers that use it; with `route_by_environment` one of several that run beside each other.
+        route_by_environment: let this environment, e.g. `canary`, handle the events that belong to it, in a group of its own on the same log; see
+            `docs/context.md`. True, or `EnvironmentRouting(default="main")`; in all environments alike.
+        context: what handlers hand on of the events that they handle besides tenant, environment, trace and baggage, e.g. `[REGION]`.
+        publish_filters: functions that see each event at the call that publishes it, `filter(publication)`; they may change its headers or
+            refuse it by raising `Vetoed`. The first one is called first.
+        handler_filters: functions around each call of a handler, `async def filter(call, next)`. The first one is outermost.
+        max_hops: how many handlers may lead to an event one by one; what is beyond is dead at once: a circle of handlers ends.
         start: where a group starts that the store does not know yet: `earliest` (everything the log still has) or `now`; or by group. A relay
             starts with the earliest, unless its group says otherwise: `{"relay:rabbitmq": "now"}`.
         outbox_retention: how long published events are kept.
@@ -96,6 +108,11 @@ class Service:
         limit: Limit | None = None,
         subscription_limit: Limit | None = None,
         environment: str | None = None,
+        route_by_environment: bool | EnvironmentRouting = False,
+        context: Sequence[ContextKey[Any]] = (),
+        publish_filters: Sequence[PublishFilter] = (),
+        handler_filters: Sequence[HandlerFilter] = (),
+        max_hops: int = MAX_HOPS,
         start: Literal["earliest", "now"] | Mapping[str, Literal["earliest", "now"]] = "earliest",
         outbox_retention: timedelta = timedelta(days=7),
         inbox_retention: timedelta = timedelta(days=14),
@@ -119,6 +136,8 @@ class Service:
         for what, given in (("limit", limit), ("subscription_limit", subscription_limit)):
             if given is not None and not isinstance(given, Limit):
                 raise ConfigurationError(f"Service {what}={given!r}: give a Limit(...), e.g. Limit(concurrency=20), or nothing")
+        if not isinstance(max_hops, int) or not 1 <= max_hops <= 1000:
+            raise ConfigurationError(f"Service max_hops={max_hops!r}: give a whole number from 1 to 1000")
         if max_message_bytes < 1024:
             raise ConfigurationError(f"Service max_message_bytes={max_message_bytes}: give at least 1024")
         self.name = name
@@ -133,10 +152,22 @@ class Service:
         self.limit = limit or Limit()
         self.subscription_limit = subscription_limit or Limit()
         self.environment = environment
+        self._environments = routing_of(route_by_environment, environment)
+        # All environments have the same topics: they share a log.
+        topics = environment if self._environments is None else self._environments.default
         self.grace = grace
         self._max_message_bytes = max_message_bytes
         self._types = event_types(self.contracts)
-        self.routing = Routing(self.transport, routes or {}, self.contracts, list(self._types.values()), environment)
+        self.routing = Routing(self.transport, routes or {}, self.contracts, list(self._types.values()), topics)
+        self.context = tuple(context)
+        for key in self.context:
+            if not isinstance(key, ContextKey):
+                raise ConfigurationError(f"Service context: {key!r} is no ContextKey(...)")
+            if reason := self.routing.collision(key.header):
+                raise ConfigurationError(f"Service context: header {key.header!r} {reason}")
+        self.max_hops = max_hops
+        self._publish_filters: tuple[PublishFilter, ...] = check_filters("publish_filters", publish_filters)
+        self._handler_filters: tuple[HandlerFilter, ...] = check_filters("handler_filters", handler_filters)
         self._own = Subscriptions()
         self._declared = (*subscriptions, self._own)
         self._start: Mapping[str, Literal["earliest", "now"]] | str = start
@@ -147,9 +178,9 @@ class Service:
         self._runtime: Runtime | None = None
         listen_to_sessions()
         self.publisher = Publisher(
-            name, self._type_of, store.publishing_statements, environment=environment, max_message_bytes=max_message_bytes,
+            name, self._type_of, store.publishing_statements, environment=topics, max_message_bytes=max_message_bytes,
             same_database=store.leads_here(same_database), same_identity=store.is_here, wake=self._wake,
-            collision=self.routing.collision,
+            collision=self.routing.collision, context=self.context, filters=self._publish_filters,
         )  # fmt: skip
         #: Adds a handler; see `Subscriptions.subscribe`. For small programs: in larger ones, give each module a `Subscriptions`.
         self.subscribe = self._own.subscribe
@@ -297,12 +328,17 @@ class Service:
             if (item.group, item.name) in seen:
                 raise ConfigurationError(f"two subscriptions of group {item.group!r} are named {item.name!r}: give one of them name='...'")
             seen.add((item.group, item.name))
+        if self._environments is not None and any(sources_of(compiled, self.routing).feeds):
+            raise ConfigurationError(
+                "route_by_environment is for subscriptions that read the log of the store, and some of these are fed by a broker: let them read the "
+                "log, transport=[broker, Local()], or keep environments apart at the broker by topics, Service(environment=...) alone"
+            )
         start = self._start if isinstance(self._start, Mapping) else dict.fromkeys((c.group for c in compiled), self._start)
         runtime = Runtime(
             self.name, self.environment, __version__, self.store, self.publisher, compiled, start,  # type: ignore[arg-type]
             *self._retention, on_dead=self._on_dead, counters=self.counters, tuning=self.tuning,
             roles=self.roles if roles is None else frozenset(roles), limit=self.limit,
-            routing=self.routing, provision=self.provision, max_message_bytes=self._max_message_bytes,
+            routing=self.routing, provision=self.provision, max_message_bytes=self._max_message_bytes, environments=self._environments,
         )  # fmt: skip
         await runtime.start()
         self._runtime = runtime
@@ -327,15 +363,19 @@ class Service:
             yield
 
     def _compile(self) -> list[Compiled]:
-        return [
+        compiled = [
             compile_subscription(
-                subscription, self._types, subscription.group or self.name, self.retry, self._providers, breaker=self.breaker,
+                subscription, self._types, group_of(subscription.group or self.name, self.environment, self._environments), self.retry, self._providers, breaker=self.breaker,
                 limit=self.subscription_limit, async_engine=self.store.connections.asynchronous, driver=self.store.connections.sync_engine.dialect.driver,
                 replies=any(transport.wire == "cap" for transport in self.routing.brokers),
             )
             for declared in self._declared
             for subscription in declared.subscriptions
         ]  # fmt: skip
+        for item in compiled:
+            item.max_hops = self.max_hops
+            item.filters = Filters(self._handler_filters, item.group, item.name) if self._handler_filters else None
+        return compiled
 
     def _type_of(self, cls: type) -> EventType[Any]:
         try:

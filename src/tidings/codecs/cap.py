@@ -47,7 +47,9 @@ SOURCE = "/cap"
 #: Headers of CAP that a publisher may set.
 SETTABLE = frozenset({CALLBACK, "cap-msg-type", "cap-kafka-key", "cap-pulsar-key", "cap-session-id", "cap-scheduled-enqueue-time-utc"})
 # Words of ours for which CAP has none; it hands them through to whoever asks for them.
-_EXTRA = ("partitionkey", "sequence", "causationid", "tenantid", "traceparent", "tracestate", "expires", "scheduledfor")
+_EXTRA = ("partitionkey", "sequence", "causationid", "tenantid", "traceparent", "tracestate", "chain", "expires", "scheduledfor")
+#: What .NET services read the tenant from that use NetCorePal; its environment is in `x-env`, as ours is.
+_TENANT = "x-tenant"
 _NOT_PRINTABLE = re.compile(r"[^ -~]")
 _COUNT = re.compile(r"[0-9]{1,9}\Z")
 _FIGURES = re.compile(r"(\d{1,4})[/.-](\d{1,2})[/.-](\d{1,4}),?\s+(\D*?)\s*(\d{1,2}):(\d{2}):(\d{2})\s*(\D*)\Z", re.ASCII)
@@ -83,6 +85,8 @@ def encode(event: CloudEvent, topic: str, binding: Binding, *, zone: tzinfo | No
     for name in _EXTRA:
         if name in extras:
             headers[name] = extras[name]
+    if "tenantid" in extras:
+        headers[_TENANT] = extras["tenantid"]
     for name, value in event.headers.items():
         if name not in SETTABLE:
             binding.check_own(name)
@@ -137,6 +141,9 @@ def decode(message: Message, binding: Binding, limits: Limits = LIMITS, *, zone:
     for extra in _EXTRA:
         if extra in given:
             extensions[extra] = take(extra)
+    if "tenantid" not in extensions and _TENANT in given:
+        extensions["tenantid"] = given[_TENANT]
+    given.pop(_TENANT, None)
     key = extensions.pop("partitionkey", None) or given.get("cap-kafka-key") or given.get("cap-session-id")
     if key is None and message.key is not None and message.key != event_id:
         key = message.key

@@ -14,12 +14,13 @@ from tidings.codecs.cap import CALLBACK, ID
 from tidings.consume.bridge import in_bridged_thread
 from tidings.consume.deadline import Deadline
 from tidings.consume.failures import printable
+from tidings.consume.filters import Filters
 from tidings.consume.guard import SessionGuard
 from tidings.consume.injection import Need, Parameter, Plan
 from tidings.consume.providers import entered
+from tidings.context.binding import common, current_envelope
 from tidings.envelope import Envelope
 from tidings.errors import NoTransaction, TransactionEnded
-from tidings.publish.context import current_envelope
 from tidings.publish.headers import written
 from tidings.publish.outgoing import Outgoing
 from tidings.publish.publish import Publish
@@ -196,7 +197,9 @@ class HandlerSession:
         )
 
 
-async def call(plan: Plan, event: Any, envelope: Envelope | list[Envelope], scope: Scope, deadline: Deadline) -> None:
+async def call(
+    plan: Plan, event: Any, envelope: Envelope | list[Envelope], scope: Scope, deadline: Deadline, filters: Filters | None = None
+) -> None:
     """Call a handler with an event (or a list of them) and wait for it.
 
     Raises:
@@ -206,11 +209,14 @@ async def call(plan: Plan, event: Any, envelope: Envelope | list[Envelope], scop
         # Effects and events stand in the order of the calls.
         with deadline:
             await scope.finish()
-    token = current_envelope.set(envelope[0] if isinstance(envelope, list) else envelope)
+    token = current_envelope.set(common(envelope) if isinstance(envelope, list) else envelope)
     try:
         # A handler may swallow its cancellation. It has not succeeded for that (invariant 11).
         with deadline:
-            if plan.asynchronous:
+            if filters is not None:
+                run = _call_async if plan.asynchronous else _call_sync
+                await filters.around(plan, event, envelope, lambda: run(plan, event, envelope, scope))
+            elif plan.asynchronous:
                 await _call_async(plan, event, envelope, scope)
             else:
                 await _call_sync(plan, event, envelope, scope)

@@ -16,6 +16,7 @@ from tidings.consume.careful import Careful
 from tidings.consume.company import Company
 from tidings.consume.counters import Counters
 from tidings.consume.deliveries import Retrier
+from tidings.consume.environments import Environments
 from tidings.consume.execution import Execution, Failed
 from tidings.consume.parking import guarded, parking
 from tidings.consume.pool import Pool
@@ -38,7 +39,7 @@ logger = logging.getLogger("tidings.consume")
 
 @dataclass(frozen=True)
 class Means:
-    """What everything that handles events in one process has in common."""
+    """What everything that handles events in one process has in common; `environments` where these are several."""
 
     service: str
     store: SQLStore
@@ -50,6 +51,7 @@ class Means:
     tuning: Tuning
     execution: Callable[[Compiled, SQLStore, Publisher], Execution] = Execution
     company: Company = field(default_factory=Company)
+    environments: Environments | None = None
 
     def retrier(self, subscriptions: Sequence[Compiled]) -> Retrier:
         """Return what tries their parked events again."""

@@ -18,12 +18,12 @@ from tidings.consume.execution import Attempt, Execution, Failed, StoreDown
 from tidings.consume.failures import failure_of, said
 from tidings.consume.fences import LaneFence
 from tidings.consume.outcome import Outcome
-from tidings.consume.parking import guarded, record_failure, to_its_end, undecodable
+from tidings.consume.parking import guarded, record_failure, refusal, to_its_end, undecodable
 from tidings.consume.received import Received, from_delivery
 from tidings.consume.retry import Decision, Retry
 from tidings.consume.routing import Compiled
 from tidings.consume.suspects import given_up, suspected
-from tidings.errors import DecodeError, LeaseLost, ProcessEnded, TransactionEnded
+from tidings.errors import CircularChain, DecodeError, LeaseLost, ProcessEnded, TransactionEnded
 from tidings.publish.publisher import Publisher
 from tidings.stores.base import ALONE, Claimed, Delivery, Standing
 from tidings.stores.sql.store import SQLStore
@@ -313,7 +313,7 @@ class Retrier:
             return True
         try:
             attempt = execution.attempt(received, number)
-        except (DecodeError, KeyError) as error:
+        except (DecodeError, KeyError, CircularChain) as error:
             await self._not_understood(lane, execution, delivery, number, error)
             return False
         if attempt is None:
@@ -337,11 +337,13 @@ class Retrier:
         compiled = execution.compiled
         keys = [attempt.received.event_key]
         present = await guarded(self._store.call(self._store.inbox.present, compiled.id, keys))
+        if not present and compiled.claims is not None:
+            present = len(await guarded(self._store.call(compiled.claims.taken, [attempt.received])))
         failed = None if present else await execution.plain(attempt, age)
         if failed is not None:
             return failed
         # The call has been made, and would be made again.
-        await to_its_end(guarded(self._store.transact(self._finish, lane, compiled.id, [attempt.received], Outcome.HANDLED)))
+        await to_its_end(guarded(self._store.transact(self._finish_plain, lane, compiled, attempt.received)))
         return Standing.DUPLICATE if present else Standing.RUN
 
     async def _run_rest(self, lane: Claimed, execution: Execution, rest: Sequence[Delivery]) -> None:
@@ -353,7 +355,7 @@ class Retrier:
             received = from_delivery(delivery)
             try:
                 attempt = execution.attempt(received, 1)
-            except (DecodeError, KeyError):
+            except (DecodeError, KeyError, CircularChain):
                 break
             if attempt is None or received.expires() is not None:
                 break
@@ -393,9 +395,11 @@ class Retrier:
         if failure is None:
             await self._hand_back(lane, max(number - 1, 0), 5.0)
             return
-        logger.error("cannot understand %s %s: %s", delivery.name, delivery.event_id, failure.error_message)
+        reason = refusal(error)
+        what = "cannot understand" if reason == "undecodable" else "stopped a chain of events at"
+        logger.error("%s %s %s: %s", what, delivery.name, delivery.event_id, failure.error_message)
         failed = Failed(received, error, failure, Decision("dead"), number)
-        await self._record(lane, execution, delivery, failed, "undecodable")
+        await self._record(lane, execution, delivery, failed, reason)
         self._counters.add(execution.compiled.label, "dead")
         self._died(execution.compiled, failed)
 
@@ -423,6 +427,11 @@ class Retrier:
                 record_failure, self._store, execution.compiled, lane, delivery.event_key, delivery.history, failed, reason
             )
         )
+
+    def _finish_plain(self, connection: Connection, lane: Claimed, compiled: Compiled, received: Received) -> None:
+        if compiled.claims is not None:
+            compiled.claims.record(connection, [received])
+        self._finish(connection, lane, compiled.id, [received], Outcome.HANDLED)
 
     def _finish(self, connection: Connection, lane: Claimed, subscription_id: int, events: Sequence[Received], outcome: int) -> None:
         keys = [event.event_key for event in events]

@@ -22,7 +22,7 @@ from tidings.consume.received import Received
 from tidings.consume.retry import Decision
 from tidings.consume.routing import Compiled, Route
 from tidings.envelope import Envelope
-from tidings.errors import TidingsError, TransactionEnded
+from tidings.errors import CircularChain, TidingsError, TransactionEnded
 from tidings.publish.outgoing import Outgoing
 from tidings.publish.publisher import Publisher
 from tidings.stores.base import Failure, Standing
@@ -112,11 +112,15 @@ class Execution:
         Raises:
             DecodeError: it cannot be understood.
             KeyError: its version is not known to this process.
+            CircularChain: too many handlers led to it, one by one.
         """
         route = self.compiled.routes[received.name, received.version]
         if route is None:
             return None
-        return Attempt(received, route, route.decode(received.data), received.envelope(number, self.compiled.name), number)
+        envelope = received.envelope(number, self.compiled.name)
+        if envelope.hops > self.compiled.max_hops:
+            raise CircularChain((*envelope.chain, envelope.name), envelope.hops, self.compiled.max_hops)
+        return Attempt(received, route, route.decode(received.data), envelope, number)
 
     async def together(self, attempts: Sequence[Attempt], fence: Fence, deadline: Deadline | None = None) -> dict[int, int]:
         """Run attempts in one transaction; return the `Standing` of those that did not run.
@@ -135,7 +139,7 @@ class Execution:
         await fence.begin()
         try:
             async with self.store.connections.transaction() as held:
-                standing = await held.run(fence.open, self.compiled.id, events)
+                standing = await held.run(self._open, fence, events)
                 opened = True
                 todo = [attempt for index, attempt in enumerate(attempts) if index not in standing] if standing else list(attempts)
                 together = len(todo) > 1 and self.compiled.options.session_per == "transaction"
@@ -255,11 +259,13 @@ class Execution:
             if self.compiled.batch is None:
                 for attempt in attempts:
                     deadline.what = attempt.received
-                    await call(attempt.route.plan, attempt.event, attempt.envelope, scope, deadline)
+                    await call(attempt.route.plan, attempt.event, attempt.envelope, scope, deadline, self.compiled.filters)
             else:
                 for first in range(0, len(attempts), self.compiled.batch):
                     part = attempts[first : first + self.compiled.batch]
-                    await call(part[0].route.plan, [a.event for a in part], [a.envelope for a in part], scope, deadline)
+                    await call(
+                        part[0].route.plan, [a.event for a in part], [a.envelope for a in part], scope, deadline, self.compiled.filters
+                    )  # fmt: skip
             if scope.stands_in_the_way(None):
                 with deadline:
                     await scope.finish()
@@ -269,6 +275,14 @@ class Execution:
             if shared is None:
                 deadline.close()
             self.pace.end(perf_counter() - started, len(attempts))
+
+    def _open(self, connection: Connection, fence: Fence, events: Sequence[Received]) -> dict[int, int]:
+        standing = fence.open(connection, self.compiled.id, events)
+        if self.compiled.claims is not None:
+            mine = [place for place in range(len(events)) if place not in standing]
+            taken = self.compiled.claims.open(connection, [events[place] for place in mine])
+            return {**standing, **{mine[place]: Standing.DUPLICATE for place in taken}}
+        return standing
 
     def _close(
         self, connection: Connection, fence: Fence, ran: Sequence[Received], events: Sequence[Received], outgoing: Sequence[Outgoing]

@@ -14,12 +14,12 @@ from tidings.consume.failures import failure_of, printable, remember
 from tidings.consume.outcome import Outcome
 from tidings.consume.received import Received
 from tidings.consume.routing import Compiled
-from tidings.errors import LeaseLost
+from tidings.errors import CircularChain, LeaseLost
 from tidings.stores.base import Claimed, Failure, Parking
 from tidings.stores.sql.errors import UNAVAILABLE
 from tidings.stores.sql.store import SQLStore
 
-__all__ = ["guarded", "parking", "record_failure", "to_its_end", "undecodable"]
+__all__ = ["guarded", "parking", "record_failure", "refusal", "to_its_end", "undecodable"]
 
 R = TypeVar("R")
 
@@ -94,8 +94,13 @@ def _bytes(value: str | bytes) -> bytes:
     return value if isinstance(value, bytes) else value.encode("utf-8", "surrogatepass")
 
 
+def refusal(error: Exception) -> str:
+    """Return the reason for which a delivery is dead whose event is never given to its handlers."""
+    return "cycle" if isinstance(error, CircularChain) else "undecodable"
+
+
 def undecodable(compiled: Compiled, received: Received, error: Exception) -> Failure | None:
-    """Return why an event that could not be decoded is dead; None when it only waits for code that knows its version."""
+    """Return why an event that could not be decoded, or has come in a circle, is dead; None when it only waits for code that knows its version."""
     if not isinstance(error, KeyError):
         return failure_of(error)
     if isinstance(received.version, int) and received.version > compiled.newest.get(received.name, 0):

@@ -11,6 +11,7 @@ import msgspec
 from tidings.envelope import RESERVED_HEADERS, Envelope
 from tidings.errors import DecodeError
 from tidings.ids import event_key, lane_of, uuid_event_key
+from tidings.publish.headers import CHAIN, MAX_NAME
 from tidings.stores.base import Delivery
 
 __all__ = ["Received", "from_delivery", "from_row"]
@@ -130,6 +131,7 @@ class Received(msgspec.Struct, gc=False, eq=False):
                 traceparent=_text(extensions.get("traceparent")),
                 tracestate=_text(extensions.get("tracestate")),
                 hops=0 if hops is None else _hops(hops),
+                chain=_chain(extensions.get("chain")),
                 headers={name: str(value) for name, value in extensions.items() if name not in RESERVED_HEADERS},
             )
         except (ValueError, TypeError) as error:
@@ -167,6 +169,13 @@ def _time(value: Any) -> datetime | None:
 def _text(value: Any) -> str | None:
     # Input from outside: what is no text has no meaning here, and must not be handed on.
     return value if isinstance(value, str) else None
+
+
+def _chain(value: Any) -> tuple[str, ...]:
+    # Input from outside, to be shown to people.
+    if not isinstance(value, str):
+        return ()
+    return tuple(name[:MAX_NAME] for name in value[: CHAIN * (MAX_NAME + 1)].split()[-CHAIN:] if name.isprintable())
 
 
 def _hops(value: Any) -> int:

@@ -11,6 +11,7 @@ from tidings.clock import elapsed
 from tidings.consume.company import Company
 from tidings.consume.counters import Counters
 from tidings.consume.crew import Crew, Means
+from tidings.consume.environments import Environments
 from tidings.consume.execution import Execution, Failed, StoreDown
 from tidings.consume.parking import guarded
 from tidings.consume.pool import Pool
@@ -35,13 +36,14 @@ class Receiver:
 
     Args:
         elsewhere: whether events of this name, version and topic come to the group by a broker: then they are passed over here.
+        environments: decides which events are for this environment; None where there is only one.
     """
 
     def __init__(
         self, service: str, group: str, subscriptions: Sequence[Compiled], store: SQLStore, publisher: Publisher, worker: str,
         slots: asyncio.Semaphore, counters: Counters, died: Callable[[Compiled, Failed], None], tuning: Tuning,
         execution: Callable[[Compiled, SQLStore, Publisher], Execution] = Execution, company: Company | None = None,
-        elsewhere: Callable[[str, int | None, str], bool] | None = None,
+        elsewhere: Callable[[str, int | None, str], bool] | None = None, environments: Environments | None = None,
     ) -> None:  # fmt: skip
         self.reader = reader_name(service, group)
         self.group = group
@@ -52,7 +54,7 @@ class Receiver:
         self._tuning = tuning
         self._elsewhere = elsewhere
         self._means = Means(
-            service, store, publisher, worker, slots, counters, died, tuning, execution, company or Company()
+            service, store, publisher, worker, slots, counters, died, tuning, execution, company or Company(), environments
         )  # fmt: skip
         self._executions = [execution(compiled, store, publisher) for compiled in subscriptions]
         #: What careful mode runs its lanes with.
@@ -163,6 +165,10 @@ class Receiver:
                     received = from_row(row)
                     if self._elsewhere is not None and self._elsewhere(received.name, received.version, received.topic):
                         self._progress.read(after, received.sequence or 0, 0)
+                        continue
+                    if self._means.environments is not None and not await self._means.environments.takes(received):
+                        self._progress.read(after, received.sequence or 0, 0)
+                        self._counters.add("", "skipped")
                         continue
                     if received.name in crew.foreign:
                         await crew.park_for(crew.foreign[received.name], received)

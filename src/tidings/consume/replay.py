@@ -21,7 +21,7 @@ from tidings.consume.gate import Gate
 from tidings.consume.outcome import Outcome
 from tidings.consume.parking import guarded, parking
 from tidings.consume.received import Received, from_row
-from tidings.errors import ConfigurationError, DecodeError, LeaseLost, TransactionEnded
+from tidings.errors import CircularChain, ConfigurationError, DecodeError, LeaseLost, TransactionEnded
 from tidings.stores.base import Lease
 from tidings.stores.sql.store import SQLStore
 
@@ -147,8 +147,8 @@ class Replay:
         for event in events:
             try:
                 attempt = self._execution.attempt(event, 1)
-            except (DecodeError, KeyError) as error:
-                logger.error("replay cannot understand %s %s: %s", event.name, event.id, error)
+            except (DecodeError, KeyError, CircularChain) as error:
+                logger.error("replay cannot handle %s %s: %s", event.name, event.id, error)
                 continue
             if attempt is not None:
                 attempts.append(attempt)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from tidings.consume.breaker import Breaker, Circuit
+from tidings.consume.filters import Filters
 from tidings.consume.injection import Plan, plan
 from tidings.consume.limits import Limit
 from tidings.consume.providers import Providers
@@ -18,9 +19,14 @@ from tidings.errors import ConfigurationError
 
 if TYPE_CHECKING:
     # It needs what needs this.
+    from tidings.consume.environments import Claims
     from tidings.consume.gate import Gate
 
-__all__ = ["Compiled", "Route", "compile_subscription", "event_types"]
+__all__ = ["MAX_HOPS", "Compiled", "Route", "compile_subscription", "event_types"]
+
+
+#: How many handlers may have led to an event, where nobody says otherwise.
+MAX_HOPS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +45,9 @@ class Compiled:
         routes: by (name, version); None where this subscription has nothing to do with that version.
         names: the event names that it handles.
         newest: the newest version of each name that this process knows; a newer one waits for newer code.
+        max_hops: how many handlers may have led to an event that is still handled.
+        filters: what is around every call; None for nothing.
+        claims: what keeps other environments from handling what this one does; None where there are none.
         limit: what holds over all processes; `gate` is what keeps it in this one.
     """
 
@@ -56,6 +65,9 @@ class Compiled:
     gate: Gate | None = None
     id: int = 0
     label: str = field(default="")
+    max_hops: int = MAX_HOPS
+    filters: Filters | None = None
+    claims: Claims | None = None
 
 
 def event_types(contracts: Sequence[Contract]) -> dict[type[Any], EventType[Any]]:

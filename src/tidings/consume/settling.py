@@ -15,11 +15,11 @@ from tidings.consume.execution import Attempt, Execution, Failed, StoreDown
 from tidings.consume.failures import remember, said
 from tidings.consume.fences import NO_LANE, Handed
 from tidings.consume.outcome import Outcome
-from tidings.consume.parking import guarded, parking, record_failure, to_its_end, undecodable
+from tidings.consume.parking import guarded, parking, record_failure, refusal, to_its_end, undecodable
 from tidings.consume.received import Received
 from tidings.consume.recording import Recorder
 from tidings.consume.retry import Decision
-from tidings.errors import DecodeError, LeaseLost, TransactionEnded
+from tidings.errors import CircularChain, DecodeError, LeaseLost, TransactionEnded
 from tidings.stores.base import Claimed, Lease, Parking, Standing
 from tidings.stores.sql.connections import Line
 from tidings.stores.sql.store import SQLStore
@@ -146,7 +146,7 @@ class Settling:
             else:
                 try:
                     attempt = self.execution.attempt(received, 1)
-                except (DecodeError, KeyError) as error:
+                except (DecodeError, KeyError, CircularChain) as error:
                     lane = handed.lane(received)
                     known = await guarded(self._reads.run(self._store.inbox.standing, self.compiled.id, [received.event_key], [lane]))
                     if known.get(0) == Standing.DUPLICATE:
@@ -224,6 +224,9 @@ class Settling:
         keys = [event.event_key for event in events]
         lanes = [handed.lane(event) for event in events]
         standing = await guarded(self._reads.run(self._store.inbox.standing, self.compiled.id, keys, lanes))
+        if (claims := self.compiled.claims) is not None and claims.keys(events):
+            taken = await guarded(self._reads.run(claims.taken, events))
+            standing = {**dict.fromkeys(taken, Standing.DUPLICATE), **standing}
         todo = [attempt for index, attempt in enumerate(attempts) if index not in standing]
         if len(todo) > 1 and self.compiled.batch is not None and await self._plain_list(todo, handed):
             self._note_all(attempts, standing, parked, handed)
@@ -292,6 +295,9 @@ class Settling:
             usual = [(handed, events) for handed, events in portions if not handed.is_promoted()]
             if usual:
                 keys = [event.event_key for _, events in usual for event in events]
+                if (claims := self.compiled.claims) is not None:
+                    # First: a call whose own row is missing afterwards is found here all the same.
+                    await guarded(self._writes.run(claims.record, [event for _, events in usual for event in events]))
                 await guarded(self._writes.run(self._record, keys, Outcome.HANDLED))
                 for handed, events in usual:
                     handed.over.update(event.event_key for event in events)
@@ -380,10 +386,12 @@ class Settling:
                 extra=self._extra(received),
             )  # fmt: skip
             return parking(received, lane, "waiting for code", state="retrying", delay=5.0)
-        logger.error("cannot understand %s %s: %s", received.name, received.id, failure.error_message, extra=self._extra(received))
+        reason = refusal(error)
+        what = "cannot understand" if reason == "undecodable" else "stopped a chain of events at"
+        logger.error("%s %s %s: %s", what, received.name, received.id, failure.error_message, extra=self._extra(received))
         if self._sets_aside("dead"):
             lane = received.event_key
-        return parking(received, lane, "undecodable", state="dead", attempts=1, history=remember("[]", 1, failure), failure=failure)
+        return parking(received, lane, reason, state="dead", attempts=1, history=remember("[]", 1, failure), failure=failure)
 
     def _behind(self, received: Received, lane: str) -> Parking:
         return parking(received, lane, "behind")
@@ -449,6 +457,8 @@ class Settling:
 
     def _record_done(self, connection: Connection, events: Sequence[Received], handed: Handed, outcome: int = Outcome.HANDLED) -> None:
         self._record(connection, [event.event_key for event in events], outcome)
+        if self.compiled.claims is not None and outcome == Outcome.HANDLED:
+            self.compiled.claims.record(connection, events)
         if handed.is_promoted():
             handed.finish(connection, events)
         elif outcome != Outcome.HANDLED:

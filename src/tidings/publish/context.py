@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from contextvars import ContextVar
-
-from tidings.envelope import Envelope
+from tidings.context.binding import current_envelope
 
 __all__ = ["current_envelope"]
-
-#: Set by the consuming side around each handler; read by every publisher.
-current_envelope: ContextVar[Envelope | None] = ContextVar("tidings.current_envelope", default=None)

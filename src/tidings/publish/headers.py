@@ -4,33 +4,54 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tidings.envelope import RESERVED_HEADERS, Envelope
 from tidings.errors import InvalidEvent
 
-__all__ = ["MAX_HEADERS", "MAX_NAME", "MAX_VALUE", "inherited", "user_headers", "written"]
+__all__ = ["CHAIN", "CHAIN_FROM", "MAX_HEADERS", "MAX_NAME", "MAX_VALUE", "inherited", "user_headers", "written"]
 
 #: How many headers a user may give, and how many characters a name and a value may have.
 MAX_HEADERS = 64
 MAX_NAME = 128
 MAX_VALUE = 4096
 
+#: How many names of events a chain keeps, and from which hop on there is one: most flows are short and do not pay for it.
+CHAIN = 16
+CHAIN_FROM = 4
+
 # What every transport can carry as a header name: printable ASCII without spaces.
 _NAME = re.compile(r"[!-~]+\Z")
 
 
-def inherited(cause: Envelope) -> dict[str, str]:
-    """Return the headers that an event gets from the event whose handler publishes it."""
+def inherited(cause: Envelope, carried: Sequence[str] = ()) -> dict[str, str]:
+    """Return the headers that an event gets from the event whose handler publishes it.
+
+    Args:
+        carried: the cause's own headers that are handed on: context, which has come from outside.
+    """
     headers = {"correlationid": cause.correlation_id, "causationid": str(cause.id), "hops": str(cause.hops + 1)}
-    if cause.tenant is not None:
+    if cause.tenant is not None and _carried(cause.tenant):
         headers["tenantid"] = cause.tenant
-    if cause.traceparent is not None:
+    if cause.traceparent is not None and _carried(cause.traceparent):
         headers["traceparent"] = cause.traceparent
-        if cause.tracestate is not None:
+        if cause.tracestate is not None and _carried(cause.tracestate):
             headers["tracestate"] = cause.tracestate
+    if cause.headers:
+        for name in carried:
+            text = cause.headers.get(name)
+            if text is not None and _carried(text):
+                headers[name] = text
+    if cause.hops >= CHAIN_FROM - 1:
+        names = (*cause.chain, "_".join(cause.name.split())[:MAX_NAME])
+        headers["chain"] = " ".join(names[-CHAIN:])
     return headers
+
+
+def _carried(text: str) -> bool:
+    """Whether what may have come from outside is handed on."""
+    return len(text) <= MAX_VALUE and text.isprintable()
 
 
 def user_headers(event: str, headers: Mapping[str, str], collision: Callable[[str], str | None] = lambda _: None) -> dict[str, str]:

@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from uuid import UUID
 
 from tidings import clock
-from tidings.envelope import Envelope
+from tidings.context.binding import bound, current_envelope
+from tidings.context.keys import CARRIED
+from tidings.envelope import RESERVED_HEADERS, Envelope
 from tidings.errors import InvalidEvent
 from tidings.ids import slot_of, uuid7
-from tidings.publish.context import current_envelope
+from tidings.publish.filters import Publication, PublishFilter, check_result
 from tidings.publish.headers import inherited, user_headers, written
 from tidings.publish.outgoing import Outgoing
 from tidings.publish.publish import UNSET
 
 if TYPE_CHECKING:
+    from tidings.context.keys import ContextKey
     from tidings.stores.sql.statement import Command
 
 __all__ = ["EventType", "Identity", "PublishStatements", "Publisher"]
@@ -82,6 +85,8 @@ class Publisher:
         same_identity: the same for the connection of a driver, told by its identity; called only where the driver knows it.
         wake: called after a commit that published; it must return at once.
         collision: says why no transport could carry a header of this name.
+        context: what handlers hand on of the events that they handle, besides what is always handed on.
+        filters: called with each publication, in this order.
     """
 
     def __init__(
@@ -96,6 +101,8 @@ class Publisher:
         same_identity: Callable[[Identity], bool] = lambda _: True,
         wake: Callable[[], None] = lambda: None,
         collision: Callable[[str], str | None] = lambda _: None,
+        context: Sequence[ContextKey[Any]] = (),
+        filters: Sequence[PublishFilter] = (),
     ) -> None:
         self.source = source
         self.statements = statements
@@ -108,6 +115,8 @@ class Publisher:
         self._collision = collision
         self._known: dict[type, _Known] = {}
         self._no_headers = written({})
+        self._carried = tuple(dict.fromkeys(key.field for key in (*CARRIED, *context)))
+        self._filters = tuple(filters)
 
     def prepare(
         self,
@@ -139,14 +148,23 @@ class Publisher:
         partition_key = key_of(event) if key is UNSET else _normalize_key(key)
         due = None if delay is None and at is None else _due(label, delay, at)
         cause = context or current_envelope.get()
-        if headers is None and expires is None and cause is None:
+        if headers is None and expires is None and cause is None and bound.get() is None and not self._filters:
             text = self._no_headers
         else:
-            fields = {} if cause is None else inherited(cause)
+            fields = {} if cause is None else inherited(cause, self._carried)
+            around = bound.get()
+            if around is not None and around.cause is cause:
+                for field, bound_text in around.fields.items():
+                    if bound_text is None:
+                        fields.pop(field, None)
+                    else:
+                        fields[field] = bound_text
             if expires is not None:
                 fields["expires"] = _expiry(label, expires, due)
             if headers:
                 fields.update(user_headers(label, headers, self._collision))
+            if self._filters:
+                fields = self._filtered(event, label, name, version, topic, partition_key, due, fields)
             text = written(fields)
         # A character takes four bytes at most: only what comes near the limit is measured.
         if 4 * (len(data) + len(text)) > self._max_message_bytes:
@@ -161,6 +179,18 @@ class Publisher:
             self._wake()
         except Exception:
             _logger.exception("waking the readers of %s failed; they find the events at their next poll", self.source)
+
+    def _filtered(
+        self, event: object, label: str, name: str, version: int | None, topic: str, key: str | None, due: datetime | timedelta | None,
+        fields: Mapping[str, str],
+    ) -> dict[str, str]:  # fmt: skip
+        """Return the headers as the filters leave them; those that Tidings writes itself are not theirs to change."""
+        ours = {field: text for field, text in fields.items() if field in RESERVED_HEADERS}
+        own = {field: text for field, text in fields.items() if field not in RESERVED_HEADERS}
+        publication = Publication(event, name, version, topic, key, ours.get("tenantid"), due is not None, own)
+        for each in self._filters:
+            check_result(each, each(publication))
+        return {**ours, **user_headers(label, publication.headers, self._collision)}
 
     def _look_up(self, event_class: type) -> _Known:
         kind = self._event_type(event_class)

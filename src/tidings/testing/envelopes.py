@@ -37,6 +37,7 @@ class Attributes(TypedDict, total=False):
     traceparent: str | None
     tracestate: str | None
     hops: int
+    chain: tuple[str, ...]
     headers: Mapping[str, str]
 
 

@@ -96,6 +96,11 @@ class Upkeep:
             values ({typed("$1", "uuid")}, $2, $3, $4, $5, {typed("$6", "int")}, $7{"" if pg else f", {dialect.now}, {dialect.now}"})
             on conflict (id) do update set seen_at = {dialect.now}
         """)
+        self.environments_ = Sql(f"""
+            select distinct environment from {names.workers}
+            where service = {typed("$1", "text")} and seen_at > {dialect.after("-1 * $2")} and environment is not null
+              and roles like '%consume%'
+        """)
         self.leave_ = Sql(f"delete from {names.workers} where id = {typed('$1', 'uuid')}")
         self.forget_ = Sql(f"delete from {names.workers} where seen_at < {dialect.after('-1 * $1')}")
         bucket = "date_trunc('minute', clock_timestamp())" if pg else "strftime('%Y-%m-%dT%H:%M:00.000Z', 'now')"
@@ -148,6 +153,10 @@ class Upkeep:
     ) -> None:
         """Say that this worker is alive."""
         run(connection, Command(self.beat_, (worker, service, environment, roles, host, pid, version)))
+
+    def environments(self, connection: Connection, service: str, seconds: float) -> frozenset[str]:
+        """Return the environments of a service whose handlers run somewhere: a worker was seen within so many seconds."""
+        return frozenset(row[0] for row in run(connection, Command(self.environments_, (service, seconds))))
 
     def leave(self, connection: Connection, worker: str) -> None:
         """Say that this worker stops, and forget workers that were not seen for a day."""
