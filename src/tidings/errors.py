@@ -7,7 +7,9 @@ TidingsError
 │   ├── MissingExtra            an optional package is not installed
 │   ├── UnresolvedParameter     a handler asks for something that nobody provides
 │   └── RenamedSubscription     a stored subscription vanished and one like it appeared
+├── DomainEventRecursion        domain event handlers keep recording new events
 ├── PublishError                an event cannot be published
+│   ├── DuplicatePublication    a converter and the program publish the same fact in one transaction
 │   ├── InvalidEvent            it does not fit its contract, or is too large
 │   ├── NoTransaction           outside a transaction, on an autocommit connection, on a closed session
 │   ├── Refused                 the broker does not take it as it is
@@ -32,7 +34,9 @@ __all__ = [
     "ConfigurationError",
     "ContractError",
     "DecodeError",
+    "DomainEventRecursion",
     "DuplicateEvent",
+    "DuplicatePublication",
     "InvalidEvent",
     "LeaseLost",
     "MissingExtra",
@@ -87,8 +91,16 @@ class RenamedSubscription(ConfigurationError):
     """A stored subscription vanished from the code and another one like it appeared."""
 
 
+class DomainEventRecursion(TidingsError):
+    """Handlers of domain events keep recording events whose handlers record further ones; nothing was committed."""
+
+
 class PublishError(TidingsError):
     """An event cannot be published."""
+
+
+class DuplicatePublication(PublishError):
+    """A converter and the program publish the same fact in one transaction; nothing was committed."""
 
 
 class InvalidEvent(PublishError, ValueError):

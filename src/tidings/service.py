@@ -22,6 +22,7 @@ from tidings.consume.strangers import INBOUND
 from tidings.consume.subscriptions import Subscription, Subscriptions
 from tidings.consume.tuning import Tuning
 from tidings.contracts import Contract, EventType
+from tidings.domain.dispatch import Domain, Factory
 from tidings.errors import ConfigurationError, ContractError
 from tidings.ids import uuid7
 from tidings.operations import Operations
@@ -29,7 +30,7 @@ from tidings.publish.buffer import Cancellation
 from tidings.publish.publish import UNSET
 from tidings.publish.publisher import Publisher
 from tidings.publish.publishing import Publishing
-from tidings.publish.session import AnySession, cancel, publish
+from tidings.publish.session import AnySession, cancel, publish, synchronous
 from tidings.publish.session_buffer import listen_to_sessions
 from tidings.relay.routing import PREFIX, Destination, Routes, Routing, is_relay
 from tidings.runtime import ROLES, Dead, Role, Runtime
@@ -153,6 +154,10 @@ class Service:
         )  # fmt: skip
         #: Adds a handler; see `Subscriptions.subscribe`. For small programs: in larger ones, give each module a `Subscriptions`.
         self.subscribe = self._own.subscribe
+        self.domain = Domain(name, self.publisher, self._declared, self._types, self._providers, self.counters)
+        #: Add handlers of domain events and of commands, in the same way; see `Subscriptions`.
+        self.on, self.converts = self._own.on, self._own.converts
+        self.handles, self.validates = self._own.handles, self._own.validates
 
     # Publishing
 
@@ -204,6 +209,31 @@ class Service:
         return cancel(self.publisher, session, event_id)
 
     # Putting together
+
+    def attach(self, *factories: Factory) -> None:
+        """Hear of the domain events that are recorded in the sessions of these factories: `sessionmaker`s and `async_sessionmaker`s.
+
+        Their handlers and converters run before such a session commits. Sessions of other factories record nothing; those that handlers of
+        this service's subscriptions are given are attached by themselves.
+
+        Raises:
+            ConfigurationError: one is no session factory, or has another service; or it makes synchronous sessions and a handler is async.
+        """
+        for factory in factories:
+            self.domain.attach(factory)
+
+    def track(self, session: AnySession, aggregate: object, /) -> None:
+        """Handle the domain events of an object that is not mapped with this session's transaction, from now until it ends.
+
+        Raises:
+            TypeError: it records no events.
+            NoTransaction: the session has no transaction, and none begins by itself.
+        """
+        self.domain.track(synchronous(session), aggregate)
+
+    def record(self, session: AnySession, event: object, /) -> None:
+        """Record a domain event in this session's transaction, without an object that it happened to."""
+        self.domain.record(synchronous(session), event)
 
     def subscription(self, name: str, **options: Any) -> Subscription:
         """Return a new subscription that takes several handlers; see `Subscriptions.subscription`."""
@@ -327,6 +357,8 @@ class Service:
             yield
 
     def _compile(self) -> list[Compiled]:
+        self.domain.compile()
+        self.routing.learn(self._types.values())
         return [
             compile_subscription(
                 subscription, self._types, subscription.group or self.name, self.retry, self._providers, breaker=self.breaker,

@@ -29,7 +29,7 @@ from tidings.publish.session_buffer import SessionBuffer, flush_until_clean, hea
 from tidings.publish.sqlalchemy_state import open_savepoints, rolled_back_savepoints
 from tidings.stores.sql.connections import Connections, Held, in_thread
 
-__all__ = ["HandlerFailed", "Scope", "call"]
+__all__ = ["HandlerFailed", "Scope", "call", "resolve", "resolve_sync"]
 
 logger = logging.getLogger("tidings.consume")
 
@@ -228,7 +228,7 @@ async def _call_async(plan: Plan, event: Any, envelope: Any, scope: Scope) -> No
     else:
         error: BaseException | None = None
         async with AsyncExitStack() as stack:
-            values = {p.name: await _resolve(p, envelope, scope, session, stack) for p in plan.parameters}
+            values = {p.name: await resolve(p, envelope, scope, session, stack) for p in plan.parameters}
             try:
                 result = await plan.function(event, **values)
             except BaseException as raised:
@@ -251,7 +251,7 @@ async def _call_sync(plan: Plan, event: Any, envelope: Any, scope: Scope) -> Non
         result: Any = None
         error: BaseException | None = None
         with ExitStack() as stack:
-            values = {p.name: _resolve_sync(p, envelope, scope, session, stack) for p in plan.parameters}
+            values = {p.name: resolve_sync(p, envelope, scope, session, stack) for p in plan.parameters}
             try:
                 result = plan.function(event, **values)
             except BaseException as raised:
@@ -271,7 +271,7 @@ async def _call_sync(plan: Plan, event: Any, envelope: Any, scope: Scope) -> Non
     await scope.in_thread(run)
 
 
-def _value(parameter: Parameter, envelope: Any, scope: Scope, session: Any) -> Any:
+def _value(parameter: Parameter, envelope: Any, scope: Any, session: Any) -> Any:
     need = parameter.need
     if need is Need.ENVELOPE or need is Need.ENVELOPES:
         return envelope
@@ -290,11 +290,12 @@ def _value(parameter: Parameter, envelope: Any, scope: Scope, session: Any) -> A
     return scope.held.sync.connection.driver_connection
 
 
-async def _resolve(parameter: Parameter, envelope: Any, scope: Scope, session: Any, stack: AsyncExitStack) -> Any:
+async def resolve(parameter: Parameter, envelope: Any, scope: Any, session: Any, stack: AsyncExitStack) -> Any:
+    """Return what a parameter of an async function stands for; what has to be left after the call goes on the stack."""
     factory = _factory(parameter)
     if factory is None:
         return _value(parameter, envelope, scope, session)
-    inner = {p.name: await _resolve(p, envelope, scope, session, stack) for p in parameter.inner}
+    inner = {p.name: await resolve(p, envelope, scope, session, stack) for p in parameter.inner}
     made = factory(**inner)
     if hasattr(made, "__await__"):
         made = await made
@@ -305,11 +306,12 @@ async def _resolve(parameter: Parameter, envelope: Any, scope: Scope, session: A
     return stack.enter_context(made)
 
 
-def _resolve_sync(parameter: Parameter, envelope: Any, scope: Scope, session: Any, stack: ExitStack) -> Any:
+def resolve_sync(parameter: Parameter, envelope: Any, scope: Any, session: Any, stack: ExitStack) -> Any:
+    """Return what a parameter of a plain function stands for; what has to be left after the call goes on the stack."""
     factory = _factory(parameter)
     if factory is None:
         return _value(parameter, envelope, scope, session)
-    inner = {p.name: _resolve_sync(p, envelope, scope, session, stack) for p in parameter.inner}
+    inner = {p.name: resolve_sync(p, envelope, scope, session, stack) for p in parameter.inner}
     made = factory(**inner)
     return stack.enter_context(made) if entered(made) else made
 

@@ -16,7 +16,7 @@ from tidings.envelope import Envelope
 from tidings.errors import ConfigurationError, UnresolvedParameter
 from tidings.publish.publish import Publish
 
-__all__ = ["Need", "Parameter", "Plan", "plan"]
+__all__ = ["Need", "Parameter", "Plan", "label_of", "plan"]
 
 
 class Need(Enum):
@@ -94,7 +94,7 @@ def plan(
         UnresolvedParameter: nobody provides a parameter, or its annotation cannot be resolved.
         ConfigurationError: the event parameter is missing or of another type, or a session does not fit the engine or the function.
     """
-    label = _label(function)
+    label = label_of(function)
     target: Any = _wrapped(function)
     if not inspect.isroutine(target) and not inspect.isclass(target):
         target = type(target).__call__
@@ -313,7 +313,8 @@ def _name(kind: Any) -> str:
     return getattr(kind, "__qualname__", None) or str(kind)
 
 
-def _label(function: Callable[..., Any]) -> str:
+def label_of(function: Callable[..., Any]) -> str:
+    """Return what messages call a handler."""
     function = _wrapped(function)
     name = getattr(function, "__qualname__", None) or type(function).__qualname__
     return f"handler {getattr(function, '__module__', '?')}.{name}"
