@@ -46,7 +46,7 @@ class OrderSubmitted:
         self.order = order
 
 
-@dataclass
+@dataclass(frozen=True)
 class Noted:
     """A domain event that could be serialized."""
 

@@ -110,7 +110,7 @@ async def test_before_save_comes_before_the_flush_and_before_commit_after_it(lit
 async def test_a_handler_of_a_base_class_gets_all_and_the_nearest_converter_converts(lite: Shop) -> None:
     handlers = Subscriptions()
 
-    @dataclass
+    @dataclass(frozen=True)
     class Loud(Noted):
         pass
 

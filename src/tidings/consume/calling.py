@@ -29,9 +29,12 @@ from tidings.publish.session_buffer import SessionBuffer, flush_until_clean, hea
 from tidings.publish.sqlalchemy_state import open_savepoints, rolled_back_savepoints
 from tidings.stores.sql.connections import Connections, Held, in_thread
 
-__all__ = ["HandlerFailed", "Scope", "call", "resolve", "resolve_sync"]
+__all__ = ["AFTER", "HandlerFailed", "Scope", "call", "resolve", "resolve_sync"]
 
 logger = logging.getLogger("tidings.consume")
+
+#: Where a handler's session keeps what has to wait until the transaction that it joined has committed.
+AFTER = "_tidings_after_commit"
 
 
 class HandlerFailed(Exception):
@@ -46,13 +49,15 @@ class HandlerFailed(Exception):
 class Scope:
     """What a handler runs in: the transaction's connection (None for a plain handler), and what it publishes."""
 
-    __slots__ = ("_connections", "_open", "_publisher", "_savepoints", "_sessions", "_shared", "held", "outgoing")
+    __slots__ = ("_connections", "_open", "_publisher", "_savepoints", "_sessions", "_shared", "after", "held", "outgoing")
 
     def __init__(self, connections: Connections, publisher: Publisher, held: Held | None, *, one_session: bool = False) -> None:
         self._connections = connections
         self._publisher = publisher
         self.held = held
         self.outgoing: list[Outgoing] = []
+        #: What to call once the transaction has committed.
+        self.after: list[Callable[[], None]] = []
         #: The savepoints of the connection that were open when an event was published, by its index; few handlers open any.
         self._savepoints: dict[int, tuple[str, ...]] = {}
         self._open = True
@@ -65,9 +70,17 @@ class Scope:
         if found is None:
             assert self.held is not None
             bind = self.held.asynchronous if asynchronous else self.held.sync
-            found = HandlerSession(
-                kind(bind=bind, expire_on_commit=False, join_transaction_mode="rollback_only"), self.outgoing, self._shared
-            )
+            options: dict[str, Any] = {}
+            made_by = kind
+            domain = self._publisher.domain
+            if domain is not None and not domain.empty:
+                if asynchronous:
+                    options["sync_session_class"] = domain.session_class(kind.sync_session_class)
+                else:
+                    made_by = domain.session_class(kind)
+            session = made_by(bind=bind, expire_on_commit=False, join_transaction_mode="rollback_only", **options)
+            vars(getattr(session, "sync_session", session))[AFTER] = self.after
+            found = HandlerSession(session, self.outgoing, self._shared)
             if self._shared:
                 self._sessions[kind] = found
         return found
@@ -188,8 +201,10 @@ class HandlerSession:
     def _needs_no_commit(self) -> bool:
         session = self._sync
         # A session in which a flush has failed refuses to commit.
+        buffer = SessionBuffer.of(session)
         return (
-            SessionBuffer.of(session).pending is None
+            buffer.pending is None
+            and (buffer.stage is None or buffer.stage.idle)
             and session.is_active
             and not session.in_nested_transaction()
             and hears_nobody(session)

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, event
 from sqlalchemy.ext.asyncio import async_scoped_session, async_sessionmaker
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
+from tidings.consume.calling import AFTER
 from tidings.consume.counters import Counters
 from tidings.consume.declarations import DeclaredConverter, DomainSide
 from tidings.consume.injection import label_of
@@ -29,15 +30,12 @@ from tidings.publish.session_buffer import SessionBuffer, commits_root, flush_un
 if TYPE_CHECKING:
     from tidings.consume.subscriptions import Subscriptions
 
-__all__ = ["AFTER", "Domain"]
+__all__ = ["Domain", "Factory"]
 
 logger = logging.getLogger("tidings.domain")
 
 #: How many events may cause one another.
 LIMIT = 10
-
-#: Where a session that joined the transaction of an event that is being handled keeps what has to wait for its commit.
-AFTER = "_tidings_after_commit"
 
 Factory = sessionmaker[Any] | async_sessionmaker[Any] | scoped_session[Any] | async_scoped_session[Any]
 
@@ -75,6 +73,7 @@ class Domain:
         self._size = -1
         self._internal: Contract | None = None
         self._classes: dict[type[Any], type[Any]] = {}
+        publisher.domain = self
 
     # Putting together
 

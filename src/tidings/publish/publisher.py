@@ -57,6 +57,14 @@ class PublishStatements(Protocol):
     def cancel_scheduled(self, ids: Sequence[UUID], /) -> Command: ...
 
 
+class DomainSide(Protocol):
+    """What the consuming side needs of the domain side."""
+
+    @property
+    def empty(self) -> bool: ...
+    def session_class(self, base: type[Any], /) -> type[Any]: ...
+
+
 class _Known(NamedTuple):
     """What every event of a class has in common, looked up once."""
 
@@ -71,6 +79,9 @@ class _Known(NamedTuple):
 
 class Publisher:
     """What all of one service's publishing has in common.
+
+    Attributes:
+        domain: the service's domain side, if it has one: what sees the domain events of the sessions that handlers are given.
 
     Args:
         source: the publishing service's name.
@@ -108,6 +119,7 @@ class Publisher:
         self._collision = collision
         self._known: dict[type, _Known] = {}
         self._no_headers = written({})
+        self.domain: DomainSide | None = None
 
     def prepare(
         self,
