@@ -25,10 +25,19 @@ TidingsError
 │   └── ProvisionError          a topic, queue or stream is missing, or is there with other properties
 ├── DecodeError                 a stored or received event cannot be understood
 │   └── Undecodable             a message from outside is no event in any format that is read here
-└── TransactionEnded            a handler committed, rolled back or broke the transaction it was given
+├── TransactionEnded            a handler committed, rolled back or broke the transaction it was given
+├── UnitOfWorkRolledBack        something inside a unit of work failed and was caught, so that it could not commit
+├── ValidationFailed            a command is not valid
+└── IdempotencyConflict         a key was used before, for another command
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tidings.domain.validation import ValidationError
 
 __all__ = [
     "ConfigurationError",
@@ -37,6 +46,7 @@ __all__ = [
     "DomainEventRecursion",
     "DuplicateEvent",
     "DuplicatePublication",
+    "IdempotencyConflict",
     "InvalidEvent",
     "LeaseLost",
     "MissingExtra",
@@ -54,8 +64,10 @@ __all__ = [
     "TransportDown",
     "TransportError",
     "Undecodable",
+    "UnitOfWorkRolledBack",
     "UnresolvedParameter",
     "Unsendable",
+    "ValidationFailed",
     "WrongDatabase",
 ]
 
@@ -173,3 +185,23 @@ class ProcessEnded(TidingsError):
 
 class TransactionEnded(TidingsError):
     """The handler committed, rolled back, or swallowed a database error outside `begin_nested()`; its effects were not kept."""
+
+
+class UnitOfWorkRolledBack(TidingsError):
+    """Something inside a unit of work failed or was rolled back, and was caught before the end: all of it was rolled back."""
+
+
+class ValidationFailed(TidingsError):
+    """A command is not valid; nothing was touched.
+
+    Attributes:
+        errors: what is wrong with it, one or more.
+    """
+
+    def __init__(self, message: str, *errors: ValidationError, others: Iterable[ValidationError] = ()) -> None:
+        self.errors: tuple[ValidationError, ...] = (*errors, *others)
+        super().__init__("; ".join([message, *map(str, self.errors)]))
+
+
+class IdempotencyConflict(TidingsError):
+    """The idempotency key belongs to another command, or to the same with other values; nothing was done."""

@@ -22,7 +22,10 @@ from tidings.consume.strangers import INBOUND
 from tidings.consume.subscriptions import Subscription, Subscriptions
 from tidings.consume.tuning import Tuning
 from tidings.contracts import Contract, EventType
+from tidings.domain.behaviours import DEFAULT
+from tidings.domain.commands import Behaviour, Commands
 from tidings.domain.dispatch import Domain, Factory
+from tidings.domain.unit_of_work import UnitOfWork
 from tidings.errors import ConfigurationError, ContractError
 from tidings.ids import uuid7
 from tidings.operations import Operations
@@ -76,6 +79,8 @@ class Service:
         grace: seconds that stopping waits for handlers under way.
         roles: what this process does when it runs: `relay`, `consume`, `schedule`; an empty collection publishes only.
         same_database: further engines that lead to the store's database under another address, e.g. past a proxy.
+        behaviours: the steps that each command goes through, from the outside inward; see `tidings.domain`. By default `Logging()`,
+            `Transactional()`, `Idempotency()`, `Validation()`.
 
     Raises:
         ConfigurationError: the parts do not fit together; the message says how to mend it.
@@ -105,6 +110,7 @@ class Service:
         grace: float = 30.0,
         roles: Collection[Role] = ROLES,
         same_database: Sequence[Any] = (),
+        behaviours: Sequence[Behaviour] = DEFAULT,
     ) -> None:
         if not isinstance(name, str) or not 0 < len(name) <= 100 or not name.isprintable() or any(c in name for c in "/@ "):
             raise ConfigurationError(f"Service name={name!r}: give 1 to 100 printable characters without '/', '@' or spaces")
@@ -155,6 +161,7 @@ class Service:
         #: Adds a handler; see `Subscriptions.subscribe`. For small programs: in larger ones, give each module a `Subscriptions`.
         self.subscribe = self._own.subscribe
         self.domain = Domain(name, self.publisher, self._declared, self._types, self._providers, self.counters)
+        self.domain.commands = self.commands = Commands(self.domain, store, behaviours)
         #: Add handlers of domain events and of commands, in the same way; see `Subscriptions`.
         self.on, self.converts = self._own.on, self._own.converts
         self.handles, self.validates = self._own.handles, self._own.validates
@@ -207,6 +214,39 @@ class Service:
     def cancel(self, session: AnySession, event_id: UUID, /) -> Cancellation:
         """Cancel a scheduled event when the session commits; `.cancelled` then says whether it was still waiting."""
         return cancel(self.publisher, session, event_id)
+
+    # Units of work and commands
+
+    def unit_of_work(self, factory: Factory | None = None, /) -> UnitOfWork:
+        """Return a block with a session that commits once, at its end: `async with service.unit_of_work() as uow`, or `with`.
+
+        A block inside another joins it; see `UnitOfWork`.
+
+        Args:
+            factory: which of the attached session factories, if there are several.
+        """
+        return self.domain.unit_of_work(factory)
+
+    async def execute(self, command: object, /, *, idempotency_key: str | None = None) -> Any:
+        """Execute a command: lead it through the behaviours to its handler, and return what that returns.
+
+        In a handler, ask for `Execute` instead, and it runs in the handler's transaction. With synchronous sessions it runs in a thread.
+
+        Args:
+            command: an instance of a class that has a handler, `@handlers.handles(...)`.
+            idempotency_key: the same for each attempt to get this very command executed once.
+
+        Raises:
+            ValidationFailed: it is not valid; nothing was touched.
+            IdempotencyConflict: the key belongs to another command.
+            UnitOfWorkRolledBack: a command inside it failed, and its handler went on.
+            ConfigurationError: it has no handler, or no session factory is attached.
+        """
+        return await self.commands.execute(command, idempotency_key)
+
+    def execute_sync(self, command: object, /, *, idempotency_key: str | None = None) -> Any:
+        """Do what `execute` does, in a program without event loop; handlers, validators and behaviours wait for nothing asynchronous."""
+        return self.commands.execute_sync(command, idempotency_key)
 
     # Putting together
 
@@ -357,6 +397,7 @@ class Service:
             yield
 
     def _compile(self) -> list[Compiled]:
+        self.commands.compile()
         self.domain.compile()
         self.routing.learn(self._types.values())
         return [

@@ -49,13 +49,14 @@ class HandlerFailed(Exception):
 class Scope:
     """What a handler runs in: the transaction's connection (None for a plain handler), and what it publishes."""
 
-    __slots__ = ("_connections", "_open", "_publisher", "_savepoints", "_sessions", "_shared", "after", "held", "outgoing")
+    __slots__ = ("_connections", "_open", "_publisher", "_savepoints", "_sessions", "_shared", "_works", "after", "held", "outgoing")
 
     def __init__(self, connections: Connections, publisher: Publisher, held: Held | None, *, one_session: bool = False) -> None:
         self._connections = connections
         self._publisher = publisher
         self.held = held
         self.outgoing: list[Outgoing] = []
+        self._works: list[Any] = []
         #: What to call once the transaction has committed.
         self.after: list[Callable[[], None]] = []
         #: The savepoints of the connection that were open when an event was published, by its index; few handlers open any.
@@ -133,6 +134,22 @@ class Scope:
         headers = json.loads(outgoing.headers)
         headers["correlationid"] = envelope.headers.get(ID) or str(envelope.id)
         self._accept(outgoing._replace(headers=written(headers)), getattr(session, "sync_session", session))
+
+    def execute(self, session: Any, need: Need) -> Any:
+        """Return what executes commands in the handler's session."""
+        domain = self._publisher.domain
+        assert domain is not None
+        return domain.execute_in(getattr(session, "sync_session", session), need is Need.EXECUTE, self._works)
+
+    def check_commands(self) -> None:
+        """Look whether a command has failed whose failure the handler has caught.
+
+        Raises:
+            UnitOfWorkRolledBack: one has; what it had done is in the handler's transaction.
+        """
+        works, self._works = self._works, []
+        for work in works:
+            work.check()
 
     def published(self) -> list[Outgoing]:
         """Return what was published and not taken back by a savepoint, in order."""
@@ -253,6 +270,7 @@ async def _call_async(plan: Plan, event: Any, envelope: Any, scope: Scope) -> No
             raise error  # a provider's context manager swallowed it: the handler has failed all the same
     if plan.replies and result is not None:
         scope.reply(result, envelope, session)
+    scope.check_commands()
     if used is not None:
         used.check()
         if not used.shared:
@@ -278,6 +296,7 @@ async def _call_sync(plan: Plan, event: Any, envelope: Any, scope: Scope) -> Non
             raise TypeError(f"{plan.function!r} is a plain def but returned an awaitable: make it async def")
         if plan.replies and result is not None:
             scope.reply(result, envelope, session)
+        scope.check_commands()
         if used is not None:
             used.check()
             if not used.shared:
@@ -294,6 +313,8 @@ def _value(parameter: Parameter, envelope: Any, scope: Any, session: Any) -> Any
         return session
     if need is Need.PUBLISH:
         return scope.publish(session)
+    if need is Need.EXECUTE or need is Need.EXECUTE_SYNC:
+        return scope.execute(session, parameter.need)
     if need is Need.PROVIDED:
         assert parameter.provider is not None
         return parameter.provider.value

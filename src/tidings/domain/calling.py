@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Generator
 from contextlib import AsyncExitStack, ExitStack
+from types import GeneratorType
 from typing import TYPE_CHECKING, Any
 
 from greenlet import getcurrent
@@ -14,6 +16,7 @@ from sqlalchemy.util import await_only
 
 from tidings.consume.calling import resolve, resolve_sync
 from tidings.consume.injection import Need, Plan
+from tidings.domain.outcome import Yielded
 from tidings.domain.reactions import Handler
 from tidings.errors import ConfigurationError
 from tidings.publish.publish import Publish
@@ -46,6 +49,7 @@ class Inside:
     def __init__(self, domain: Domain, session: Session | None) -> None:
         self._domain = domain
         self._session = session
+        self._works: list[Any] = []
         self.held: _Held | None = None if session is None else _Held(session)
 
     def publish(self, _: Any) -> Publish:
@@ -53,6 +57,16 @@ class Inside:
         publisher, session = self._domain.publisher, self._session
         assert session is not None
         return Publish(publisher, lambda outgoing: publish_in(publisher, session, outgoing))
+
+    def execute(self, _: Any, need: Need) -> Any:
+        """Return what executes commands in this transaction."""
+        assert self._session is not None
+        return self._domain.execute_in(self._session, need is Need.EXECUTE, self._works)
+
+    def check(self) -> None:
+        """Look whether a command has failed whose failure was caught."""
+        for work in self._works:
+            work.check()
 
 
 def can_await() -> bool:
@@ -121,12 +135,14 @@ async def call_with(domain: Domain, plan: Plan, subject: Any, session: Session |
     async with AsyncExitStack() as stack:
         values = {p.name: await resolve(p, None, inside, given, stack) for p in plan.parameters}
         try:
-            result = await plan.function(subject, **values)
+            made = plan.function(subject, **values)
+            result = Yielded([item async for item in made], None) if hasattr(made, "__aiter__") else await made
         except BaseException as raised:
             error = raised
             raise
     if error is not None:
         raise error  # a provider's context manager swallowed it: the handler has failed all the same
+    inside.check()
     return result
 
 
@@ -134,20 +150,30 @@ def call_with_sync(domain: Domain, plan: Plan, subject: Any, session: Session | 
     """Call a plain function with what it asks for; return what it returns."""
     inside = Inside(domain, session)
     _check_kind(plan, session)
-    if plan.simple:
-        return plan.function(subject, **{p.name: resolve_sync(p, None, inside, session, ExitStack()) for p in plan.parameters})
     error: BaseException | None = None
     result: Any = None
     with ExitStack() as stack:
         values = {p.name: resolve_sync(p, None, inside, session, stack) for p in plan.parameters}
         try:
             result = plan.function(subject, **values)
+            if isinstance(result, GeneratorType):
+                result = _exhausted(result)
         except BaseException as raised:
             error = raised
             raise
     if error is not None:
         raise error  # as above
+    inside.check()
     return result
+
+
+def _exhausted(generator: Generator[Any, None, Any]) -> Yielded:
+    items: list[Any] = []
+    while True:
+        try:
+            items.append(next(generator))
+        except StopIteration as done:
+            return Yielded(items, done.value)
 
 
 def _check_kind(plan: Plan, session: Any) -> None:

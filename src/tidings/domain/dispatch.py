@@ -21,6 +21,7 @@ from tidings.domain.aggregates import ATTRIBUTE, SEEN_BY, DomainEvents, Waiting,
 from tidings.domain.calling import call_after, call_inside
 from tidings.domain.reactions import Reactions, ReactionsByClass, internal_events
 from tidings.domain.stage import DomainStage, Recorded
+from tidings.domain.unit_of_work import UnitOfWork, current_work
 from tidings.errors import ConfigurationError, DomainEventRecursion, DuplicatePublication, InvalidEvent
 from tidings.publish.outgoing import Outgoing
 from tidings.publish.publisher import Publisher
@@ -29,6 +30,7 @@ from tidings.publish.session_buffer import SessionBuffer, commits_root, flush_un
 
 if TYPE_CHECKING:
     from tidings.consume.subscriptions import Subscriptions
+    from tidings.domain.commands import Commands
 
 __all__ = ["Domain", "Factory"]
 
@@ -73,6 +75,7 @@ class Domain:
         self._size = -1
         self._internal: Contract | None = None
         self._classes: dict[type[Any], type[Any]] = {}
+        self.commands: Commands | None = None
         publisher.domain = self
 
     # Putting together
@@ -209,6 +212,35 @@ class Domain:
                 "method pull_events()"
             )
 
+    # Units of work and commands
+
+    def factory(self, chosen: Any = None) -> Any:
+        """Return the session factory to use: the one given, or the only one that is attached.
+
+        Raises:
+            ConfigurationError: none is attached, or several are, or the one given is not.
+        """
+        if chosen is not None:
+            if chosen not in self.factories:
+                raise ConfigurationError(f"{chosen!r} is not attached: service.attach(session_factory), before its first unit of work")
+            return chosen
+        if len(self.factories) != 1:
+            raise ConfigurationError(
+                f"several session factories are attached to service {self.service!r}: say which, service.unit_of_work(factory)"
+                if self.factories
+                else f"service {self.service!r} has no session factory: service.attach(async_sessionmaker(engine)), or a sessionmaker"
+            )
+        return self.factories[0]
+
+    def unit_of_work(self, factory: Any = None, *, blocking: bool = False) -> UnitOfWork:
+        """Return a new unit of work."""
+        return UnitOfWork(self, factory, blocking=blocking)
+
+    def execute_in(self, session: Session, asynchronous: bool, works: list[Any]) -> Any:
+        """Return what executes commands in a session that somebody else commits."""
+        assert self.commands is not None
+        return self.commands.inside(session, asynchronous=asynchronous, works=works)
+
     # Handling
 
     def handle(self, session: Session, stage: DomainStage) -> None:
@@ -237,6 +269,9 @@ class Domain:
                 commits_root(session, root)  # closes savepoints that a handler has left open
         if converted:
             _look_for_duplicates(session, converted)
+        work = current_work(self)
+        if work is not None and work.sync is session:
+            work.check()  # a handler may have asked for the rollback
 
     def _react(self, session: Session, stage: DomainStage, recorded: Recorded, found: Reactions, converted: dict[UUID, _Converted]) -> None:
         for converter in found.converters:
