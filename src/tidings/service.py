@@ -37,6 +37,7 @@ from tidings.publish.session import AnySession, cancel, publish, synchronous
 from tidings.publish.session_buffer import listen_to_sessions
 from tidings.relay.routing import PREFIX, Destination, Routes, Routing, is_relay
 from tidings.runtime import ROLES, Dead, Role, Runtime
+from tidings.stores.sql.commands import AuditRow
 from tidings.stores.sql.store import SQLStore
 from tidings.transports.base import Provision
 from tidings.transports.local import Local
@@ -247,6 +248,33 @@ class Service:
     def execute_sync(self, command: object, /, *, idempotency_key: str | None = None) -> Any:
         """Do what `execute` does, in a program without event loop; handlers, validators and behaviours wait for nothing asynchronous."""
         return self.commands.execute_sync(command, idempotency_key)
+
+    async def audited(
+        self,
+        *,
+        command: str | None = None,
+        actor: str | None = None,
+        outcome: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int = 100,
+    ) -> Sequence[AuditRow]:
+        """Return what `Audit()` has written down, the newest first.
+
+        Args:
+            command: the name of a command's class.
+            actor: who asked for it.
+            outcome: `succeeded`, `rejected`, `failed`, `rolled back` or `repeated`.
+            since, until: bounds of when it began (aware).
+            limit: the most rows.
+        """
+        store = self.store
+
+        def read(connection: Any) -> Sequence[AuditRow]:
+            store.resolve(connection)
+            return store.commands.audited(connection, self.name, command, actor, outcome, since, until, limit)
+
+        return await store.transact(read)
 
     # Putting together
 

@@ -29,7 +29,7 @@ from tidings.publish.session_buffer import SessionBuffer, flush_until_clean, hea
 from tidings.publish.sqlalchemy_state import open_savepoints, rolled_back_savepoints
 from tidings.stores.sql.connections import Connections, Held, in_thread
 
-__all__ = ["AFTER", "HandlerFailed", "Scope", "call", "resolve", "resolve_sync"]
+__all__ = ["AFTER", "HandlerFailed", "Scope", "call", "resolve", "resolve_simply", "resolve_sync"]
 
 logger = logging.getLogger("tidings.consume")
 
@@ -255,7 +255,7 @@ async def _call_async(plan: Plan, event: Any, envelope: Any, scope: Scope) -> No
     used = None if plan.session is None else scope.session(plan.session, asynchronous=True)
     session = None if used is None else used.session
     if plan.simple:
-        values = {p.name: _value(p, envelope, scope, session) for p in plan.parameters}
+        values = {p.name: resolve_simply(p, envelope, scope, session) for p in plan.parameters}
         result = await plan.function(event, **values)
     else:
         error: BaseException | None = None
@@ -305,7 +305,8 @@ async def _call_sync(plan: Plan, event: Any, envelope: Any, scope: Scope) -> Non
     await scope.in_thread(run)
 
 
-def _value(parameter: Parameter, envelope: Any, scope: Any, session: Any) -> Any:
+def resolve_simply(parameter: Parameter, envelope: Any, scope: Any, session: Any) -> Any:
+    """Return what a parameter stands for that no factory provides."""
     need = parameter.need
     if need is Need.ENVELOPE or need is Need.ENVELOPES:
         return envelope
@@ -330,7 +331,7 @@ async def resolve(parameter: Parameter, envelope: Any, scope: Any, session: Any,
     """Return what a parameter of an async function stands for; what has to be left after the call goes on the stack."""
     factory = _factory(parameter)
     if factory is None:
-        return _value(parameter, envelope, scope, session)
+        return resolve_simply(parameter, envelope, scope, session)
     inner = {p.name: await resolve(p, envelope, scope, session, stack) for p in parameter.inner}
     made = factory(**inner)
     if hasattr(made, "__await__"):
@@ -346,7 +347,7 @@ def resolve_sync(parameter: Parameter, envelope: Any, scope: Any, session: Any, 
     """Return what a parameter of a plain function stands for; what has to be left after the call goes on the stack."""
     factory = _factory(parameter)
     if factory is None:
-        return _value(parameter, envelope, scope, session)
+        return resolve_simply(parameter, envelope, scope, session)
     inner = {p.name: resolve_sync(p, envelope, scope, session, stack) for p in parameter.inner}
     made = factory(**inner)
     return stack.enter_context(made) if entered(made) else made

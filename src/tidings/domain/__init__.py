@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 from tidings.consume.execute import Execute, ExecuteSync
 from tidings.domain.aggregates import AggregateRoot, DomainEvents
 from tidings.domain.results import Err, Ok, Result
+from tidings.domain.secrets import Secret
 from tidings.domain.validation import ValidationError
 from tidings.errors import ValidationFailed
 
 if TYPE_CHECKING:
+    from tidings.domain.audit import Audit
     from tidings.domain.behaviours import Logging, Transactional, Validation
     from tidings.domain.commands import Behaviour, Call, Proceed
     from tidings.domain.idempotency import Idempotency
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AggregateRoot",
+    "Audit",
     "Behaviour",
     "Call",
     "DomainEvents",
@@ -32,6 +35,7 @@ __all__ = [
     "Ok",
     "Proceed",
     "Result",
+    "Secret",
     "Transactional",
     "UnitOfWork",
     "Validation",
@@ -40,6 +44,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Audit": "audit",
     "Behaviour": "commands",
     "Call": "commands",
     "Idempotency": "idempotency",

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_session
 from sqlalchemy.orm import Session
 from sqlalchemy.util import await_only
 
-from tidings.consume.calling import resolve, resolve_sync
+from tidings.consume.calling import resolve, resolve_simply, resolve_sync
 from tidings.consume.injection import Need, Plan
 from tidings.domain.outcome import Yielded
 from tidings.domain.reactions import Handler
@@ -130,8 +130,14 @@ async def call_with(domain: Domain, plan: Plan, subject: Any, session: Session |
         assert inside.held is not None
         if given is not None and any(parameter.need is Need.ASYNC_CONNECTION for parameter in plan.parameters):
             inside.held.asynchronous = await given.connection()
+    if plan.simple:
+        values = {p.name: resolve_simply(p, None, inside, given) for p in plan.parameters}
+        made = plan.function(subject, **values)
+        result = Yielded([item async for item in made], None) if hasattr(made, "__aiter__") else await made
+        inside.check()
+        return result
     error: BaseException | None = None
-    result: Any = None
+    result = None
     async with AsyncExitStack() as stack:
         values = {p.name: await resolve(p, None, inside, given, stack) for p in plan.parameters}
         try:
@@ -150,8 +156,14 @@ def call_with_sync(domain: Domain, plan: Plan, subject: Any, session: Session | 
     """Call a plain function with what it asks for; return what it returns."""
     inside = Inside(domain, session)
     _check_kind(plan, session)
+    if plan.simple:
+        result = plan.function(subject, **{p.name: resolve_simply(p, None, inside, session) for p in plan.parameters})
+        if isinstance(result, GeneratorType):
+            result = _exhausted(result)
+        inside.check()
+        return result
     error: BaseException | None = None
-    result: Any = None
+    result = None
     with ExitStack() as stack:
         values = {p.name: resolve_sync(p, None, inside, session, stack) for p in plan.parameters}
         try:

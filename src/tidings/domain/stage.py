@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy import Connection
 from sqlalchemy.orm import Session, SessionTransaction
 
 from tidings.domain.aggregates import Waiting
 from tidings.errors import NoTransaction, PublishError
 from tidings.publish.session_buffer import SessionBuffer
-from tidings.publish.sqlalchemy_state import connection_savepoints, is_open, rolled_back_on
+from tidings.publish.sqlalchemy_state import connections_of, is_open, open_savepoints, rolled_back_savepoints
 
 if TYPE_CHECKING:
     from tidings.domain.dispatch import Domain
@@ -61,7 +62,19 @@ class DomainStage:
         after: what to call once the root transaction has committed.
     """
 
-    __slots__ = ("_committed", "_domain", "_done", "_frames", "_pulled", "_released", "_root", "_tracked", "after", "current")
+    __slots__ = (
+        "_committed",
+        "_connections",
+        "_domain",
+        "_done",
+        "_frames",
+        "_pulled",
+        "_released",
+        "_root",
+        "_tracked",
+        "after",
+        "current",
+    )
 
     def __init__(self, domain: Domain) -> None:
         self._domain = domain
@@ -70,6 +83,8 @@ class DomainStage:
         self._released: set[SessionTransaction] = set()
         self._tracked: dict[SessionTransaction, list[Waiting]] = {}
         self._pulled: list[Any] = []
+        #: Connections on which somebody had a savepoint open when an event was recorded.
+        self._connections: set[Connection] = set()
         self._done: list[Recorded] = []
         self._committed = False
         self.current: tuple[Recorded, str] | None = None
@@ -95,7 +110,11 @@ class DomainStage:
             NoTransaction: there is none, and none begins by itself, or it has failed or ended.
         """
         owner = self._owner(session)
-        savepoints = () if self._root is None else connection_savepoints(self._root)
+        savepoints: tuple[str, ...] = ()
+        for connection in connections_of(self._root or owner):
+            if connection.get_nested_transaction() is not None:
+                savepoints += open_savepoints(connection)
+                self._connections.add(connection)
         cause, by = self.current or (None, "")
         recorded = Recorded(event, aggregate, home, savepoints, cause, by)
         frame = self._frames.get(owner)
@@ -131,10 +150,7 @@ class DomainStage:
             for event in aggregate.pull_events():
                 self.record(session, event, None, None)
         frames, self._frames = self._frames, {}
-        found = [recorded for frame in frames.values() for recorded in frame]
-        if self._root is not None and any(recorded.savepoints for recorded in found):
-            gone = rolled_back_on(self._root)
-            found = [recorded for recorded in found if gone.isdisjoint(recorded.savepoints)]
+        found = self._surviving([recorded for frame in frames.values() for recorded in frame])
         self._done += found
         return found
 
@@ -186,17 +202,24 @@ class DomainStage:
         for tracked in self._tracked.values():
             for waiting in tracked:
                 waiting.collect = None
-        left = [recorded for frame in self._frames.values() for recorded in frame]
+        left = self._surviving([recorded for frame in self._frames.values() for recorded in frame])
         done, after, committed = self._done, self.after, self._committed
         self._done, self.after, self._committed = [], [], False
         self._root = self.current = None
-        for collection in (self._frames, self._tracked, self._released, self._pulled):
+        for collection in (self._frames, self._tracked, self._released, self._pulled, self._connections):
             collection.clear()
         if not committed:
             _restore([*done, *left], lambda _: True)
             return
         for call in after:
             call()
+
+    def _surviving(self, recorded: list[Recorded]) -> list[Recorded]:
+        """Return the events that no savepoint of a connection has taken with it."""
+        if not self._connections:
+            return recorded
+        gone = {name for connection in self._connections for name in rolled_back_savepoints(connection)}
+        return [each for each in recorded if gone.isdisjoint(each.savepoints)]
 
     def _owner(self, session: Session) -> SessionTransaction:
         root = session.get_transaction()

@@ -16,7 +16,7 @@ from tidings.publish.buffer import Receipt
 
 __all__ = [
     "acquired_connection",
-    "connection_savepoints",
+    "connections_of",
     "is_clean",
     "is_open",
     "is_plain",
@@ -25,7 +25,6 @@ __all__ = [
     "may_be_preparing",
     "on_commit",
     "open_savepoints",
-    "rolled_back_on",
     "rolled_back_savepoints",
 ]
 
@@ -74,22 +73,9 @@ def acquired_connection(transaction: SessionTransaction, bind: Engine | Connecti
     return held[0] if held is not None else None
 
 
-def connection_savepoints(transaction: SessionTransaction) -> tuple[str, ...]:
-    """Return what `open_savepoints` does, of all connections that a root transaction has joined or acquired."""
-    names: tuple[str, ...] = ()
-    for connection in _connections(transaction):
-        if connection.get_nested_transaction() is not None:
-            names += open_savepoints(connection)
-    return names
-
-
-def rolled_back_on(transaction: SessionTransaction) -> set[str]:
-    """Return what `rolled_back_savepoints` does, of all connections that a root transaction has joined or acquired."""
-    return {name for connection in _connections(transaction) for name in rolled_back_savepoints(connection)}
-
-
-def _connections(transaction: SessionTransaction) -> list[Connection]:
-    # Under its engine and under itself.
+def connections_of(transaction: SessionTransaction) -> list[Connection]:
+    """Return the connections that a root transaction has joined or acquired."""
+    # Each stands there under its engine and under itself.
     return [held[0] for bind, held in transaction._connections.items() if bind is held[0]]
 
 
