@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from sqlalchemy.orm import Session
 
-from tests.domain.shop import Noted, OrderPlaced, Shop, StockReserved, orders
+from tests.domain.shop import Base, Noted, Order, OrderPlaced, OrderSubmitted, Shop, StockReserved, orders
 from tests.domain.test_transactions import Basket, Cart, Own, Saga
-from tidings import Publish
-from tidings.domain import Execute, UnitOfWork
+from tests.services.databases import Database
+from tidings import Publish, Subscriptions
+from tidings.domain import Execute, ExecuteSync, UnitOfWork
 from tidings.errors import ContractError, NoTransaction
-from tidings.testing import InMemoryUnitOfWork, RecordingExecute, RecordingPublish, recording
+from tidings.testing import Harness, InMemoryUnitOfWork, RecordingExecute, RecordingPublish, recording
 
 
 @dataclass(frozen=True)
@@ -98,3 +100,39 @@ async def test_recording_a_service(async_lite: Shop) -> None:
     assert [event.text for event in recorded.domain_events] == ["a", "b", "c"]
     recorded.execute.assert_executed(Pay, order_id="b")
     assert "execute" not in vars(service)
+
+
+@pytest.mark.parametrize("asynchronous", [True, False])
+async def test_a_harness_takes_the_domain_side_along(sqlite: Database, asynchronous: bool) -> None:
+    shop = Shop(sqlite, asynchronous=asynchronous)  # no tables here: whoever comes here fails
+    handlers = Subscriptions()
+
+    @handlers.handles(Pay)
+    def pay(command: Pay, session: Session) -> None:
+        session.add(Order(name=command.order_id).submit())
+
+    @handlers.converts(OrderSubmitted)
+    def public(event: OrderSubmitted) -> OrderPlaced:
+        return OrderPlaced(event.order.name)
+
+    @handlers.subscribe(OrderPlaced)
+    def again(event: OrderPlaced, execute: ExecuteSync) -> None:
+        if len(event.order_id) < 3:
+            execute(Pay(event.order_id + "!"))
+
+    service = shop.service(handlers)
+    bind = shop.sessions.kw["bind"]
+    async with Harness(service, tables=Base.metadata) as t:
+        await service.execute(Pay("a"), idempotency_key="k")
+        await t.drain()
+        t.assert_published(OrderPlaced, order_id="a!!")
+        if asynchronous:
+            async with t.sessionmaker() as session, session.begin():
+                session.add(Order(name="direct").submit())
+        else:
+            with t.sync_sessionmaker() as session, session.begin():
+                session.add(Order(name="direct").submit())
+        await t.drain()
+        t.assert_published(OrderPlaced, order_id="direct")
+    assert shop.sessions.kw["bind"] is bind
+    assert service.domain.publisher is service.publisher

@@ -136,6 +136,11 @@ class Commands:
         self._compiled: _Compiled | None = None
         self._size = -1
 
+    def move(self, store: SQLStore) -> None:
+        """Work with another store from now on."""
+        self.store = store
+        self._compiled = None
+
     @property
     def blocking(self) -> bool:
         """Whether all sessions are synchronous, so that commands run in a thread."""

@@ -31,6 +31,7 @@ from tidings.publish.session_buffer import SessionBuffer, commits_root, flush_un
 if TYPE_CHECKING:
     from tidings.consume.subscriptions import Subscriptions
     from tidings.domain.commands import Commands
+    from tidings.stores.sql.store import SQLStore
 
 __all__ = ["Domain", "Factory"]
 
@@ -114,8 +115,18 @@ class Domain:
             self._compiled, self._size = compiled, size
         return self._compiled
 
-    def attach(self, factory: Factory) -> None:
+    def move(self, publisher: Publisher, providers: Providers, store: SQLStore) -> None:
+        """Work with other parts from now on: those of a service that is under test."""
+        self.publisher, self.providers = publisher, providers
+        self._compiled = None
+        if self.commands is not None:
+            self.commands.move(store)
+
+    def attach(self, factory: Factory, *, listed: bool = True) -> None:
         """See the domain events of every session that the factory makes from now on.
+
+        Args:
+            listed: whether units of work may use it.
 
         Raises:
             ConfigurationError: it is no session factory, another service has it, or it makes synchronous sessions and a handler is async.
@@ -134,7 +145,8 @@ class Domain:
             self._listen(maker.class_)
         else:
             raise ConfigurationError(f"attach({factory!r}): give a sessionmaker(...), an async_sessionmaker(...), or a scoped form of one")
-        self.factories.append(factory)
+        if listed:
+            self.factories.append(factory)
         if self._compiled is not None:
             _check(factory, self._compiled)
 

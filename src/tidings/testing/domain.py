@@ -119,9 +119,9 @@ class InMemoryUnitOfWork:
             AssertionError: there is none.
         """
         __tracebackhide__ = True
-        for event in self.events:
-            alike = type(event) is event_type and all(getattr(event, name) == value for name, value in fields.items())
-            if alike and (where is None or where(event)):
+        alike: list[E] = [event for event in self.events if type(event) is event_type]
+        for event in alike:
+            if all(getattr(event, name) == value for name, value in fields.items()) and (where is None or where(event)):
                 return event
         raise AssertionError(f"not recorded: {event_type.__qualname__} {fields or ''}\nrecorded: {self.events!r}")
 
