@@ -14,6 +14,7 @@ from typing import Any
 #: Name, module, and whether it needs PostgreSQL. What is not in DEFAULT runs only when it is named.
 BENCHMARKS = {
     "publish": ("benchmarks.publish", True),
+    "domain": ("benchmarks.domain", True),
     "read": ("benchmarks.read", True),
     "latency": ("benchmarks.latency", True),
     "handle": ("benchmarks.handle", True),
@@ -25,7 +26,7 @@ BENCHMARKS = {
     "inbound": ("benchmarks.inbound", True),
     "peers": ("benchmarks.peers", True),
 }
-DEFAULT = ("publish", "read", "latency", "handle", "import", "wire")
+DEFAULT = ("publish", "domain", "read", "latency", "handle", "import", "wire")
 
 
 def main() -> int:

@@ -12,22 +12,29 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tidings.consume.breaker import Breaker
     from tidings.consume.environments import EnvironmentRouting
+    from tidings.consume.execute import Execute, ExecuteSync
     from tidings.consume.limits import Limit, Rate
     from tidings.consume.retry import Retry
     from tidings.consume.subscriptions import Subscription, Subscriptions
     from tidings.contracts import Contract, PartitionKey
+    from tidings.domain.aggregates import AggregateRoot, DomainEvents
     from tidings.envelope import Envelope
     from tidings.errors import TidingsError
+    from tidings.ids import uuid7
     from tidings.publish.publish import Publish
     from tidings.service import Service
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AggregateRoot",
     "Breaker",
     "Contract",
+    "DomainEvents",
     "Envelope",
     "EnvironmentRouting",
+    "Execute",
+    "ExecuteSync",
     "Limit",
     "PartitionKey",
     "Publish",
@@ -37,13 +44,18 @@ __all__ = [
     "Subscription",
     "Subscriptions",
     "TidingsError",
+    "uuid7",
 ]
 
 _HOMES = {
+    "AggregateRoot": "tidings.domain.aggregates",
     "Breaker": "tidings.consume.breaker",
     "Contract": "tidings.contracts",
+    "DomainEvents": "tidings.domain.aggregates",
     "Envelope": "tidings.envelope",
     "EnvironmentRouting": "tidings.consume.environments",
+    "Execute": "tidings.consume.execute",
+    "ExecuteSync": "tidings.consume.execute",
     "Limit": "tidings.consume.limits",
     "PartitionKey": "tidings.contracts",
     "Publish": "tidings.publish.publish",
@@ -53,6 +65,7 @@ _HOMES = {
     "Subscription": "tidings.consume.subscriptions",
     "Subscriptions": "tidings.consume.subscriptions",
     "TidingsError": "tidings.errors",
+    "uuid7": "tidings.ids",
 }
 
 

@@ -7,7 +7,9 @@ TidingsError
 │   ├── MissingExtra            an optional package is not installed
 │   ├── UnresolvedParameter     a handler asks for something that nobody provides
 │   └── RenamedSubscription     a stored subscription vanished and one like it appeared
+├── DomainEventRecursion        domain event handlers keep recording new events
 ├── PublishError                an event cannot be published
+│   ├── DuplicatePublication    a converter and the program publish the same fact in one transaction
 │   ├── InvalidEvent            it does not fit its contract, or is too large
 │   ├── InvalidContext          a context value cannot travel in a header
 │   ├── NoTransaction           outside a transaction, on an autocommit connection, on a closed session
@@ -26,17 +28,29 @@ TidingsError
 ├── CircularChain               handlers publish what leads to themselves, again and again
 ├── DecodeError                 a stored or received event cannot be understood
 │   └── Undecodable             a message from outside is no event in any format that is read here
-└── TransactionEnded            a handler committed, rolled back or broke the transaction it was given
+├── TransactionEnded            a handler committed, rolled back or broke the transaction it was given
+├── UnitOfWorkRolledBack        something inside a unit of work failed and was caught, so that it could not commit
+├── ValidationFailed            a command is not valid
+└── IdempotencyConflict         a key was used before, for another command
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tidings.domain.validation import ValidationError
 
 __all__ = [
     "CircularChain",
     "ConfigurationError",
     "ContractError",
     "DecodeError",
+    "DomainEventRecursion",
     "DuplicateEvent",
+    "DuplicatePublication",
+    "IdempotencyConflict",
     "InvalidContext",
     "InvalidEvent",
     "LeaseLost",
@@ -55,8 +69,10 @@ __all__ = [
     "TransportDown",
     "TransportError",
     "Undecodable",
+    "UnitOfWorkRolledBack",
     "UnresolvedParameter",
     "Unsendable",
+    "ValidationFailed",
     "Vetoed",
     "WrongDatabase",
 ]
@@ -93,8 +109,16 @@ class RenamedSubscription(ConfigurationError):
     """A stored subscription vanished from the code and another one like it appeared."""
 
 
+class DomainEventRecursion(TidingsError):
+    """Handlers of domain events keep recording events whose handlers record further ones; nothing was committed."""
+
+
 class PublishError(TidingsError):
     """An event cannot be published."""
+
+
+class DuplicatePublication(PublishError):
+    """A converter and the program publish the same fact in one transaction; nothing was committed."""
 
 
 class InvalidEvent(PublishError, ValueError):
@@ -193,3 +217,23 @@ class ProcessEnded(TidingsError):
 
 class TransactionEnded(TidingsError):
     """The handler committed, rolled back, or swallowed a database error outside `begin_nested()`; its effects were not kept."""
+
+
+class UnitOfWorkRolledBack(TidingsError):
+    """Something inside a unit of work failed or was rolled back, and was caught before the end: all of it was rolled back."""
+
+
+class ValidationFailed(TidingsError):
+    """A command is not valid; nothing was touched.
+
+    Attributes:
+        errors: what is wrong with it, one or more.
+    """
+
+    def __init__(self, message: str, *errors: ValidationError, others: Iterable[ValidationError] = ()) -> None:
+        self.errors: tuple[ValidationError, ...] = (*errors, *others)
+        super().__init__("; ".join([message, *map(str, self.errors)]))
+
+
+class IdempotencyConflict(TidingsError):
+    """The idempotency key belongs to another command, or to the same with other values; nothing was done."""

@@ -26,6 +26,10 @@ from tidings.consume.subscriptions import Subscription, Subscriptions
 from tidings.consume.tuning import Tuning
 from tidings.context.keys import ContextKey
 from tidings.contracts import Contract, EventType
+from tidings.domain.behaviours import DEFAULT
+from tidings.domain.commands import Behaviour, Commands
+from tidings.domain.dispatch import Domain, Factory
+from tidings.domain.unit_of_work import UnitOfWork
 from tidings.errors import ConfigurationError, ContractError
 from tidings.ids import uuid7
 from tidings.operations import Operations
@@ -34,10 +38,11 @@ from tidings.publish.filters import PublishFilter, check_filters
 from tidings.publish.publish import UNSET
 from tidings.publish.publisher import Publisher
 from tidings.publish.publishing import Publishing
-from tidings.publish.session import AnySession, cancel, publish
+from tidings.publish.session import AnySession, cancel, publish, synchronous
 from tidings.publish.session_buffer import listen_to_sessions
 from tidings.relay.routing import PREFIX, Destination, Routes, Routing, is_relay
 from tidings.runtime import ROLES, Dead, Role, Runtime
+from tidings.stores.sql.commands import AuditRow
 from tidings.stores.sql.store import SQLStore
 from tidings.transports.base import Provision
 from tidings.transports.local import Local
@@ -87,6 +92,8 @@ class Service:
         grace: seconds that stopping waits for handlers under way.
         roles: what this process does when it runs: `relay`, `consume`, `schedule`; an empty collection publishes only.
         same_database: further engines that lead to the store's database under another address, e.g. past a proxy.
+        behaviours: the steps that each command goes through, from the outside inward; see `tidings.domain`. By default `Logging()`,
+            `Transactional()`, `Idempotency()`, `Validation()`.
 
     Raises:
         ConfigurationError: the parts do not fit together; the message says how to mend it.
@@ -121,6 +128,7 @@ class Service:
         grace: float = 30.0,
         roles: Collection[Role] = ROLES,
         same_database: Sequence[Any] = (),
+        behaviours: Sequence[Behaviour] = DEFAULT,
     ) -> None:
         if not isinstance(name, str) or not 0 < len(name) <= 100 or not name.isprintable() or any(c in name for c in "/@ "):
             raise ConfigurationError(f"Service name={name!r}: give 1 to 100 printable characters without '/', '@' or spaces")
@@ -184,6 +192,11 @@ class Service:
         )  # fmt: skip
         #: Adds a handler; see `Subscriptions.subscribe`. For small programs: in larger ones, give each module a `Subscriptions`.
         self.subscribe = self._own.subscribe
+        self.domain = Domain(name, self.publisher, self._declared, self._types, self._providers, self.counters)
+        self.domain.commands = self.commands = Commands(self.domain, store, behaviours)
+        #: Add handlers of domain events and of commands, in the same way; see `Subscriptions`.
+        self.on, self.converts = self._own.on, self._own.converts
+        self.handles, self.validates = self._own.handles, self._own.validates
 
     # Publishing
 
@@ -234,7 +247,92 @@ class Service:
         """Cancel a scheduled event when the session commits; `.cancelled` then says whether it was still waiting."""
         return cancel(self.publisher, session, event_id)
 
+    # Units of work and commands
+
+    def unit_of_work(self, factory: Factory | None = None, /) -> UnitOfWork:
+        """Return a block with a session that commits once, at its end: `async with service.unit_of_work() as uow`, or `with`.
+
+        A block inside another joins it; see `UnitOfWork`.
+
+        Args:
+            factory: which of the attached session factories, if there are several.
+        """
+        return self.domain.unit_of_work(factory)
+
+    async def execute(self, command: object, /, *, idempotency_key: str | None = None) -> Any:
+        """Execute a command: lead it through the behaviours to its handler, and return what that returns.
+
+        In a handler, ask for `Execute` instead, and it runs in the handler's transaction. With synchronous sessions it runs in a thread.
+
+        Args:
+            command: an instance of a class that has a handler, `@handlers.handles(...)`.
+            idempotency_key: the same for each attempt to get this very command executed once.
+
+        Raises:
+            ValidationFailed: it is not valid; nothing was touched.
+            IdempotencyConflict: the key belongs to another command.
+            UnitOfWorkRolledBack: a command inside it failed, and its handler went on.
+            ConfigurationError: it has no handler, or no session factory is attached.
+        """
+        return await self.commands.execute(command, idempotency_key)
+
+    def execute_sync(self, command: object, /, *, idempotency_key: str | None = None) -> Any:
+        """Do what `execute` does, in a program without event loop; handlers, validators and behaviours wait for nothing asynchronous."""
+        return self.commands.execute_sync(command, idempotency_key)
+
+    async def audited(
+        self,
+        *,
+        command: str | None = None,
+        actor: str | None = None,
+        outcome: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int = 100,
+    ) -> Sequence[AuditRow]:
+        """Return what `Audit()` has written down, the newest first.
+
+        Args:
+            command: the name of a command's class.
+            actor: who asked for it.
+            outcome: `succeeded`, `rejected`, `failed`, `rolled back` or `repeated`.
+            since, until: bounds of when it began (aware).
+            limit: the most rows.
+        """
+        store = self.store
+
+        def read(connection: Any) -> Sequence[AuditRow]:
+            store.resolve(connection)
+            return store.commands.audited(connection, self.name, command, actor, outcome, since, until, limit)
+
+        return await store.transact(read)
+
     # Putting together
+
+    def attach(self, *factories: Factory) -> None:
+        """Hear of the domain events that are recorded in the sessions of these factories: `sessionmaker`s and `async_sessionmaker`s.
+
+        Their handlers and converters run before such a session commits. Sessions of other factories record nothing; those that handlers of
+        this service's subscriptions are given are attached by themselves.
+
+        Raises:
+            ConfigurationError: one is no session factory, or has another service; or it makes synchronous sessions and a handler is async.
+        """
+        for factory in factories:
+            self.domain.attach(factory)
+
+    def track(self, session: AnySession, aggregate: object, /) -> None:
+        """Handle the domain events of an object that is not mapped with this session's transaction, from now until it ends.
+
+        Raises:
+            TypeError: it records no events.
+            NoTransaction: the session has no transaction, and none begins by itself.
+        """
+        self.domain.track(synchronous(session), aggregate)
+
+    def record(self, session: AnySession, event: object, /) -> None:
+        """Record a domain event in this session's transaction, without an object that it happened to."""
+        self.domain.record(synchronous(session), event)
 
     def subscription(self, name: str, **options: Any) -> Subscription:
         """Return a new subscription that takes several handlers; see `Subscriptions.subscription`."""
@@ -363,6 +461,9 @@ class Service:
             yield
 
     def _compile(self) -> list[Compiled]:
+        self.commands.compile()
+        self.domain.compile()
+        self.routing.learn(self._types.values())
         compiled = [
             compile_subscription(
                 subscription, self._types, group_of(subscription.group or self.name, self.environment, self._environments), self.retry, self._providers, breaker=self.breaker,

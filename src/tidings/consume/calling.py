@@ -30,9 +30,12 @@ from tidings.publish.session_buffer import SessionBuffer, flush_until_clean, hea
 from tidings.publish.sqlalchemy_state import open_savepoints, rolled_back_savepoints
 from tidings.stores.sql.connections import Connections, Held, in_thread
 
-__all__ = ["HandlerFailed", "Scope", "call"]
+__all__ = ["AFTER", "HandlerFailed", "Scope", "call", "resolve", "resolve_simply", "resolve_sync"]
 
 logger = logging.getLogger("tidings.consume")
+
+#: Where a handler's session keeps what has to wait until the transaction that it joined has committed.
+AFTER = "_tidings_after_commit"
 
 
 class HandlerFailed(Exception):
@@ -47,13 +50,16 @@ class HandlerFailed(Exception):
 class Scope:
     """What a handler runs in: the transaction's connection (None for a plain handler), and what it publishes."""
 
-    __slots__ = ("_connections", "_open", "_publisher", "_savepoints", "_sessions", "_shared", "held", "outgoing")
+    __slots__ = ("_connections", "_open", "_publisher", "_savepoints", "_sessions", "_shared", "_works", "after", "held", "outgoing")
 
     def __init__(self, connections: Connections, publisher: Publisher, held: Held | None, *, one_session: bool = False) -> None:
         self._connections = connections
         self._publisher = publisher
         self.held = held
         self.outgoing: list[Outgoing] = []
+        self._works: list[Any] = []
+        #: What to call once the transaction has committed.
+        self.after: list[Callable[[], None]] = []
         #: The savepoints of the connection that were open when an event was published, by its index; few handlers open any.
         self._savepoints: dict[int, tuple[str, ...]] = {}
         self._open = True
@@ -66,9 +72,17 @@ class Scope:
         if found is None:
             assert self.held is not None
             bind = self.held.asynchronous if asynchronous else self.held.sync
-            found = HandlerSession(
-                kind(bind=bind, expire_on_commit=False, join_transaction_mode="rollback_only"), self.outgoing, self._shared
-            )
+            options: dict[str, Any] = {}
+            made_by = kind
+            domain = self._publisher.domain
+            if domain is not None and not domain.empty:
+                if asynchronous:
+                    options["sync_session_class"] = domain.session_class(kind.sync_session_class)
+                else:
+                    made_by = domain.session_class(kind)
+            session = made_by(bind=bind, expire_on_commit=False, join_transaction_mode="rollback_only", **options)
+            vars(getattr(session, "sync_session", session))[AFTER] = self.after
+            found = HandlerSession(session, self.outgoing, self._shared)
             if self._shared:
                 self._sessions[kind] = found
         return found
@@ -121,6 +135,22 @@ class Scope:
         headers = json.loads(outgoing.headers)
         headers["correlationid"] = envelope.headers.get(ID) or str(envelope.id)
         self._accept(outgoing._replace(headers=written(headers)), getattr(session, "sync_session", session))
+
+    def execute(self, session: Any, need: Need) -> Any:
+        """Return what executes commands in the handler's session."""
+        domain = self._publisher.domain
+        assert domain is not None
+        return domain.execute_in(getattr(session, "sync_session", session), need is Need.EXECUTE, self._works)
+
+    def check_commands(self) -> None:
+        """Look whether a command has failed whose failure the handler has caught.
+
+        Raises:
+            UnitOfWorkRolledBack: one has; what it had done is in the handler's transaction.
+        """
+        works, self._works = self._works, []
+        for work in works:
+            work.check()
 
     def published(self) -> list[Outgoing]:
         """Return what was published and not taken back by a savepoint, in order."""
@@ -189,8 +219,10 @@ class HandlerSession:
     def _needs_no_commit(self) -> bool:
         session = self._sync
         # A session in which a flush has failed refuses to commit.
+        buffer = SessionBuffer.of(session)
         return (
-            SessionBuffer.of(session).pending is None
+            buffer.pending is None
+            and (buffer.stage is None or buffer.stage.idle)
             and session.is_active
             and not session.in_nested_transaction()
             and hears_nobody(session)
@@ -229,12 +261,12 @@ async def _call_async(plan: Plan, event: Any, envelope: Any, scope: Scope) -> No
     used = None if plan.session is None else scope.session(plan.session, asynchronous=True)
     session = None if used is None else used.session
     if plan.simple:
-        values = {p.name: _value(p, envelope, scope, session) for p in plan.parameters}
+        values = {p.name: resolve_simply(p, envelope, scope, session) for p in plan.parameters}
         result = await plan.function(event, **values)
     else:
         error: BaseException | None = None
         async with AsyncExitStack() as stack:
-            values = {p.name: await _resolve(p, envelope, scope, session, stack) for p in plan.parameters}
+            values = {p.name: await resolve(p, envelope, scope, session, stack) for p in plan.parameters}
             try:
                 result = await plan.function(event, **values)
             except BaseException as raised:
@@ -244,6 +276,7 @@ async def _call_async(plan: Plan, event: Any, envelope: Any, scope: Scope) -> No
             raise error  # a provider's context manager swallowed it: the handler has failed all the same
     if plan.replies and result is not None:
         scope.reply(result, envelope, session)
+    scope.check_commands()
     if used is not None:
         used.check()
         if not used.shared:
@@ -257,7 +290,7 @@ async def _call_sync(plan: Plan, event: Any, envelope: Any, scope: Scope) -> Non
         result: Any = None
         error: BaseException | None = None
         with ExitStack() as stack:
-            values = {p.name: _resolve_sync(p, envelope, scope, session, stack) for p in plan.parameters}
+            values = {p.name: resolve_sync(p, envelope, scope, session, stack) for p in plan.parameters}
             try:
                 result = plan.function(event, **values)
             except BaseException as raised:
@@ -269,6 +302,7 @@ async def _call_sync(plan: Plan, event: Any, envelope: Any, scope: Scope) -> Non
             raise TypeError(f"{plan.function!r} is a plain def but returned an awaitable: make it async def")
         if plan.replies and result is not None:
             scope.reply(result, envelope, session)
+        scope.check_commands()
         if used is not None:
             used.check()
             if not used.shared:
@@ -277,7 +311,8 @@ async def _call_sync(plan: Plan, event: Any, envelope: Any, scope: Scope) -> Non
     await scope.in_thread(run)
 
 
-def _value(parameter: Parameter, envelope: Any, scope: Scope, session: Any) -> Any:
+def resolve_simply(parameter: Parameter, envelope: Any, scope: Any, session: Any) -> Any:
+    """Return what a parameter stands for that no factory provides."""
     need = parameter.need
     if need is Need.ENVELOPE or need is Need.ENVELOPES:
         return envelope
@@ -285,6 +320,8 @@ def _value(parameter: Parameter, envelope: Any, scope: Scope, session: Any) -> A
         return session
     if need is Need.PUBLISH:
         return scope.publish(session)
+    if need is Need.EXECUTE or need is Need.EXECUTE_SYNC:
+        return scope.execute(session, parameter.need)
     if need is Need.PROVIDED:
         assert parameter.provider is not None
         return parameter.provider.value
@@ -296,11 +333,12 @@ def _value(parameter: Parameter, envelope: Any, scope: Scope, session: Any) -> A
     return scope.held.sync.connection.driver_connection
 
 
-async def _resolve(parameter: Parameter, envelope: Any, scope: Scope, session: Any, stack: AsyncExitStack) -> Any:
+async def resolve(parameter: Parameter, envelope: Any, scope: Any, session: Any, stack: AsyncExitStack) -> Any:
+    """Return what a parameter of an async function stands for; what has to be left after the call goes on the stack."""
     factory = _factory(parameter)
     if factory is None:
-        return _value(parameter, envelope, scope, session)
-    inner = {p.name: await _resolve(p, envelope, scope, session, stack) for p in parameter.inner}
+        return resolve_simply(parameter, envelope, scope, session)
+    inner = {p.name: await resolve(p, envelope, scope, session, stack) for p in parameter.inner}
     made = factory(**inner)
     if hasattr(made, "__await__"):
         made = await made
@@ -311,11 +349,12 @@ async def _resolve(parameter: Parameter, envelope: Any, scope: Scope, session: A
     return stack.enter_context(made)
 
 
-def _resolve_sync(parameter: Parameter, envelope: Any, scope: Scope, session: Any, stack: ExitStack) -> Any:
+def resolve_sync(parameter: Parameter, envelope: Any, scope: Any, session: Any, stack: ExitStack) -> Any:
+    """Return what a parameter of a plain function stands for; what has to be left after the call goes on the stack."""
     factory = _factory(parameter)
     if factory is None:
-        return _value(parameter, envelope, scope, session)
-    inner = {p.name: _resolve_sync(p, envelope, scope, session, stack) for p in parameter.inner}
+        return resolve_simply(parameter, envelope, scope, session)
+    inner = {p.name: resolve_sync(p, envelope, scope, session, stack) for p in parameter.inner}
     made = factory(**inner)
     return stack.enter_context(made) if entered(made) else made
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Protocol
@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import msgspec
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.util import greenlet_spawn
 
 from tidings.consume.calling import HandlerFailed, Scope, call
 from tidings.consume.deadline import Deadline
@@ -172,6 +173,9 @@ class Execution:
             raise StoreDown(f"the database cannot be used: {error}") from error
         if outgoing:
             self.publisher.wake()
+        if scope.after:
+            # A greenlet, so that what has to be awaited can be.
+            await greenlet_spawn(_call_each, scope.after)
         return standing
 
     async def alone(self, attempt: Attempt, fence: Fence, age: float = 0.0) -> Failed | int:
@@ -292,3 +296,8 @@ class Execution:
             for command in self.store.publishing.publish(outgoing):
                 run(connection, command)
         commit(connection)
+
+
+def _call_each(functions: Sequence[Callable[[], None]]) -> None:
+    for function in functions:
+        function()

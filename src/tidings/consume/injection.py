@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from tidings.consume.execute import Execute, ExecuteSync
 from tidings.consume.providers import Provider, Providers
 from tidings.envelope import Envelope
 from tidings.errors import ConfigurationError, UnresolvedParameter
 from tidings.publish.publish import Publish
 
-__all__ = ["Need", "Parameter", "Plan", "plan"]
+__all__ = ["Need", "Parameter", "Plan", "is_asynchronous", "label_of", "plan"]
 
 
 class Need(Enum):
@@ -31,12 +32,16 @@ class Need(Enum):
     ASYNC_CONNECTION = "async connection"
     DRIVER = "driver connection"
     PROVIDED = "provided"
+    EXECUTE = "execute"
+    EXECUTE_SYNC = "execute, synchronously"
 
 
 #: Parameters that make a handler run inside the transaction that also holds its inbox row.
-_TRANSACTIONAL = {Need.PUBLISH, Need.SESSION, Need.ASYNC_SESSION, Need.CONNECTION, Need.ASYNC_CONNECTION, Need.DRIVER}
-_SYNC_ONLY = {Need.SESSION, Need.CONNECTION}
-_ASYNC_ONLY = {Need.ASYNC_SESSION, Need.ASYNC_CONNECTION}
+_TRANSACTIONAL = {
+    Need.PUBLISH, Need.SESSION, Need.ASYNC_SESSION, Need.CONNECTION, Need.ASYNC_CONNECTION, Need.DRIVER, Need.EXECUTE, Need.EXECUTE_SYNC
+}  # fmt: skip
+_SYNC_ONLY = {Need.SESSION, Need.CONNECTION, Need.EXECUTE_SYNC}
+_ASYNC_ONLY = {Need.ASYNC_SESSION, Need.ASYNC_CONNECTION, Need.EXECUTE}
 _DRIVERS = {"asyncpg": True, "psycopg": None, "sqlite3": False, "aiosqlite": True}
 
 
@@ -87,22 +92,26 @@ def plan(
     *,
     async_engine: bool,
     driver: str | None = None,
+    yields: bool = False,
 ) -> Plan:
     """Resolve a handler's parameters; `driver` is what SQLAlchemy calls the engine's driver, if it is known.
+
+    Args:
+        yields: the function may be a generator; an asynchronous one counts as a coroutine function.
 
     Raises:
         UnresolvedParameter: nobody provides a parameter, or its annotation cannot be resolved.
         ConfigurationError: the event parameter is missing or of another type, or a session does not fit the engine or the function.
     """
-    label = _label(function)
+    label = label_of(function)
     target: Any = _wrapped(function)
     if not inspect.isroutine(target) and not inspect.isclass(target):
         target = type(target).__call__
-    if inspect.isgeneratorfunction(target) or inspect.isasyncgenfunction(target):
+    if not yields and (inspect.isgeneratorfunction(target) or inspect.isasyncgenfunction(target)):
         raise ConfigurationError(f"{label} is a generator: calling it runs nothing. Remove the yield")
     signature = inspect.signature(function)
     hints = _hints(target, signature, label)
-    asynchronous = inspect.iscoroutinefunction(_wrapped(function)) or inspect.iscoroutinefunction(target)
+    asynchronous = is_asynchronous(function)
     names = [
         parameter
         for parameter in signature.parameters.values()
@@ -135,11 +144,22 @@ def plan(
     return Plan(
         function, events, batch, asynchronous, parameters,
         transactional=any(parameter.need in _TRANSACTIONAL for parameter in needs),
-        session=sessions[0].kind if sessions else None,
+        session=sessions[0].kind if sessions else _session_to_execute(needs),
         alone=any(parameter.need is Need.DRIVER and not parameter.kind.__module__.startswith("asyncpg") for parameter in needs),
         simple=not any(parameter.need is Need.PROVIDED and parameter.provider and parameter.provider.factory for parameter in needs),
         returns=hints.get("return"),
     )  # fmt: skip
+
+
+def _session_to_execute(needs: Sequence[Parameter]) -> type[Any] | None:
+    """Return the class of the session that commands are executed in, when the handler has not asked for one of its own."""
+    for parameter in needs:
+        if parameter.need is Need.EXECUTE or parameter.need is Need.EXECUTE_SYNC:
+            from sqlalchemy.ext.asyncio import AsyncSession
+            from sqlalchemy.orm import Session
+
+            return AsyncSession if parameter.need is Need.EXECUTE else Session
+    return None
 
 
 def _needs(parameters: Sequence[Parameter]) -> typing.Iterator[Parameter]:
@@ -213,6 +233,8 @@ def _parameter(
         return Parameter(name, Need.ENVELOPES)
     if hint is Publish:
         return Parameter(name, Need.PUBLISH)
+    if hint is Execute or hint is ExecuteSync:
+        return Parameter(name, Need.EXECUTE if hint is Execute else Need.EXECUTE_SYNC)
     need = _database(hint)
     if need is not None:
         return Parameter(name, need, hint)
@@ -220,7 +242,7 @@ def _parameter(
         return None
     where = " -> ".join((label, *map(_name, path)))
     what = "it has no annotation" if hint is None else f"nobody provides {_name(hint)}"
-    known = "Envelope, Publish, Session or AsyncSession, Connection or AsyncConnection, the driver's connection"
+    known = "Envelope, Publish, Execute or ExecuteSync, Session or AsyncSession, Connection or AsyncConnection, the driver's connection"
     extra = f", {', '.join(providers.names())}" if providers.names() else ""
     raise UnresolvedParameter(
         f"{where}: parameter {name!r} cannot be resolved: {what}. Known are {known}{extra}; "
@@ -313,7 +335,15 @@ def _name(kind: Any) -> str:
     return getattr(kind, "__qualname__", None) or str(kind)
 
 
-def _label(function: Callable[..., Any]) -> str:
+def is_asynchronous(function: Any) -> bool:
+    """Return whether a function, or an object that is called as one, has to be awaited or iterated over asynchronously."""
+    function = _wrapped(function)
+    target = function if inspect.isroutine(function) or inspect.isclass(function) else type(function).__call__
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(target) or inspect.isasyncgenfunction(target)
+
+
+def label_of(function: Callable[..., Any]) -> str:
+    """Return what messages call a handler."""
     function = _wrapped(function)
     name = getattr(function, "__qualname__", None) or type(function).__qualname__
     return f"handler {getattr(function, '__module__', '?')}.{name}"

@@ -8,6 +8,15 @@ from datetime import timedelta
 from typing import Any, Concatenate, Literal, ParamSpec, TypedDict, TypeVar, Unpack, overload
 
 from tidings.consume.breaker import Breaker
+from tidings.consume.declarations import (
+    DeclaredCommand,
+    DeclaredConverter,
+    DeclaredHandler,
+    DeclaredValidator,
+    DomainSide,
+    OnDuplicate,
+    Phase,
+)
 from tidings.consume.limits import Limit, Rate
 from tidings.consume.retry import Retry
 from tidings.errors import ConfigurationError
@@ -180,6 +189,7 @@ class Subscriptions:
 
     def __init__(self) -> None:
         self.subscriptions: list[Subscription] = []
+        self.domain = DomainSide()
 
     def subscription(self, name: str, *, group: str | None = None, **options: Unpack[Options]) -> Subscription:
         """Return a new subscription that takes several handlers: `@orders.on(OrderPlaced)`, `@orders.on(OrderCancelled)`.
@@ -254,6 +264,138 @@ class Subscriptions:
             result = _subscription(chosen, group, own)
             result._add(events, batch)(function)
             self.subscriptions.append(result)
+            return function
+
+        return decorate
+
+    @overload
+    def on(
+        self, event: type[A], /, *, phase: Literal["before_save", "before_commit"] = "before_commit"
+    ) -> Callable[[Callable[Concatenate[A, P], R]], Callable[Concatenate[A, P], R]]: ...
+    @overload
+    def on(
+        self, event: type[A], /, *, phase: Literal["after_commit"], durable: Literal[False]
+    ) -> Callable[[Callable[Concatenate[A, P], R]], Callable[Concatenate[A, P], R]]: ...
+    @overload
+    def on(
+        self,
+        event: type[A],
+        /,
+        *,
+        phase: Literal["after_commit"],
+        durable: Literal[True] = True,
+        event_name: str | None = None,
+        **options: Unpack[SubscribeOptions],
+    ) -> Callable[[Callable[Concatenate[A, P], R]], Callable[Concatenate[A, P], R]]: ...
+    def on(
+        self,
+        event: type[Any],
+        /,
+        *,
+        phase: Phase = "before_commit",
+        durable: bool | None = None,
+        event_name: str | None = None,
+        **options: Unpack[SubscribeOptions],
+    ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Make the function a handler of a domain event and of its subclasses; `object` stands for all of them.
+
+        Its first parameter is the event; the others are injected by their types, as for subscriptions.
+
+        Args:
+            event: the class of the domain event; anything but an integration event.
+            phase: `before_commit` (default) runs in the transaction in which the event was recorded, when everything has been flushed, so that
+                the database has given its ids; `before_save` runs there too, before the last flush. What either raises rolls all back.
+            durable: with `after_commit`, the event is encoded into the log in the same transaction and handled after it by a subscription,
+                with retries (True, the default); or the function is called with the object itself in this process once the transaction
+                has committed, outside any transaction, and what it raises is logged and counted only (False).
+            event_name: under which name a durable event stands in the log; by default made of the service's name and the class's.
+            options: of a durable handler's subscription, as in `subscribe`.
+
+        Raises:
+            ConfigurationError: an option is wrong, or of another phase.
+        """
+        if not isinstance(event, type):
+            raise ConfigurationError(f"on({event!r}): give the class of the domain event, e.g. on(OrderSubmitted)")
+        if phase not in ("before_save", "before_commit", "after_commit"):
+            raise ConfigurationError(f"on({event.__name__}, phase={phase!r}): there are 'before_save', 'before_commit' and 'after_commit'")
+        if phase != "after_commit" and durable is not None:
+            raise ConfigurationError(f"on({event.__name__}, durable={durable}): only handlers with phase='after_commit' may say so")
+        if phase == "after_commit" and durable is not False:
+            self.domain.durable.append((event, event_name))
+            return self.subscribe(event, **options)
+        if options or event_name is not None:
+            given = ", ".join([*options, *(["event_name"] if event_name is not None else [])])
+            raise ConfigurationError(
+                f"on({event.__name__}): {given} can be given to durable handlers only, which have phase='after_commit'"
+            )
+
+        def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+            self.domain.handlers.append(DeclaredHandler(event, function, phase))
+            return function
+
+        return decorate
+
+    def converts(self, event: type[A], /, *, on_duplicate: OnDuplicate = "warn") -> Callable[[Callable[[A], R]], Callable[[A], R]]:
+        """Make the function the converter of a domain event: it returns an integration event, several in an iterable, or None.
+
+        It is called for every recorded event of the class, and of subclasses that have no converter of their own, when everything has been
+        flushed; what it returns is published in the transaction. It takes the event alone, and is a plain `def`.
+
+        Args:
+            event: the class of the domain event.
+            on_duplicate: what to do if the transaction also publishes, by hand, an event of the same type with the same key and the same
+                data: `warn` in the log, raise an `error` (DuplicatePublication), or `allow` it.
+
+        Raises:
+            ConfigurationError: it is no class, or `on_duplicate` is something else.
+        """
+        if not isinstance(event, type):
+            raise ConfigurationError(f"converts({event!r}): give the class of the domain event, e.g. converts(OrderSubmitted)")
+        if on_duplicate not in ("warn", "error", "allow"):
+            raise ConfigurationError(f"converts({event.__name__}, on_duplicate={on_duplicate!r}): there are 'warn', 'error' and 'allow'")
+
+        def decorate(function: Callable[[A], R]) -> Callable[[A], R]:
+            self.domain.converters.append(DeclaredConverter(event, function, on_duplicate))
+            return function
+
+        return decorate
+
+    def handles(
+        self, command: type[A], /, *, commit_on_err: bool = False
+    ) -> Callable[[Callable[Concatenate[A, P], R]], Callable[Concatenate[A, P], R]]:
+        """Make the function the handler of a command, the only one; see `Service.execute`.
+
+        Its first parameter is the command; the others are injected by their types.
+
+        Args:
+            command: the class of the command.
+            commit_on_err: commit, and publish, although the handler returns an `Err`.
+
+        Raises:
+            ConfigurationError: it is no class.
+        """
+        if not isinstance(command, type):
+            raise ConfigurationError(f"handles({command!r}): give the class of the command, e.g. handles(PlaceOrder)")
+
+        def decorate(function: Callable[Concatenate[A, P], R]) -> Callable[Concatenate[A, P], R]:
+            self.domain.commands.append(DeclaredCommand(command, function, commit_on_err))
+            return function
+
+        return decorate
+
+    def validates(self, command: type[A], /) -> Callable[[Callable[Concatenate[A, P], R]], Callable[Concatenate[A, P], R]]:
+        """Make the function a validator of a command and of its subclasses; see `Service.execute`.
+
+        It returns or yields `ValidationError`s: one, several in an iterable, or None. It may be async, and its other parameters are injected.
+
+        Raises:
+            ConfigurationError: it is no class.
+        """
+        if not isinstance(command, type):
+            raise ConfigurationError(f"validates({command!r}): give the class of the command, e.g. validates(PlaceOrder)")
+
+        def decorate(function: Callable[Concatenate[A, P], R]) -> Callable[Concatenate[A, P], R]:
+            self.domain.validators.append(DeclaredValidator(command, function))
             return function
 
         return decorate

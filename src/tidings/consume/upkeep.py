@@ -128,6 +128,7 @@ class Purger:
         rows = await guarded(self.store.transact(upkeep.purge_log, lease, self.outbox, 5000))
         rows += await guarded(self.store.transact(upkeep.purge_inbox, lease, self.inbox, 5000))
         rows += await guarded(self.store.transact(upkeep.purge_dead, lease, self.dead, 500))
+        rows += await guarded(self.store.transact(self.store.commands.purge, self.inbox))
         if rows:
             logger.info("purged %d rows", rows)
         return 0.1 if rows >= 5000 else 60.0

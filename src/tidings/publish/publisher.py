@@ -60,6 +60,15 @@ class PublishStatements(Protocol):
     def cancel_scheduled(self, ids: Sequence[UUID], /) -> Command: ...
 
 
+class DomainSide(Protocol):
+    """What the consuming side needs of the domain side."""
+
+    @property
+    def empty(self) -> bool: ...
+    def session_class(self, base: type[Any], /) -> type[Any]: ...
+    def execute_in(self, session: Any, asynchronous: bool, works: list[Any], /) -> Any: ...
+
+
 class _Known(NamedTuple):
     """What every event of a class has in common, looked up once."""
 
@@ -74,6 +83,9 @@ class _Known(NamedTuple):
 
 class Publisher:
     """What all of one service's publishing has in common.
+
+    Attributes:
+        domain: the service's domain side, if it has one: what sees the domain events of the sessions that handlers are given.
 
     Args:
         source: the publishing service's name.
@@ -117,6 +129,7 @@ class Publisher:
         self._no_headers = written({})
         self._carried = tuple(dict.fromkeys(key.field for key in (*CARRIED, *context)))
         self._filters = tuple(filters)
+        self.domain: DomainSide | None = None
 
     def prepare(
         self,

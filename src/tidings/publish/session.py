@@ -24,7 +24,7 @@ from tidings.publish.session_buffer import SessionBuffer, Sink
 from tidings.publish.sqlalchemy_state import acquired_connection, is_open, is_plain, open_savepoints
 from tidings.stores.sql.driver import is_autocommit_level
 
-__all__ = ["AnySession", "Sink", "cancel", "capture", "publish", "publish_in"]
+__all__ = ["AnySession", "Sink", "cancel", "capture", "publish", "publish_in", "synchronous"]
 
 AnySession = Session | AsyncSession | scoped_session[Any] | async_scoped_session[Any]
 
@@ -48,7 +48,7 @@ def publish(
         WrongDatabase: the session belongs to another database than the store.
         TypeError: not a session.
     """
-    target = _synchronous(session)
+    target = synchronous(session)
     outgoing = publisher.prepare(event, key, delay, at, expires, headers)
     publish_in(publisher, target, outgoing)
     return outgoing.id
@@ -60,7 +60,7 @@ def cancel(publisher: Publisher, session: AnySession, event_id: UUID, /) -> Canc
     Raises:
         NoTransaction, WrongDatabase, TypeError: as from `publish`.
     """
-    target = _synchronous(session)
+    target = synchronous(session)
     cancellation = Cancellation(event_id)
     publish_in(publisher, target, cancellation)
     return cancellation
@@ -74,17 +74,22 @@ def capture(session: Session | AsyncSession, sink: Sink, *, outbox: str | None =
         sink: called after each commit of the root transaction with its events in publish order, if there are any.
         outbox: only events for this table go to the sink, those of other stores are inserted as usual; None is all.
     """
-    target = _synchronous(session)
+    target = synchronous(session)
     SessionBuffer.of(target).capture(sink, outbox)
 
 
-def _synchronous(session: object) -> Session:
+def synchronous(session: object) -> Session:
+    """Return the `Session` that a session of any kind is, or works with.
+
+    Raises:
+        TypeError: not a session.
+    """
     if isinstance(session, AsyncSession):
         return session.sync_session
     if isinstance(session, Session):
         return session
     if isinstance(session, (scoped_session, async_scoped_session)):
-        return _synchronous(session())
+        return synchronous(session())
     hint = "to publish on a connection: `with service.publishing(connection) as publish:`, `async with` for an asynchronous driver"
     raise TypeError(f"publish wants a SQLAlchemy session, not a {type(session).__module__}.{type(session).__qualname__}; {hint}")
 

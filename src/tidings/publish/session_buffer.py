@@ -37,7 +37,7 @@ from tidings.publish.sqlalchemy_state import (
 )
 from tidings.stores.sql.driver import is_autocommit, run, send_with_commit, sends_with_commit
 
-__all__ = ["SessionBuffer", "Sink", "Watcher", "flush_until_clean", "hears_nobody", "listen_to_sessions"]
+__all__ = ["SessionBuffer", "Sink", "Stage", "Watcher", "commits_root", "flush_until_clean", "hears_nobody", "listen_to_sessions"]
 
 #: Where a session keeps its buffer: an attribute, because `info` may be copied from one session to another.
 _ATTRIBUTE = "_tidings_session_buffer"
@@ -150,19 +150,33 @@ class Watcher(Protocol):
     def after_transaction_end(self, transaction: SessionTransaction, /) -> None: ...
 
 
+class Stage(Watcher, Protocol):
+    """Has work of its own to do before a root transaction commits: it may flush, write and publish."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to do."""
+        ...
+
+    def before_commit(self, session: Session, /) -> None: ...
+
+
 class SessionBuffer:
     """A session's pending events. Holds nothing of a transaction that has ended, so that no cycle keeps the session alive.
 
     Attributes:
         pending: what the current transaction has to publish, if anything.
         watcher: told of the same events of the session, after this.
+        stage: works before this inserts; what it publishes is inserted with the rest.
     """
 
-    __slots__ = ("_sink", "_sink_outbox", "pending", "watcher")
+    __slots__ = ("_sink", "_sink_outbox", "_staging", "pending", "stage", "watcher")
 
     def __init__(self) -> None:
         self.pending: Pending | None = None
         self.watcher: Watcher | None = None
+        self.stage: Stage | None = None
+        self._staging = False
         self._sink: Sink | None = None
         self._sink_outbox: str | None = None
 
@@ -193,7 +207,7 @@ class SessionBuffer:
         if frame is None:
             frame = pending.frames[owner] = []
         frame.append(entry)
-        if may_be_preparing(pending.root):
+        if not self._staging and may_be_preparing(pending.root):
             # Our `before_commit` may have passed, with nothing to do, when another listener publishes its first event.
             pending.late = True
             _insert_last(session, pending)
@@ -209,14 +223,23 @@ class SessionBuffer:
             return
         if pending.trouble is not None:
             raise PublishError("events of this transaction could not be inserted, so it cannot commit: roll it back") from pending.trouble
-        while (nested := session.get_nested_transaction()) is not None:
-            if is_preparing(nested) or not is_preparing(pending.root):
-                return  # a savepoint is being released
-            # The root commits with savepoints open. SQLAlchemy would release them after this hook, and not call it again.
-            nested.commit()
+        if not commits_root(session, pending.root):
+            return
         flush_until_clean(session)
         _insert_last(session, pending)
         pending.late = True
+
+    def run_stage(self, session: Session) -> None:
+        """Let the stage work, if it is the root transaction that commits."""
+        stage = self.stage
+        root = session.get_transaction()
+        if stage is None or stage.idle or root is None or not commits_root(session, root):
+            return
+        self._staging = True
+        try:
+            stage.before_commit(session)
+        finally:
+            self._staging = False
 
     def after_commit(self, session: Session) -> None:
         """Remember a released savepoint; after the root, tell everyone."""
@@ -261,6 +284,16 @@ class SessionBuffer:
             parent = parent.parent  # a flush runs in a transaction of its own, which is no savepoint
         if parent is not None:
             pending.frames.setdefault(parent, []).extend(frame)
+
+
+def commits_root(session: Session, root: SessionTransaction) -> bool:
+    """Return whether `before_commit` is about the root transaction, not about a savepoint that is being released."""
+    while (nested := session.get_nested_transaction()) is not None:
+        if is_preparing(nested) or not is_preparing(root):
+            return False
+        # The root commits with savepoints open. SQLAlchemy would release them after this hook, and not call it again.
+        nested.commit()
+    return True
 
 
 def flush_until_clean(session: Session) -> None:
@@ -308,6 +341,8 @@ def _others_follow(session: Session) -> bool:
 def _before_commit(session: Session) -> None:
     buffer = vars(session).get(_ATTRIBUTE)
     if buffer is not None:
+        if buffer.stage is not None:
+            buffer.run_stage(session)
         buffer.before_commit(session)
 
 
@@ -315,6 +350,8 @@ def _after_commit(session: Session) -> None:
     buffer = vars(session).get(_ATTRIBUTE)
     if buffer is not None:
         buffer.after_commit(session)
+        if buffer.stage is not None:
+            buffer.stage.after_commit(session)
         if buffer.watcher is not None:
             buffer.watcher.after_commit(session)
 
@@ -323,6 +360,8 @@ def _after_transaction_end(session: Session, transaction: SessionTransaction) ->
     buffer = vars(session).get(_ATTRIBUTE)
     if buffer is not None:
         buffer.after_transaction_end(transaction)
+        if buffer.stage is not None:
+            buffer.stage.after_transaction_end(transaction)
         if buffer.watcher is not None:
             buffer.watcher.after_transaction_end(transaction)
 

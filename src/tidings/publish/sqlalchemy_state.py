@@ -16,6 +16,7 @@ from tidings.publish.buffer import Receipt
 
 __all__ = [
     "acquired_connection",
+    "connections_of",
     "is_clean",
     "is_open",
     "is_plain",
@@ -70,6 +71,12 @@ def acquired_connection(transaction: SessionTransaction, bind: Engine | Connecti
     """Return the connection that a root transaction has joined or acquired for a bind, or None if it has not yet; never connects."""
     held = transaction._connections.get(bind)
     return held[0] if held is not None else None
+
+
+def connections_of(transaction: SessionTransaction) -> list[Connection]:
+    """Return the connections that a root transaction has joined or acquired."""
+    # Each stands there under its engine and under itself.
+    return [held[0] for bind, held in transaction._connections.items() if bind is held[0]]
 
 
 def may_be_heard(connection: Connection) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -73,14 +73,18 @@ class Routing:
             else:
                 raise ConfigurationError(f"Service routes has {key!r}: the keys are contracts and topics")
         self.brokers = self._distinct()
+        self.learn(types)
+        self.environment = environment
+
+    def learn(self, types: Iterable[EventType[Any]]) -> None:
+        """Know these event types and no others."""
         self.types = list(types)
-        self._types = {(kind.name, kind.version): kind for kind in types}
+        self._types = {(kind.name, kind.version): kind for kind in self.types}
         self._names: dict[str, EventType[Any]] = {}
-        for kind in types:
+        for kind in self.types:
             known = self._names.get(kind.name)
             if known is None or (kind.version or 0) > (known.version or 0):
                 self._names[kind.name] = kind
-        self.environment = environment
 
     def _distinct(self) -> tuple[Transport, ...]:
         found: dict[str, Transport] = {}

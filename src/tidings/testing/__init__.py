@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tidings.testing.blocking import SyncHarness
     from tidings.testing.crashes import CrashPoint
+    from tidings.testing.domain import InMemoryUnitOfWork, RecordingExecute
     from tidings.testing.envelopes import envelope
     from tidings.testing.harness import Harness
     from tidings.testing.recorders import Recording, RecordingPublish, recording
@@ -20,10 +21,12 @@ __all__ = [
     "CrashPoint",
     "Handled",
     "Harness",
+    "InMemoryUnitOfWork",
     "NotSettled",
     "ParkedEvent",
     "Published",
     "Recording",
+    "RecordingExecute",
     "RecordingPublish",
     "ScheduledEvent",
     "SyncHarness",
@@ -35,10 +38,12 @@ _HOMES = {
     "CrashPoint": "crashes",
     "Handled": "seen",
     "Harness": "harness",
+    "InMemoryUnitOfWork": "domain",
     "NotSettled": "settling",
     "ParkedEvent": "seen",
     "Published": "seen",
     "Recording": "recorders",
+    "RecordingExecute": "domain",
     "RecordingPublish": "recorders",
     "ScheduledEvent": "seen",
     "SyncHarness": "blocking",

@@ -30,6 +30,8 @@ TIMES = {
     "limits": ("spent_until",),
     "permits": ("lease_until",),
     "workers": ("started_at", "seen_at"),
+    "command_keys": ("created_at",),
+    "commands": ("started_at",),
 }
 
 

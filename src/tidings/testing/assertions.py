@@ -14,13 +14,15 @@ _LISTED = 20
 
 
 def matching(
-    published: Sequence[Any], event_type: type[E], where: Callable[[E], bool] | None, fields: Mapping[str, Any], *, once: bool, context: str
-) -> E:
+    published: Sequence[Any], event_type: type[E], where: Callable[[E], bool] | None, fields: Mapping[str, Any], *, once: bool, context: str,
+    verb: str = "published",
+) -> E:  # fmt: skip
     """Return the first event of a type with these field values.
 
     Args:
         once: whether a second one is a failure.
         context: what else there is to say when it fails.
+        verb: what was done with them.
 
     Raises:
         AssertionError: there is none, or there are several and `once`.
@@ -33,7 +35,7 @@ def matching(
     if found and not (once and len(found) > 1):
         return found[0]
     wanted = event_type.__qualname__ + "".join((" that the predicate accepts" if where else "", _with(fields)))
-    head = f"{len(found)} times, not once: {wanted}" if found else f"not published: {wanted}"
+    head = f"{len(found)} times, not once: {wanted}" if found else f"not {verb}: {wanted}"
     raise AssertionError(f"{head}\n{explained(published, event_type, fields)}{context}")
 
 

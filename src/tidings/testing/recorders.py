@@ -122,10 +122,17 @@ class Recording(RecordingPublish):
 
     Attributes:
         publish: the recorder itself, to hand to a handler.
+        execute: the recorder of commands; nothing executes them.
+        domain_events: what was recorded by `service.record`, `service.track` and in units of work.
     """
 
     def __init__(self, service: Service) -> None:
+        from tidings.testing.domain import Doubles
+
         self._open(service.publisher, service._type_of)
+        self.doubles = Doubles(self)
+        self.execute = self.doubles.execute
+        self.domain_events: list[Any] = self.doubles.recorded
 
     @property
     def publish(self) -> RecordingPublish:
@@ -154,6 +161,8 @@ def recording(service: Service) -> Iterator[Recording]:
     `with recording(service) as published: place_order(...)`, and then `published.assert_published(OrderPlaced)`.
 
     `service.publish`, `service.publishing` and `service.cancel` take any session or connection meanwhile, even None, and do not look at it.
+    So do `service.record` and `service.track`; `service.unit_of_work` gives one without a database, and `service.execute` keeps the command in
+    `.execute` and returns None. Handlers and converters of domain events are not called: a unit test calls them, as the functions that they are.
     What a transaction that rolls back has published is recorded all the same; a `Harness` tells the two apart.
 
     Raises:
@@ -163,11 +172,16 @@ def recording(service: Service) -> Iterator[Recording]:
     if "publish" in own:
         raise RuntimeError(f"service {service.name!r} is being recorded already")
     recorder = Recording(service)
-    own.update(publish=recorder.on_session, publishing=recorder.block, cancel=recorder.cancel)
+    doubles = recorder.doubles
+    replaced: dict[str, Any] = {
+        "publish": recorder.on_session, "publishing": recorder.block, "cancel": recorder.cancel, "execute": doubles.execute,
+        "execute_sync": doubles.execute.sync, "unit_of_work": doubles.unit_of_work, "record": doubles.record, "track": doubles.track,
+    }  # fmt: skip
+    own.update(replaced)
     try:
         yield recorder
     finally:
-        for name in ("publish", "publishing", "cancel"):
+        for name in replaced:
             own.pop(name, None)
 
 

@@ -58,6 +58,7 @@ class Stage:
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._engines: list[Engine | AsyncEngine] = []
         self._before: dict[str, Any] = {}
+        self._binds: list[tuple[Any, Any]] = []
         self._runtime: Runtime | None = None
         self._path: Path | None = None
 
@@ -108,6 +109,11 @@ class Stage:
             vars(self).pop(made, None)
         for name, value in self._before.items():
             setattr(self._service, name, value)
+        for maker, bind in self._binds:
+            maker.configure(bind=bind)
+        self._binds.clear()
+        if self._before:
+            self._service.domain.move(self._service.publisher, self._service._providers, self._service.store)
         del vars(self._service)["_stage"]
         for engine in self._engines:
             if isinstance(engine, AsyncEngine):
@@ -171,13 +177,18 @@ class Stage:
 
     @cached_property
     def sessions(self) -> async_sessionmaker[AsyncSession]:
-        """Makes asynchronous sessions on the database."""
-        return async_sessionmaker(self.async_engine, expire_on_commit=False)
+        """Makes asynchronous sessions on the database, whose domain events are seen."""
+        made = async_sessionmaker(self.async_engine, expire_on_commit=False)
+        self._service.domain.attach(made, listed=False)
+        return made
 
     @cached_property
     def sync_sessions(self) -> sessionmaker[Session]:
-        """Makes synchronous sessions on the database."""
-        return sessionmaker(self.sync_engine, expire_on_commit=False)
+        """Makes synchronous sessions on the database, whose domain events are seen."""
+        made = sessionmaker(self.sync_engine, expire_on_commit=False)
+        if not any(handler.plan.asynchronous for handler in self._service.domain.compile().handlers):
+            self._service.domain.attach(made, listed=False)
+        return made
 
     def _find(self, kind: type[Any]) -> Any:
         own = self.store.connections.engine
@@ -194,8 +205,19 @@ class Stage:
         for kind, provider in self._provide.items():
             providers.add(kind, provider)
         service.store, service.publisher, service._providers, service.roles = store, publisher, providers, frozenset()
+        service.domain.move(publisher, providers, store)
+        self._bind(service)
         # No broker: what is published goes to the subscribers through the log.
         service.routing = Routing(Local(), {}, service.contracts, service.routing.types, service.routing.environment)
+
+    def _bind(self, service: Service) -> None:
+        """Let the session factories that are attached to the service lead to the database under test."""
+        for factory in service.domain.factories:
+            maker = getattr(factory, "session_factory", factory)
+            wanted = AsyncEngine if isinstance(maker, async_sessionmaker) else Engine
+            if self._path is not None or self._find(wanted) is not None:
+                self._binds.append((maker, maker.kw.get("bind")))
+                maker.configure(bind=self.async_engine if wanted is AsyncEngine else self.sync_engine)
 
     def _throw_away(self, *, asynchronous: bool) -> SQLStore:
         if self._directory is None:

@@ -20,6 +20,8 @@ TABLES = (
     "permits",
     "workers",
     "stats",
+    "command_keys",
+    "commands",
     "meta",
 )
 
@@ -44,6 +46,8 @@ class Names:
     permits: str
     workers: str
     stats: str
+    command_keys: str
+    commands: str
     meta: str
 
     def __init__(self, schema: str | None, prefix: str) -> None:

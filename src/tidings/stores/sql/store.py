@@ -17,6 +17,7 @@ from tidings.publish.outgoing import Outgoing
 from tidings.publish.publisher import PublishStatements
 from tidings.stores.sql import migrate
 from tidings.stores.sql.breakers import Breakers
+from tidings.stores.sql.commands import Commands
 from tidings.stores.sql.connections import Connections
 from tidings.stores.sql.dialect import POSTGRESQL, SQLITE, Dialect
 from tidings.stores.sql.errors import kind_of
@@ -96,6 +97,7 @@ class SQLStore:
         self.registry = Registry(names, self.dialect, self.lock_class)
         self.repair = Repair(names, self.dialect)
         self.history = History(names, self.dialect)
+        self.commands = Commands(names, self.dialect)
         self.upkeep = Upkeep(names, self.dialect, self.lock_class)
 
     def leads_here(self, others: Sequence[Any] = ()) -> Callable[[Any], bool]:

@@ -190,6 +190,32 @@ create table {t:stats} (
   value bigint not null,
   primary key (bucket, service, subject, measure)
 );
+
+create table {t:command_keys} (
+  service text not null,
+  key text not null,
+  command text not null,
+  fingerprint text not null,
+  result json,
+  created_at timestamptz not null default clock_timestamp(),
+  primary key (service, key)
+);
+create index {i:command_keys_created_at} on {t:command_keys} using brin (created_at) with (pages_per_range = 32);
+
+create table {t:commands} (
+  id uuid not null primary key,
+  service text not null,
+  command text not null,
+  actor text,
+  idempotency_key text,
+  data json not null,
+  outcome text not null,
+  error_type text,
+  error_message text,
+  started_at timestamptz not null,
+  milliseconds integer not null
+);
+create index {i:commands_started_at} on {t:commands} (service, started_at);
 """
 
 _SQLITE = """
@@ -355,4 +381,30 @@ create table {t:stats} (
   value integer not null,
   primary key (bucket, service, subject, measure)
 ) without rowid;
+
+create table {t:command_keys} (
+  service text not null,
+  key text not null,
+  command text not null,
+  fingerprint text not null,
+  result text,
+  created_at text not null,
+  primary key (service, key)
+) without rowid;
+create index {i:command_keys_created_at} on {t:command_keys} (created_at);
+
+create table {t:commands} (
+  id text not null primary key,
+  service text not null,
+  command text not null,
+  actor text,
+  idempotency_key text,
+  data text not null,
+  outcome text not null,
+  error_type text,
+  error_message text,
+  started_at text not null,
+  milliseconds integer not null
+);
+create index {i:commands_started_at} on {t:commands} (service, started_at);
 """
