@@ -728,13 +728,14 @@ async def test_a_handler_cancelled_in_the_middle_of_a_statement_leaves_a_working
 async def test_a_thread_that_outlives_its_time_is_rolled_back_when_it_ends(any_world: World, ending: str) -> None:
     world = any_world
     handlers = Subscriptions()
-    leave, left = threading.Event(), threading.Event()
+    entered, leave, left = threading.Event(), threading.Event(), threading.Event()
 
     @handlers.subscribe(OrderPlaced, retry=ONCE, timeout=0.5, shared=False)
     def handle(event: OrderPlaced, session: Session, publish: Publish) -> None:
         if event.order_id == "b":
             return
         publish(OrderBilled(event.order_id))
+        entered.set()
         leave.wait(30)
         effect_sync(session, "handle", event)
         session.commit()
@@ -747,6 +748,7 @@ async def test_a_thread_that_outlives_its_time_is_rolled_back_when_it_ends(any_w
         # Its key is occupied until the thread ends: nothing of it runs beside it. Others go on.
         if world.kind == "postgresql":
             await until(lambda: service.counters.of("handled") == 1)
+        await until(entered.is_set)
         await asyncio.sleep(0.7)
         assert world.deliveries() == []
         leave.set()
