@@ -131,6 +131,8 @@ class Runtime:
             ids = {(row.group, row.name): row.id for row in registered}
             for compiled in (*self.subscriptions, *(compiled for _, compiled in (*relays, *fed))):
                 compiled.id = ids[compiled.group, compiled.name]
+        for compiled in (*self.subscriptions, *(compiled for _, compiled in (*relays, *fed))):
+            compiled.count_in(self.counters)
         await store.transact(store.registry.add_task, "task:mover")
         await store.transact(store.registry.add_task, "task:purger")
         self._loop = asyncio.get_running_loop()

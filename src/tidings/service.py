@@ -149,7 +149,7 @@ class Service:
         self.publisher = Publisher(
             name, self._type_of, store.publishing_statements, environment=environment, max_message_bytes=max_message_bytes,
             same_database=store.leads_here(same_database), same_identity=store.is_here, wake=self._wake,
-            collision=self.routing.collision,
+            collision=self.routing.collision, count=self.counters.committed,
         )  # fmt: skip
         #: Adds a handler; see `Subscriptions.subscribe`. For small programs: in larger ones, give each module a `Subscriptions`.
         self.subscribe = self._own.subscribe
@@ -265,6 +265,7 @@ class Service:
             raise ConfigurationError(which)
         compiled = found[0]
         compiled.id = registered[compiled.group, compiled.name]
+        compiled.count_in(self.counters)
         execution = Execution(compiled, self.store, self.publisher)
         worker = str(uuid7())
         gates = Gatekeeper(self.name, self.limit, self.store, worker, self.tuning.lease)

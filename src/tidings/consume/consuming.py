@@ -171,6 +171,7 @@ class Session:
             found = await self._channel.receive(max(1, min(_PAGE, tuning.events - self._in_memory)), tuning.longest)
             self._withdraw(tasks)
             self.received += len(found)
+            self._means.counters.add(self._inbound.group, "received", len(found))
             strangers: list[tuple[Incoming, Parking, Failed | None]] = []
             for incoming in found:
                 self._leaving.discard(incoming.shard)

@@ -327,8 +327,11 @@ class Retrier:
             result = await self._plain(lane, execution, attempt, age)
         if isinstance(result, Failed):
             return await self._failed(lane, execution, delivery, result)
-        self._counters.add(execution.compiled.label, "duplicates" if result == Standing.DUPLICATE else "handled")
-        if number > 1 and result != Standing.DUPLICATE:
+        duplicate = result == Standing.DUPLICATE
+        self._counters.add(execution.compiled.label, "duplicates" if duplicate else execution.done)
+        if not duplicate:
+            execution.compiled.lag.since((received.time,))
+        if number > 1 and not duplicate:
             self._counters.add(execution.compiled.label, "retried")
         execution.compiled.circuit.succeeded()
         return True
@@ -363,8 +366,10 @@ class Retrier:
         with suppress(HandlerFailed, TransactionEnded):
             # What fails together is run one by one from the head.
             standing = await execution.together(attempts, LaneFence(self._store, lane, _LEASE))
-            for index in range(len(attempts)):
-                self._counters.add(execution.compiled.label, "duplicates" if index in standing else "handled")
+            handled = [attempt.received.time for index, attempt in enumerate(attempts) if index not in standing]
+            self._counters.add(execution.compiled.label, "duplicates", len(standing))
+            self._counters.add(execution.compiled.label, execution.done, len(handled))
+            execution.compiled.lag.since(handled)
 
     async def _failed(self, lane: Claimed, execution: Execution, delivery: Delivery, failed: Failed) -> bool:
         received = failed.received

@@ -98,7 +98,10 @@ class Execution:
 
     Attributes:
         pace: how many seconds one event takes.
+        done: what an event that was run well is counted as.
     """
+
+    done: str = "handled"
 
     def __init__(self, compiled: Compiled, store: SQLStore, publisher: Publisher) -> None:
         self.compiled = compiled
@@ -164,7 +167,7 @@ class Execution:
                 raise HandlerFailed(error, ran=opened) from error
             raise StoreDown(f"the database cannot be used: {error}") from error
         if outgoing:
-            self.publisher.wake()
+            self.publisher.committed(outgoing)
         return standing
 
     async def alone(self, attempt: Attempt, fence: Fence, age: float = 0.0) -> Failed | int:
@@ -245,17 +248,28 @@ class Execution:
             return Failed(attempt.received, error, failure_of(error), decision, number)
 
     async def _call_all(self, attempts: Sequence[Attempt], scope: Scope, shared: Deadline | None = None) -> None:
-        started = perf_counter()
+        started = before = perf_counter()
+        took = self.compiled.took
         self.pace.begin()
         deadline = shared or self.deadline()
         try:
             if self.compiled.batch is None:
                 for attempt in attempts:
-                    await call(attempt.route.plan, attempt.event, attempt.envelope, scope, deadline)
+                    try:
+                        await call(attempt.route.plan, attempt.event, attempt.envelope, scope, deadline)
+                    finally:
+                        now = perf_counter()
+                        took.observe(now - before)
+                        before = now
             else:
                 for first in range(0, len(attempts), self.compiled.batch):
                     part = attempts[first : first + self.compiled.batch]
-                    await call(part[0].route.plan, [a.event for a in part], [a.envelope for a in part], scope, deadline)
+                    try:
+                        await call(part[0].route.plan, [a.event for a in part], [a.envelope for a in part], scope, deadline)
+                    finally:
+                        now = perf_counter()
+                        took.observe(now - before)
+                        before = now
             if scope.stands_in_the_way(None):
                 with deadline:
                     await scope.finish()

@@ -159,10 +159,12 @@ class Receiver:
                 if batch.clock is not None:
                     self._offset = timestamp(batch.clock) - elapsed()
                 mark = batch.end
+                elsewhere = 0
                 for row, after in zip(batch.rows, batch.marks, strict=True):
                     received = from_row(row)
                     if self._elsewhere is not None and self._elsewhere(received.name, received.version, received.topic):
                         self._progress.read(after, received.sequence or 0, 0)
+                        elsewhere += 1
                         continue
                     if received.name in crew.foreign:
                         await crew.park_for(crew.foreign[received.name], received)
@@ -173,6 +175,7 @@ class Receiver:
                         for pool in pools:
                             pool.add(received)
                 if batch.rows:
+                    self._counters.add(self.group, "received", len(batch.rows) - elsewhere)
                     quiet_since = elapsed()
                     mean = max(self._bytes // max(len(self._progress), 1), 600)
                     page = max(1, min(tuning.page, tuning.bytes // 4 // mean))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from tidings.consume.breaker import Breaker, Circuit
+from tidings.consume.counters import Counters, Histogram
 from tidings.consume.injection import Plan, plan
 from tidings.consume.limits import Limit
 from tidings.consume.providers import Providers
@@ -40,6 +41,7 @@ class Compiled:
         names: the event names that it handles.
         newest: the newest version of each name that this process knows; a newer one waits for newer code.
         limit: what holds over all processes; `gate` is what keeps it in this one.
+        took, lag: how long its handlers take, a call at a time, and how long ago events were published when they were handled.
     """
 
     name: str
@@ -54,8 +56,15 @@ class Compiled:
     circuit: Circuit
     limit: Limit = field(default_factory=Limit)
     gate: Gate | None = None
+    took: Histogram = field(default_factory=Histogram)
+    lag: Histogram = field(default_factory=Histogram)
     id: int = 0
     label: str = field(default="")
+
+    def count_in(self, counters: Counters) -> None:
+        """Let these counters have what is measured of it."""
+        self.took = counters.histogram(self.label, "took")
+        self.lag = counters.histogram(self.label, "lag")
 
 
 def event_types(contracts: Sequence[Contract]) -> dict[type[Any], EventType[Any]]:

@@ -289,6 +289,7 @@ class Settling:
                 self._note(attempt, standing.get(index, Standing.RUN), parked, handed)
             return
         self._counters.add(self.compiled.label, "handled", len(attempts))
+        self.compiled.lag.since([attempt.received.time for attempt in attempts], self._clock())
         self.compiled.circuit.succeeded(len(attempts))
         if self.compiled.transactional:
             handed.over.update(attempt.received.event_key for attempt in attempts)
@@ -296,6 +297,7 @@ class Settling:
     def _note(self, attempt: Attempt, standing: int, parked: list[Parking], handed: Handed) -> None:
         if standing == Standing.RUN:
             self._counters.add(self.compiled.label, "handled")
+            self.compiled.lag.since((attempt.received.time,), self._clock())
             self.compiled.circuit.succeeded()
         elif standing == Standing.DUPLICATE:
             self._counters.add(self.compiled.label, "duplicates")

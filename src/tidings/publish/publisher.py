@@ -81,6 +81,7 @@ class Publisher:
         same_database: whether a SQLAlchemy Engine or Connection leads to the store's database.
         same_identity: the same for the connection of a driver, told by its identity; called only where the driver knows it.
         wake: called after a commit that published; it must return at once.
+        count: told how many events a commit published, and how many it scheduled; called in the committing thread.
         collision: says why no transport could carry a header of this name.
     """
 
@@ -96,6 +97,7 @@ class Publisher:
         same_identity: Callable[[Identity], bool] = lambda _: True,
         wake: Callable[[], None] = lambda: None,
         collision: Callable[[str], str | None] = lambda _: None,
+        count: Callable[[int, int], None] = lambda _, __: None,
     ) -> None:
         self.source = source
         self.statements = statements
@@ -105,6 +107,7 @@ class Publisher:
         self._environment = environment
         self._max_message_bytes = max_message_bytes
         self._wake = wake
+        self._count = count
         self._collision = collision
         self._known: dict[type, _Known] = {}
         self._no_headers = written({})
@@ -155,9 +158,14 @@ class Publisher:
             return Outgoing(uuid7(), self.source, name, version, topic, None, None, False, text, data, due)
         return Outgoing(uuid7(), self.source, name, version, topic, partition_key, slot_of(partition_key), lock_keys, text, data, due)
 
-    def wake(self) -> None:
-        """Tell the service's own readers that something was committed. Never raises: the commit has happened."""
+    def committed(self, events: Sequence[Outgoing]) -> None:
+        """Count what was committed, and tell the service's own readers. Never raises: the commit has happened."""
+        scheduled = 0
+        for event in events:
+            if event.due is not None:
+                scheduled += 1
         try:
+            self._count(len(events) - scheduled, scheduled)
             self._wake()
         except Exception:
             _logger.exception("waking the readers of %s failed; they find the events at their next poll", self.source)

@@ -42,6 +42,8 @@ class Sending(Execution):
         line: the connection to the broker.
     """
 
+    done = "relayed"
+
     def __init__(
         self, compiled: Compiled, store: SQLStore, publisher: Publisher, line: Line, transport: Transport, routing: Routing, encoder: Encoder,
     ) -> None:  # fmt: skip

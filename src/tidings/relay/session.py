@@ -222,7 +222,8 @@ class Session:
             for entry in settled.confirmed:
                 self._finish(entry)
             if settled.confirmed:
-                relay._counters.add(self._compiled.label, "handled", len(settled.confirmed))
+                relay._counters.add(self._compiled.label, "relayed", len(settled.confirmed))
+                self._compiled.lag.since([entry.row.time for entry in settled.confirmed], elapsed() + self._offset)
                 relay.reach.worked()
             if settled.lost is not None:
                 self._line.lose(settled.lost)
