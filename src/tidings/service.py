@@ -24,6 +24,7 @@ from tidings.consume.tuning import Tuning
 from tidings.contracts import Contract, EventType
 from tidings.errors import ConfigurationError, ContractError
 from tidings.ids import uuid7
+from tidings.observability.alerts import BacklogAlert, BreakerAlert, Watch
 from tidings.operations import Operations
 from tidings.publish.buffer import Cancellation
 from tidings.publish.publish import UNSET
@@ -40,10 +41,15 @@ from tidings.transports.local import Local
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from tidings.observability.asgi import App
+    from tidings.observability.health import Health
+
 __all__ = ["Dead", "Service"]
 
 T = TypeVar("T")
 OnDead = TypeVar("OnDead", bound=Callable[[Dead], Awaitable[None] | None])
+OnBacklog = TypeVar("OnBacklog", bound=Callable[[BacklogAlert], Awaitable[None] | None])
+OnBreaker = TypeVar("OnBreaker", bound=Callable[[BreakerAlert], Awaitable[None] | None])
 
 
 class Service:
@@ -144,6 +150,8 @@ class Service:
         self.roles: Collection[Role] = frozenset(roles)
         self._providers = Providers()
         self._on_dead: list[Callable[[Dead], Awaitable[None] | None]] = []
+        self._on_backlog: list[tuple[float, Callable[[BacklogAlert], Awaitable[None] | None]]] = []
+        self._on_breaker: list[Callable[[BreakerAlert], Awaitable[None] | None]] = []
         self._runtime: Runtime | None = None
         listen_to_sessions()
         self.publisher = Publisher(
@@ -220,6 +228,57 @@ class Service:
         """Call this function once for each event that is not tried again, after it has been stored as dead."""
         self._on_dead.append(callback)
         return callback
+
+    def on_backlog(self, *, age: timedelta) -> Callable[[OnBacklog], OnBacklog]:
+        """Call a function once when the oldest event that a reader has not read gets this old, and once when that is over.
+
+        One process of the service calls it, within about ten seconds; readers are the groups, and the relays.
+
+        Args:
+            age: 1 second or more.
+
+        Raises:
+            ConfigurationError: the age is less than a second.
+        """
+        if age < timedelta(seconds=1):
+            raise ConfigurationError(f"on_backlog(age={age}): give a second or more")
+
+        def add(callback: OnBacklog) -> OnBacklog:
+            self._on_backlog.append((age.total_seconds(), callback))
+            return callback
+
+        return add
+
+    def on_breaker(self, callback: OnBreaker, /) -> OnBreaker:
+        """Call this function once when a subscription's breaker opens, or a broker cannot be used, and once when that is over.
+
+        One process of the service calls it, within about ten seconds.
+        """
+        self._on_breaker.append(callback)
+        return callback
+
+    # Looking at it
+
+    async def health(self, *, timeout: float = 2.0, stalled: timedelta = timedelta(seconds=60)) -> Health:
+        """Return whether this process is alive and does its work; never raises.
+
+        Not ready is: a task that has ended, a broker that cannot be used, a store that does not answer, a reader that nobody reads for although
+        this process should, and a reader or relay of this process that does not move although events wait. What other processes hold is
+        theirs to tell.
+
+        Args:
+            timeout: seconds that the store has for its answer.
+            stalled: for how long a reader may stand still although events wait.
+        """
+        from tidings.observability.health import check
+
+        return await check(self._runtime, timeout=timeout, stalled=stalled.total_seconds())
+
+    def health_app(self) -> App:
+        """Return an ASGI application with `/live` and `/ready`, 200 or 503 with reasons as JSON: `app.mount("/health", service.health_app())`."""
+        from tidings.observability.asgi import health_app
+
+        return health_app(self.health)
 
     @property
     def operations(self) -> Operations:
@@ -304,6 +363,7 @@ class Service:
             *self._retention, on_dead=self._on_dead, counters=self.counters, tuning=self.tuning,
             roles=self.roles if roles is None else frozenset(roles), limit=self.limit,
             routing=self.routing, provision=self.provision, max_message_bytes=self._max_message_bytes,
+            watch=Watch(self._on_backlog, self._on_breaker),
         )  # fmt: skip
         await runtime.start()
         self._runtime = runtime
