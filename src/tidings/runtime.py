@@ -30,6 +30,7 @@ from tidings.consume.tuning import Tuning
 from tidings.consume.upkeep import Heart, LeasedTask, Mover, Purger
 from tidings.ids import uuid7
 from tidings.observability.alerts import Alerts, Watch, task_name
+from tidings.observability.measures import Sampler
 from tidings.publish.publisher import Publisher
 from tidings.relay.contact import Needs, first_contact
 from tidings.relay.relay import Relay
@@ -89,6 +90,7 @@ class Runtime:
     provision: Provision = "create"
     max_message_bytes: int = 1 << 20
     watch: Watch = field(default_factory=Watch)
+    sampler: Sampler | None = None
     worker: str = field(default_factory=lambda: str(uuid7()))
     receivers: list[Receiver] = field(default_factory=list)
     subscribers: list[Subscriber] = field(default_factory=list)
@@ -180,6 +182,8 @@ class Runtime:
             self._parts.append(
                 LeasedTask(task_name(self.service), store, self.worker, Alerts(self.service, store, self.watch, self._call).step)
             )
+        if self.sampler is not None:
+            self._parts.append(self.sampler)
         self.began = elapsed()
         self._main = asyncio.create_task(self._run(), name=f"tidings:{self.service}")
         logger.info("service %s started: %d subscriptions, roles %s", self.service, len(self.subscriptions), ",".join(sorted(self.roles)))

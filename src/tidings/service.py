@@ -25,6 +25,7 @@ from tidings.contracts import Contract, EventType
 from tidings.errors import ConfigurationError, ContractError
 from tidings.ids import uuid7
 from tidings.observability.alerts import BacklogAlert, BreakerAlert, Watch
+from tidings.observability.measures import Sampler
 from tidings.operations import Operations
 from tidings.publish.buffer import Cancellation
 from tidings.publish.publish import UNSET
@@ -41,8 +42,12 @@ from tidings.transports.local import Local
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import TracerProvider
+
     from tidings.observability.asgi import App
     from tidings.observability.health import Health
+    from tidings.observability.prometheus import Collector
 
 __all__ = ["Dead", "Service"]
 
@@ -152,6 +157,7 @@ class Service:
         self._on_dead: list[Callable[[Dead], Awaitable[None] | None]] = []
         self._on_backlog: list[tuple[float, Callable[[BacklogAlert], Awaitable[None] | None]]] = []
         self._on_breaker: list[Callable[[BreakerAlert], Awaitable[None] | None]] = []
+        self._sampler: Sampler | None = None
         self._runtime: Runtime | None = None
         listen_to_sessions()
         self.publisher = Publisher(
@@ -280,6 +286,56 @@ class Service:
 
         return health_app(self.health)
 
+    def collector(self) -> Collector:
+        """Return what a `prometheus_client` registry collects from: `REGISTRY.register(service.collector())`. Call it before the service starts.
+
+        Raises:
+            MissingExtra: `tidings[prometheus]` is not installed.
+        """
+        from tidings.observability.prometheus import Collector
+
+        return Collector(self.name, self.counters, self._sampling())
+
+    def metrics_app(self) -> App:
+        """Return an ASGI application that answers `/metrics` for Prometheus: `app.mount("/metrics", service.metrics_app())`.
+
+        Raises:
+            MissingExtra: `tidings[prometheus]` is not installed.
+        """
+        from tidings.observability.prometheus import Collector, metrics_app
+
+        return metrics_app(Collector(self.name, self.counters, self._sampling()), self._sampling())
+
+    def instrument(
+        self,
+        *,
+        metrics: bool = True,
+        traces: bool = True,
+        meter_provider: MeterProvider | None = None,
+        tracer_provider: TracerProvider | None = None,
+    ) -> None:
+        """Give metrics and traces to OpenTelemetry. Call it before the service starts and publishes.
+
+        Args:
+            meter_provider, tracer_provider: None is the ones that the application has set for the process.
+
+        Raises:
+            MissingExtra: `tidings[opentelemetry]` is not installed.
+        """
+        if metrics:
+            from tidings.observability.opentelemetry import record
+
+            record(self.name, __version__, self.counters, self._sampling(), meter_provider)
+        if traces:
+            from tidings.observability.tracing import Tracing
+
+            self.publisher.tracing = Tracing(__version__, tracer_provider)
+
+    def _sampling(self) -> Sampler:
+        if self._sampler is None:
+            self._sampler = Sampler(self.name, self.store)
+        return self._sampler
+
     @property
     def operations(self) -> Operations:
         """What operators do about this service's parked events: redrive, discard, pause."""
@@ -363,7 +419,7 @@ class Service:
             *self._retention, on_dead=self._on_dead, counters=self.counters, tuning=self.tuning,
             roles=self.roles if roles is None else frozenset(roles), limit=self.limit,
             routing=self.routing, provision=self.provision, max_message_bytes=self._max_message_bytes,
-            watch=Watch(self._on_backlog, self._on_breaker),
+            watch=Watch(self._on_backlog, self._on_breaker), sampler=self._sampler,
         )  # fmt: skip
         await runtime.start()
         self._runtime = runtime

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from time import time
 from typing import Any
@@ -25,19 +25,25 @@ class Histogram:
     """How many durations there were up to each bound; `total` is their sum in seconds.
 
     The hot path is one search in a tuple of 15 and one increment of a list. One thread at a time may observe.
+
+    Attributes:
+        listener: has everything that is observed, too: the seconds, and how often.
     """
 
-    __slots__ = ("_drained", "counts", "total")
+    __slots__ = ("_drained", "counts", "listener", "total")
 
     def __init__(self) -> None:
         self.counts = [0] * (len(BOUNDS) + 1)
         self.total = 0.0
+        self.listener: Callable[[float, int], None] | None = None
         self._drained = [0] * (len(BOUNDS) + 1)
 
     def observe(self, seconds: float, times: int = 1) -> None:
         """Count a duration, so many times."""
         self.counts[bisect_left(BOUNDS, seconds)] += times
         self.total += seconds * times
+        if self.listener is not None:
+            self.listener(seconds, times)
 
     def since(self, times: Sequence[Any], now: float | None = None) -> None:
         """Count how long ago each of these times was.
@@ -96,6 +102,7 @@ class Counters:
         self._fresh: Counter[tuple[str, str]] = Counter()
         self._lock = threading.Lock()
         self._names = bound_names()
+        self._listeners: dict[str, Callable[[str], Callable[[float, int], None]]] = {}
         self._published = self._scheduled = 0
 
     def add(self, subject: str, measure: str, amount: int = 1) -> None:
@@ -114,7 +121,16 @@ class Counters:
         found = self.histograms.get((subject, measure))
         if found is None:
             found = self.histograms[subject, measure] = Histogram()
+            if (listener := self._listeners.get(measure)) is not None:
+                found.listener = listener(subject)
         return found
+
+    def listen(self, measure: str, listener: Callable[[str], Callable[[float, int], None]]) -> None:
+        """Let somebody have everything that histograms of a measure observe; it is asked for a function for each subject."""
+        self._listeners[measure] = listener
+        for (subject, name), histogram in self.histograms.items():
+            if name == measure:
+                histogram.listener = listener(subject)
 
     def of(self, measure: str) -> int:
         """Return the count of a measure over all subjects."""

@@ -250,13 +250,15 @@ class Execution:
     async def _call_all(self, attempts: Sequence[Attempt], scope: Scope, shared: Deadline | None = None) -> None:
         started = before = perf_counter()
         took = self.compiled.took
+        tracing = self.publisher.tracing
+        made = call if tracing is None else tracing.calling(call, self.compiled.label)
         self.pace.begin()
         deadline = shared or self.deadline()
         try:
             if self.compiled.batch is None:
                 for attempt in attempts:
                     try:
-                        await call(attempt.route.plan, attempt.event, attempt.envelope, scope, deadline)
+                        await made(attempt.route.plan, attempt.event, attempt.envelope, scope, deadline)
                     finally:
                         now = perf_counter()
                         took.observe(now - before)
@@ -265,7 +267,7 @@ class Execution:
                 for first in range(0, len(attempts), self.compiled.batch):
                     part = attempts[first : first + self.compiled.batch]
                     try:
-                        await call(part[0].route.plan, [a.event for a in part], [a.envelope for a in part], scope, deadline)
+                        await made(part[0].route.plan, [a.event for a in part], [a.envelope for a in part], scope, deadline)
                     finally:
                         now = perf_counter()
                         took.observe(now - before)

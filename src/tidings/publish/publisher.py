@@ -18,6 +18,7 @@ from tidings.publish.outgoing import Outgoing
 from tidings.publish.publish import UNSET
 
 if TYPE_CHECKING:
+    from tidings.observability.tracing import Tracing
     from tidings.stores.sql.statement import Command
 
 __all__ = ["EventType", "Identity", "PublishStatements", "Publisher"]
@@ -111,6 +112,8 @@ class Publisher:
         self._collision = collision
         self._known: dict[type, _Known] = {}
         self._no_headers = written({})
+        #: Makes spans, in a service that is traced.
+        self.tracing: Tracing | None = None
 
     def prepare(
         self,
@@ -142,7 +145,8 @@ class Publisher:
         partition_key = key_of(event) if key is UNSET else _normalize_key(key)
         due = None if delay is None and at is None else _due(label, delay, at)
         cause = context or current_envelope.get()
-        if headers is None and expires is None and cause is None:
+        event_id = uuid7()
+        if headers is None and expires is None and cause is None and self.tracing is None:
             text = self._no_headers
         else:
             fields = {} if cause is None else inherited(cause)
@@ -150,13 +154,15 @@ class Publisher:
                 fields["expires"] = _expiry(label, expires, due)
             if headers:
                 fields.update(user_headers(label, headers, self._collision))
+            if self.tracing is not None:
+                self.tracing.published(name, version, topic, event_id, fields)
             text = written(fields)
         # A character takes four bytes at most: only what comes near the limit is measured.
         if 4 * (len(data) + len(text)) > self._max_message_bytes:
             self._check_size(label, data, text)
         if partition_key is None:
-            return Outgoing(uuid7(), self.source, name, version, topic, None, None, False, text, data, due)
-        return Outgoing(uuid7(), self.source, name, version, topic, partition_key, slot_of(partition_key), lock_keys, text, data, due)
+            return Outgoing(event_id, self.source, name, version, topic, None, None, False, text, data, due)
+        return Outgoing(event_id, self.source, name, version, topic, partition_key, slot_of(partition_key), lock_keys, text, data, due)
 
     def committed(self, events: Sequence[Outgoing]) -> None:
         """Count what was committed, and tell the service's own readers. Never raises: the commit has happened."""

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -217,7 +218,8 @@ class Session:
         entries, outgoing = self._prepare(call.items)
         if entries:
             self.tenure.check()
-            outcomes = await self._line.publish(outgoing)
+            with self._traced(entries):
+                outcomes = await self._line.publish(outgoing)
             settled = settle(entries, outcomes)
             for entry in settled.confirmed:
                 self._finish(entry)
@@ -238,6 +240,12 @@ class Session:
         self._flight.done(call)
         self._room.set()
         self._pump()
+
+    def _traced(self, entries: Sequence[_Entry]) -> AbstractContextManager[None]:
+        tracing = self._relay._publisher.tracing
+        if tracing is None:
+            return nullcontext()
+        return tracing.sending(self._relay.transport.name, [(entry.row.topic, str(entry.row.id), entry.row.headers) for entry in entries])
 
     async def _isolate(self) -> None:
         """Send one message at a time until it is known which of them connections break of. Those that they did break of wait for others first."""
