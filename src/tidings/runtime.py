@@ -30,6 +30,7 @@ from tidings.consume.tuning import Tuning
 from tidings.consume.upkeep import Heart, LeasedTask, Mover, Purger
 from tidings.ids import uuid7
 from tidings.observability.alerts import Alerts, Watch, task_name
+from tidings.observability.logs import about
 from tidings.observability.measures import Sampler
 from tidings.publish.publisher import Publisher
 from tidings.relay.contact import Needs, first_contact
@@ -186,7 +187,10 @@ class Runtime:
             self._parts.append(self.sampler)
         self.began = elapsed()
         self._main = asyncio.create_task(self._run(), name=f"tidings:{self.service}")
-        logger.info("service %s started: %d subscriptions, roles %s", self.service, len(self.subscriptions), ",".join(sorted(self.roles)))
+        logger.info(
+            "service %s started: %d subscriptions, roles %s", self.service, len(self.subscriptions), ",".join(sorted(self.roles)),
+            extra={"service": self.service},
+        )  # fmt: skip
 
     def _needs(self, brokers: Sequence[Transport], sources: Sources) -> list[Needs]:
         """Return what has to be there at the brokers that this process uses."""
@@ -280,7 +284,7 @@ class Runtime:
         self._parts.clear()
         self._tasks.clear()
         self.store.close()
-        logger.info("service %s stopped", self.service)
+        logger.info("service %s stopped", self.service, extra={"service": self.service})
 
     def wake(self) -> None:
         """Look for news at once; callable from any thread."""
@@ -312,7 +316,7 @@ class Runtime:
         dead = Dead(received.id, received.name, received.key, compiled.label, failed.number, failed.error)
         logger.error(
             "Event %s failed after %d retries: %s", dead.message_type, dead.retry_count, failed.failure.error_message.partition("\n")[0][:300],
-            extra={"subscription": compiled.label, "event_id": received.id, "key": received.key, "error_type": failed.failure.error_type},
+            extra=about(received, subscription=compiled.label, error_type=failed.failure.error_type), exc_info=failed.error,
         )  # fmt: skip
         for callback in self.on_dead:
             self._call(callback, dead)

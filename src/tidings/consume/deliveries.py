@@ -24,6 +24,7 @@ from tidings.consume.retry import Decision, Retry
 from tidings.consume.routing import Compiled
 from tidings.consume.suspects import given_up, suspected
 from tidings.errors import DecodeError, LeaseLost, ProcessEnded, TransactionEnded
+from tidings.observability.logs import about, failed_processing
 from tidings.publish.publisher import Publisher
 from tidings.stores.base import ALONE, Claimed, Delivery, Standing
 from tidings.stores.sql.store import SQLStore
@@ -382,11 +383,7 @@ class Retrier:
         if not execution.compiled.retry.refuses(failed.error):
             execution.compiled.circuit.failed(lane.lane, said(failed.failure))
         self._counters.add(label, "failed")
-        logger.warning(
-            "failed processing %s %s (attempt %d, %s): %s: %s", received.name, received.id, failed.number, failed.decision.state,
-            failed.failure.error_type, failed.failure.error_message.partition("\n")[0][:300],
-            extra={"subscription": label, "event_id": received.id, "event_name": received.name, "key": received.key},
-        )  # fmt: skip
+        failed_processing(logger, label, failed)
         if failed.decision.state == "dead":
             self._counters.add(label, "dead")
             self._died(execution.compiled, failed)
@@ -398,7 +395,10 @@ class Retrier:
         if failure is None:
             await self._hand_back(lane, max(number - 1, 0), 5.0)
             return
-        logger.error("cannot understand %s %s: %s", delivery.name, delivery.event_id, failure.error_message)
+        logger.error(
+            "cannot understand %s %s: %s", delivery.name, delivery.event_id, failure.error_message,
+            extra=about(received, subscription=execution.compiled.label),
+        )  # fmt: skip
         failed = Failed(received, error, failure, Decision("dead"), number)
         await self._record(lane, execution, delivery, failed, "undecodable")
         self._counters.add(execution.compiled.label, "dead")
@@ -416,7 +416,7 @@ class Retrier:
         label = execution.compiled.label
         logger.error(
             "%s: %s %s is dead: %s", label, received.name, received.id, error,
-            extra={"subscription": label, "event_id": received.id, "event_name": received.name, "key": received.key},
+            extra=about(received, subscription=label),
         )  # fmt: skip
         self._counters.add(label, "failed")
         self._counters.add(label, "dead")

@@ -172,6 +172,8 @@ class Publisher:
                 scheduled += 1
         try:
             self._count(len(events) - scheduled, scheduled)
+            if _logger.isEnabledFor(logging.DEBUG):
+                _say(events)
             self._wake()
         except Exception:
             _logger.exception("waking the readers of %s failed; they find the events at their next poll", self.source)
@@ -190,6 +192,14 @@ class Publisher:
                 f"{label}: {size:,} bytes ({size - len(headers):,} of data, {len(headers):,} of headers) are more than max_message_bytes="
                 f"{self._max_message_bytes:,}: publish a reference to the data instead"
             )
+
+
+def _say(events: Sequence[Outgoing]) -> None:
+    for event in events:
+        _logger.debug(
+            "%s %s", "published" if event.due is None else "scheduled", event.name,
+            extra={"event_id": str(event.id), "event_name": event.name, "key": event.key, "topic": event.topic},
+        )  # fmt: skip
 
 
 def _normalize_key(key: object) -> str | None:

@@ -25,6 +25,7 @@ from tidings.consume.routing import Compiled
 from tidings.consume.tenure import Tenure, cause_of, rest, timestamp
 from tidings.errors import Refused, Unsendable
 from tidings.ids import lane_of
+from tidings.observability.logs import about
 from tidings.publish.publisher import Publisher
 from tidings.relay.encoding import Row
 from tidings.relay.flight import Call, Flight, settle
@@ -333,7 +334,7 @@ class Session:
         )  # fmt: skip
         logger.warning(
             "%s: %s %s was not sent (%s): %s", self._compiled.name, received.name, received.id, decision.state, failure.error_message[:300],
-            extra={"transport": self._relay.transport.name, "event_id": received.id, "event_name": received.name, "key": received.key},
+            extra=about(received, subscription=self._compiled.label, transport=self._relay.transport.name),
         )  # fmt: skip
         self._park(entry, item, failed)
 
