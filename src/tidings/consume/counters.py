@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from time import time
 from typing import Any
 
-__all__ = ["BOUNDS", "Counters", "Histogram", "bound_names"]
+__all__ = ["BOUNDS", "Counters", "Histogram", "bound_names", "percentile"]
 
 #: Upper bounds of histograms, in seconds; what is above the last one is `inf`.
 BOUNDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
@@ -19,6 +19,24 @@ BOUNDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 1
 def bound_names() -> tuple[str, ...]:
     """Return what the bounds are called in measures: `took:5` counts what took at most 5 ms and more than the bound before."""
     return (*(f"{round(bound * 1000)}" for bound in BOUNDS), "inf")
+
+
+def percentile(counts: Mapping[str, int], share: float) -> float | None:
+    """Return the bound, in seconds, that this share of what was counted did not exceed; None for nothing counted.
+
+    Args:
+        counts: by the names of bounds, as `took:` and `lag:` have them.
+        share: above 0 to 1.
+    """
+    total = sum(counts.values())
+    if not total:
+        return None
+    reached = 0
+    for name, bound in zip(bound_names(), (*BOUNDS, float("inf")), strict=True):
+        reached += counts.get(name, 0)
+        if reached >= share * total:
+            return bound
+    return float("inf")
 
 
 class Histogram:
