@@ -188,6 +188,28 @@ async def test_handlers_that_run_at_once_do_not_see_each_others_spans(world: Wor
     assert len(set(seen.values())) == 10
 
 
+@pytest.mark.parametrize("state", ["", ',"tracestate":"a=b"'])
+async def test_a_trace_that_is_not_recorded_stays_so(world: World, traces: Traces, state: str) -> None:
+    handlers = Subscriptions()
+    given = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
+
+    @handlers.subscribe(OrderPlaced)
+    async def bill(event: OrderPlaced, session: AsyncSession, publish: Publish) -> None:
+        with traces.tracer.start_as_current_span("select"):
+            publish(OrderBilled(event.order_id))
+
+    service = traced(world.service(handlers), traces)
+    async with service:
+        await world.insert_row(headers=f'{{"traceparent":"{given}"{state}}}')
+        await until(lambda: service.counters.of("handled") == 1)
+    assert traces.exporter.get_finished_spans() == ()
+    headers = str(world.published("order.billed")[0]["headers"])
+    assert "00-0af7651916cd43dd8448eb211c80319c-" in headers
+    assert "-00" in headers
+    assert ("a=b" in headers) == bool(state)
+    assert not trace.get_current_span().get_span_context().is_valid
+
+
 async def test_without_tracing_the_context_of_the_cause_is_handed_on(world: World) -> None:
     handlers = Subscriptions()
     given = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
