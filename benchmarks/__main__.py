@@ -24,6 +24,7 @@ BENCHMARKS = {
     "transports": ("benchmarks.transports", False),
     "relay": ("benchmarks.relay", True),
     "inbound": ("benchmarks.inbound", True),
+    "observe": ("benchmarks.observe", True),
     "peers": ("benchmarks.peers", True),
 }
 DEFAULT = ("publish", "domain", "read", "latency", "handle", "import", "wire")

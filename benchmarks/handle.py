@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -88,13 +88,14 @@ class Bench:
     events: int
     cpu: dict[str, float] = field(default_factory=dict)
 
-    async def ours(self, variant: Variant, engine: AsyncEngine | None = None) -> float:
+    async def ours(self, variant: Variant, engine: AsyncEngine | None = None, prepare: Callable[[Service], None] = lambda _: None) -> float:
         """Handle everything once with a new service; return events a second."""
         store = self.store if engine is None else SQLStore(engine, prefix=self.store.names.prefix)
         subscriptions, calls = Subscriptions(), Calls()
         variant.declare(subscriptions, calls)
         await self._clear()
         service = Service(f"bench-{next(_services)}", contracts=[contract], subscriptions=[subscriptions], store=store)
+        prepare(service)
         async with service:
             subject = (f"{service.name}/effect", "handled")
             started, used = perf_counter(), process_time()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from datetime import datetime
 from typing import NamedTuple
 
@@ -47,7 +48,7 @@ class Operations:
     async def redrive(
         self, *, number: int | None = None, event_id: str | None = None, subscription: str | None = None, event: str | None = None,
         key: str | None = None, fingerprint: str | None = None, since: datetime | None = None, until: datetime | None = None,
-        rate: float | None = None,
+        rate: float | None = None, progress: Callable[[int], None] = lambda _: None,
     ) -> int:  # fmt: skip
         """Let dead lanes be tried again from their heads, in order; return how many.
 
@@ -55,6 +56,7 @@ class Operations:
 
         Args:
             rate: how many lanes become due each second; None is all at once.
+            progress: told how many there were so far, after each batch.
 
         Raises:
             ConfigurationError: the rate is not positive, or a time has no zone.
@@ -68,6 +70,7 @@ class Operations:
             delay = 0.0 if rate is None else total / rate
             done = await self._store.transact(self._store.repair.redrive, heads, rate=rate, start=delay, limit=_BATCH)
             total += done
+            progress(total)
             if done < _BATCH:
                 break
         logger.info("redrove %d lanes", total, extra={"filter": heads._asdict()})
@@ -76,13 +79,14 @@ class Operations:
     async def discard(
         self, *, reason: str, whole: bool = False, number: int | None = None, event_id: str | None = None, subscription: str | None = None,
         event: str | None = None, key: str | None = None, fingerprint: str | None = None, since: datetime | None = None,
-        until: datetime | None = None,
+        until: datetime | None = None, progress: Callable[[int], None] = lambda _: None,
     ) -> int:  # fmt: skip
         """Give up the heads of dead lanes, and let what waits behind them go on; return how many events were given up.
 
         Args:
             reason: why; it is logged with the filter.
             whole: give up everything in those lanes, not only the heads.
+            progress: told how many there were so far, after each batch.
 
         Raises:
             ConfigurationError: there is no reason, or a time has no zone.
@@ -95,6 +99,7 @@ class Operations:
             # A lane that goes on is no longer dead, so no round meets the same one twice.
             done = await self._store.transact(self._store.repair.discard, heads, whole=whole, limit=_BATCH)
             total += done
+            progress(total)
             if done < _BATCH:
                 break
         logger.warning("discarded %d events: %s", total, reason, extra={"filter": heads._asdict()})

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from sqlalchemy.pool import NullPool, QueuePool
 
+from tidings.clock import elapsed
 from tidings.consume.company import Company
 from tidings.consume.counters import Counters
 from tidings.consume.crew import Means
@@ -25,14 +26,19 @@ from tidings.consume.routing import Compiled
 from tidings.consume.sources import Feed, Sources, sources_of
 from tidings.consume.strangers import Reopening, compiled_inbound
 from tidings.consume.subscriber import Subscriber, unordered_warning
+from tidings.consume.tenure import cause_of
 from tidings.consume.tuning import Tuning
 from tidings.consume.upkeep import Heart, LeasedTask, Mover, Purger
 from tidings.ids import uuid7
+from tidings.observability.alerts import Alerts, Watch, task_name
+from tidings.observability.logs import about
+from tidings.observability.measures import Sampler
 from tidings.publish.publisher import Publisher
 from tidings.relay.contact import Needs, first_contact
 from tidings.relay.relay import Relay
 from tidings.relay.routing import Routing, is_relay
 from tidings.relay.sending import compiled_relay
+from tidings.stores.sql.observed import Observer
 from tidings.stores.sql.registry import Inbound, Wanted
 from tidings.stores.sql.store import SQLStore
 from tidings.transports.base import Provision, Transport
@@ -86,6 +92,8 @@ class Runtime:
     provision: Provision = "create"
     max_message_bytes: int = 1 << 20
     environments: EnvironmentRouting | None = None
+    watch: Watch = field(default_factory=Watch)
+    sampler: Sampler | None = None
     worker: str = field(default_factory=lambda: str(uuid7()))
     receivers: list[Receiver] = field(default_factory=list)
     subscribers: list[Subscriber] = field(default_factory=list)
@@ -98,6 +106,13 @@ class Runtime:
     _main: asyncio.Task[None] | None = None
     _loop: asyncio.AbstractEventLoop | None = None
     _calls: set[asyncio.Task[None]] = field(default_factory=set)
+    _tasks: list[tuple[str, asyncio.Task[None]]] = field(default_factory=list)
+    _stopping: bool = False
+    began: float = 0.0
+    observer: Observer = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.observer = Observer(self.store.names, self.store.dialect)
 
     async def start(self) -> None:
         """Check the store, register, and start.
@@ -113,6 +128,8 @@ class Runtime:
                 "purged is handled again", self.inbox_retention / 86400, self.outbox_retention / 86400,
             )  # fmt: skip
         await store.open()
+        # Which schema the tables are in may have been found only now.
+        self.observer = Observer(store.names, store.dialect)
         wanted = [
             Wanted(compiled.group, compiled.name, compiled.names, compiled.options.ordered, compiled.options.renamed_from)
             for compiled in self.subscriptions
@@ -141,6 +158,8 @@ class Runtime:
             for compiled, item in shared:
                 assert self.environments is not None
                 compiled.claims = Claims(ids[item.group, item.name], self.environments.default, store)
+        for compiled in (*self.subscriptions, *(compiled for _, compiled in (*relays, *fed))):
+            compiled.count_in(self.counters)
         await store.transact(store.registry.add_task, "task:mover")
         await store.transact(store.registry.add_task, "task:purger")
         self._loop = asyncio.get_running_loop()
@@ -169,8 +188,19 @@ class Runtime:
                 "task:purger", store, self.worker, Purger(store, self.outbox_retention, self.inbox_retention, self.dead_retention).step
             )
             self._parts += [self.mover, purger]
+        if self.watch and self.roles:
+            await store.transact(store.registry.add_task, task_name(self.service))
+            self._parts.append(
+                LeasedTask(task_name(self.service), store, self.worker, Alerts(self.service, store, self.watch, self._call).step)
+            )
+        if self.sampler is not None:
+            self._parts.append(self.sampler)
+        self.began = elapsed()
         self._main = asyncio.create_task(self._run(), name=f"tidings:{self.service}")
-        logger.info("service %s started: %d subscriptions, roles %s", self.service, len(self.subscriptions), ",".join(sorted(self.roles)))
+        logger.info(
+            "service %s started: %d subscriptions, roles %s", self.service, len(self.subscriptions), ",".join(sorted(self.roles)),
+            extra={"service": self.service},
+        )  # fmt: skip
 
     def _needs(self, brokers: Sequence[Transport], sources: Sources) -> list[Needs]:
         """Return what has to be there at the brokers that this process uses."""
@@ -253,11 +283,11 @@ class Runtime:
     async def _run(self) -> None:
         # Permits are renewed until the last handler has ended.
         async with self._gates.kept() if self._gates is not None else nullcontext(), asyncio.TaskGroup() as tasks:
-            for part in self._parts:
-                tasks.create_task(part.run())
+            self._tasks = [(_name_of(part), tasks.create_task(part.run())) for part in self._parts]
 
     async def stop(self, grace: float) -> None:
         """Take nothing new, wait up to `grace` seconds for what is under way, then roll that back and hand everything over."""
+        self._stopping = True
         for part in self._parts:
             part.stop()
         if self._main is not None:
@@ -278,8 +308,9 @@ class Runtime:
         self.relays.clear()
         self.retrier = self.mover = self._gates = None
         self._parts.clear()
+        self._tasks.clear()
         self.store.close()
-        logger.info("service %s stopped", self.service)
+        logger.info("service %s stopped", self.service, extra={"service": self.service})
 
     def wake(self) -> None:
         """Look for news at once; callable from any thread."""
@@ -311,12 +342,34 @@ class Runtime:
         dead = Dead(received.id, received.name, received.key, compiled.label, failed.number, failed.error)
         logger.error(
             "Event %s failed after %d retries: %s", dead.message_type, dead.retry_count, failed.failure.error_message.partition("\n")[0][:300],
-            extra={"subscription": compiled.label, "event_id": received.id, "key": received.key, "error_type": failed.failure.error_type},
+            extra=about(received, subscription=compiled.label, error_type=failed.failure.error_type), exc_info=failed.error,
         )  # fmt: skip
         for callback in self.on_dead:
-            task = asyncio.ensure_future(_tell(callback, dead))
-            self._calls.add(task)
-            task.add_done_callback(self._calls.discard)
+            self._call(callback, dead)
+
+    def _call(self, callback: Callable[..., Awaitable[None] | None], told: object) -> None:
+        task = asyncio.ensure_future(_tell(callback, told))
+        self._calls.add(task)
+        task.add_done_callback(self._calls.discard)
+
+    @property
+    def failed(self) -> bool:
+        """Whether its tasks have ended although nobody has stopped it."""
+        return not self._stopping and self._main is not None and self._main.done()
+
+    def ended(self) -> list[tuple[str, str]]:
+        """Return which of its tasks have ended although nobody has stopped it, and why."""
+        if self._stopping:
+            return []
+        ended = [(name, task) for name, task in self._tasks if task.done()]
+        # Those that were cancelled because another one failed are not to blame.
+        to_blame = [(name, task) for name, task in ended if not task.cancelled()]
+        return [(name, _why(task)) for name, task in to_blame or ended]
+
+    def readers(self) -> list[str]:
+        """Return the readers that this process takes the lease of whenever it can be had."""
+        parts: list[Receiver | Subscriber | Relay] = [*self.receivers, *self.subscribers, *self.relays]
+        return [part.reader for part in parts]
 
     def _slots(self, groups: int) -> int:
         """Return how many handler transactions may run at once, so that leases, polls and the user's own work still get connections."""
@@ -340,10 +393,23 @@ class Runtime:
         return min(free, wanted)
 
 
-async def _tell(callback: Callable[[Dead], Awaitable[None] | None], dead: Dead) -> None:
+def _name_of(part: object) -> str:
+    return str(getattr(part, "reader", None) or getattr(part, "name", None) or f"the {type(part).__name__.lower()}")
+
+
+def _why(task: asyncio.Task[None]) -> str:
+    if task.cancelled():
+        return "it was cancelled"
+    error = task.exception()
+    if isinstance(error, BaseExceptionGroup):
+        error = cause_of(error)
+    return "it has ended" if error is None else f"{type(error).__name__}: {error}"
+
+
+async def _tell(callback: Callable[..., Awaitable[None] | None], told: object) -> None:
     try:
-        result = callback(dead)
+        result = callback(told)
         if result is not None:
             await result
     except Exception:
-        logger.exception("an on_dead callback failed")
+        logger.exception("a callback for %s failed", type(told).__name__)

@@ -32,6 +32,8 @@ from tidings.domain.dispatch import Domain, Factory
 from tidings.domain.unit_of_work import UnitOfWork
 from tidings.errors import ConfigurationError, ContractError
 from tidings.ids import uuid7
+from tidings.observability.alerts import BacklogAlert, BreakerAlert, Watch
+from tidings.observability.measures import Sampler
 from tidings.operations import Operations
 from tidings.publish.buffer import Cancellation
 from tidings.publish.filters import PublishFilter, check_filters
@@ -50,10 +52,19 @@ from tidings.transports.local import Local
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import TracerProvider
+
+    from tidings.observability.asgi import App
+    from tidings.observability.health import Health
+    from tidings.observability.prometheus import Collector
+
 __all__ = ["Dead", "Service"]
 
 T = TypeVar("T")
 OnDead = TypeVar("OnDead", bound=Callable[[Dead], Awaitable[None] | None])
+OnBacklog = TypeVar("OnBacklog", bound=Callable[[BacklogAlert], Awaitable[None] | None])
+OnBreaker = TypeVar("OnBreaker", bound=Callable[[BreakerAlert], Awaitable[None] | None])
 
 
 class Service:
@@ -183,12 +194,15 @@ class Service:
         self.roles: Collection[Role] = frozenset(roles)
         self._providers = Providers()
         self._on_dead: list[Callable[[Dead], Awaitable[None] | None]] = []
+        self._on_backlog: list[tuple[float, Callable[[BacklogAlert], Awaitable[None] | None]]] = []
+        self._on_breaker: list[Callable[[BreakerAlert], Awaitable[None] | None]] = []
+        self._sampler: Sampler | None = None
         self._runtime: Runtime | None = None
         listen_to_sessions()
         self.publisher = Publisher(
             name, self._type_of, store.publishing_statements, environment=topics, max_message_bytes=max_message_bytes,
             same_database=store.leads_here(same_database), same_identity=store.is_here, wake=self._wake,
-            collision=self.routing.collision, context=self.context, filters=self._publish_filters,
+            count=self.counters.committed, collision=self.routing.collision, context=self.context, filters=self._publish_filters,
         )  # fmt: skip
         #: Adds a handler; see `Subscriptions.subscribe`. For small programs: in larger ones, give each module a `Subscriptions`.
         self.subscribe = self._own.subscribe
@@ -350,6 +364,107 @@ class Service:
         self._on_dead.append(callback)
         return callback
 
+    def on_backlog(self, *, age: timedelta) -> Callable[[OnBacklog], OnBacklog]:
+        """Call a function once when the oldest event that a reader has not read gets this old, and once when that is over.
+
+        One process of the service calls it, within about ten seconds; readers are the groups, and the relays.
+
+        Args:
+            age: 1 second or more.
+
+        Raises:
+            ConfigurationError: the age is less than a second.
+        """
+        if age < timedelta(seconds=1):
+            raise ConfigurationError(f"on_backlog(age={age}): give a second or more")
+
+        def add(callback: OnBacklog) -> OnBacklog:
+            self._on_backlog.append((age.total_seconds(), callback))
+            return callback
+
+        return add
+
+    def on_breaker(self, callback: OnBreaker, /) -> OnBreaker:
+        """Call this function once when a subscription's breaker opens, or a broker cannot be used, and once when that is over.
+
+        One process of the service calls it, within about ten seconds.
+        """
+        self._on_breaker.append(callback)
+        return callback
+
+    # Looking at it
+
+    async def health(self, *, timeout: float = 2.0, stalled: timedelta = timedelta(seconds=60)) -> Health:
+        """Return whether this process is alive and does its work; never raises.
+
+        Not ready is: a task that has ended, a broker that cannot be used, a store that does not answer, a reader that nobody reads for although
+        this process should, and a reader or relay of this process that does not move although events wait. What other processes hold is
+        theirs to tell.
+
+        Args:
+            timeout: seconds that the store has for its answer.
+            stalled: for how long a reader may stand still although events wait.
+        """
+        from tidings.observability.health import check
+
+        return await check(self._runtime, timeout=timeout, stalled=stalled.total_seconds())
+
+    def health_app(self) -> App:
+        """Return an ASGI application with `/live` and `/ready`, 200 or 503 with reasons as JSON: `app.mount("/health", service.health_app())`."""
+        from tidings.observability.asgi import health_app
+
+        return health_app(self.health)
+
+    def collector(self) -> Collector:
+        """Return what a `prometheus_client` registry collects from: `REGISTRY.register(service.collector())`. Call it before the service starts.
+
+        Raises:
+            MissingExtra: `tidings[prometheus]` is not installed.
+        """
+        from tidings.observability.prometheus import Collector
+
+        return Collector(self.name, self.counters, self._sampling())
+
+    def metrics_app(self) -> App:
+        """Return an ASGI application that answers `/metrics` for Prometheus: `app.mount("/metrics", service.metrics_app())`.
+
+        Raises:
+            MissingExtra: `tidings[prometheus]` is not installed.
+        """
+        from tidings.observability.prometheus import Collector, metrics_app
+
+        return metrics_app(Collector(self.name, self.counters, self._sampling()), self._sampling())
+
+    def instrument(
+        self,
+        *,
+        metrics: bool = True,
+        traces: bool = True,
+        meter_provider: MeterProvider | None = None,
+        tracer_provider: TracerProvider | None = None,
+    ) -> None:
+        """Give metrics and traces to OpenTelemetry. Call it before the service starts and publishes.
+
+        Args:
+            meter_provider, tracer_provider: None is the ones that the application has set for the process.
+
+        Raises:
+            MissingExtra: `tidings[opentelemetry]` is not installed.
+        """
+        if metrics:
+            from tidings.observability.opentelemetry import record
+
+            record(self.name, __version__, self.counters, self._sampling(), meter_provider)
+        if traces:
+            from tidings.observability.tracing import Tracing
+
+            self.publisher.tracing = Tracing(__version__, tracer_provider)
+
+    def _sampling(self) -> Sampler:
+        if self._sampler is None:
+            self._sampler = Sampler(self.name, self.store)
+        return self._sampler
+
     @property
     def operations(self) -> Operations:
         """What operators do about this service's parked events: redrive, discard, pause."""
@@ -394,6 +509,7 @@ class Service:
             raise ConfigurationError(which)
         compiled = found[0]
         compiled.id = registered[compiled.group, compiled.name]
+        compiled.count_in(self.counters)
         execution = Execution(compiled, self.store, self.publisher)
         worker = str(uuid7())
         gates = Gatekeeper(self.name, self.limit, self.store, worker, self.tuning.lease)
@@ -437,6 +553,7 @@ class Service:
             *self._retention, on_dead=self._on_dead, counters=self.counters, tuning=self.tuning,
             roles=self.roles if roles is None else frozenset(roles), limit=self.limit,
             routing=self.routing, provision=self.provision, max_message_bytes=self._max_message_bytes, environments=self._environments,
+            watch=Watch(self._on_backlog, self._on_breaker), sampler=self._sampler,
         )  # fmt: skip
         await runtime.start()
         self._runtime = runtime

@@ -131,7 +131,7 @@ async def test_a_broker_that_is_killed_and_comes_back_gets_everything(
     crash = Crash(control, name)
     async with relaying(pg_world, transport) as service:
         await pg_world.publish(service, *events[:500])
-        await until(lambda: service.counters.of("handled") >= 500, seconds=60)
+        await until(lambda: service.counters.of("relayed") >= 500, seconds=60)
         killing = asyncio.create_task(crash.stop())
         for first in range(500, 1500, 50):
             await pg_world.publish(service, *events[first : first + 50])

@@ -181,7 +181,7 @@ async def use_everything(store: SQLStore) -> None:
     assert await store.call(store.leases.move, lease, mark, 4, same_window=False)
     assert await store.transact(store.upkeep.purge_log, task, 0.0, 100) == 4
     await store.call(store.upkeep.beat, "0" * 32, "shop", None, "all", "host", 1, "0.1")
-    await store.transact(store.upkeep.count, "shop", {("shop/charge", "handled"): 2})
+    await store.transact(store.stats.count, "shop", {("shop/charge", "handled"): 2})
     await store.call(store.upkeep.leave, "0" * 32)
     await store.call(store.leases.release, lease)
     assert len(await everything(store)) == 1

@@ -13,6 +13,7 @@ import click
 from tidings.cli.command import Command, Failed
 from tidings.cli.confirm import confirmed
 from tidings.cli.loading import load_service
+from tidings.cli.progress import progress
 from tidings.cli.store import Target, failed, on_store, store_options
 from tidings.cli.table import Cell, show_table
 from tidings.cli.text import as_json, when
@@ -81,7 +82,8 @@ def redrive(target: Target, filters: dict[str, Any], rate: float | None, dry_run
         click.echo(f"{found.lanes:,} dead keys with {found.events:,} events")
         return
     confirmed(f"Redrive {found.lanes:,} dead keys with {found.events:,} events?", yes)
-    done = on_store(target, lambda store: _operations(store).redrive(**filters, rate=rate))
+    with progress("redriving keys", found.lanes) as show:
+        done = on_store(target, lambda store: _operations(store).redrive(**filters, rate=rate, progress=show))
     click.echo(f"redrove {done:,} keys")
 
 
@@ -103,7 +105,8 @@ def discard(target: Target, filters: dict[str, Any], reason: str, whole_key: boo
         click.echo(f"{number:,} events")
         return
     confirmed(f"Discard {number:,} events for good?", yes)
-    done = on_store(target, lambda store: _operations(store).discard(reason=reason, whole=whole_key, **filters))
+    with progress("discarding events", number) as show:
+        done = on_store(target, lambda store: _operations(store).discard(reason=reason, whole=whole_key, progress=show, **filters))
     click.echo(f"discarded {done:,} events")
 
 
@@ -196,13 +199,21 @@ async def _replay(
 ) -> Progress:
     service = await load_service(target, app_dir)
 
-    def show(progress: Progress) -> None:
-        click.echo(
-            f"position {progress.position:,} of {progress.end:,}: {progress.handled:,} handled, {progress.failed:,} failed", err=True
-        )
+    last: Progress | None = None
+
+    def in_lines(_done: int, _total: int | None = None) -> None:
+        assert last is not None
+        click.echo(f"position {last.position:,} of {last.end:,}: {last.handled:,} handled, {last.failed:,} failed", err=True)
 
     try:
-        return await service.replay(subscription, name=name, since=since, until=until, key=key, progress=show)
+        with progress("reading the log again", 0, in_lines) as told:
+
+            def show(now: Progress) -> None:
+                nonlocal last
+                last = now
+                told(now.position, now.end)
+
+            return await service.replay(subscription, name=name, since=since, until=until, key=key, progress=show)
     except Exception as error:
         url = service.store.connections.sync_engine.url
         raise failed(error, masked(url), url.password) from error

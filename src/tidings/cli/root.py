@@ -8,12 +8,16 @@ from tidings import __version__
 from tidings.cli.db import db
 from tidings.cli.dead import dead
 from tidings.cli.demo import demo
+from tidings.cli.doctor import doctor
 from tidings.cli.groups import groups
+from tidings.cli.limits import limits
 from tidings.cli.repair import discard, keys, pause, redrive, replay, resume
 from tidings.cli.run import run
+from tidings.cli.show import show
 from tidings.cli.status import status
 from tidings.cli.subscriptions import subscriptions
 from tidings.cli.tail import tail
+from tidings.cli.top import top
 
 __all__ = ["tidings"]
 
@@ -36,7 +40,7 @@ def tidings(debug: bool) -> None:
     """
 
 
-for command in (demo, run, db, status, tail, dead, keys, subscriptions, groups, replay):
+for command in (demo, run, db, status, doctor, top, tail, show, dead, keys, subscriptions, groups, limits, replay):
     tidings.add_command(command)
 for command in (redrive, discard):
     dead.add_command(command)

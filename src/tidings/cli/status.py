@@ -109,7 +109,7 @@ def _show_relays(found: Status, recent: dict[tuple[str, str], int]) -> None:
                 counted(found.backlogs[reader.reader].events, COUNTED) if reader is not None and reader.reader in found.backlogs else "",
                 _age(found, found.backlogs[reader.reader].oldest) if reader is not None and reader.reader in found.backlogs else "",
                 Cell(f"{item.retrying:,}", "yellow" if item.retrying else ""), Cell(f"{item.dead:,}", "bold red" if item.dead else ""),
-                f"{item.waiting:,}", f"{recent.get((item.label, 'handled'), 0):,}", "" if reader is None else _owner(reader),
+                f"{item.waiting:,}", f"{recent.get((item.label, 'relayed'), 0):,}", "" if reader is None else _owner(reader),
                 "" if reader is None else _age(found, reader.moved_at),
             )
             for item, reader in relays
@@ -216,7 +216,7 @@ def _as_object(found: Status) -> dict[str, object]:
             "retrying": item.retrying,
             "dead": item.dead,
             "waiting": item.waiting,
-            "sent": recent.get((item.label, "handled"), 0),
+            "sent": recent.get((item.label, "relayed"), 0),
         }
         for item in found.subscriptions
         if is_relay(item) and item.state != "retired"

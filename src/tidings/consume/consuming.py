@@ -29,6 +29,7 @@ from tidings.consume.sources import Feed
 from tidings.consume.strangers import gap_parking, stranger_parking
 from tidings.consume.tenure import Tenure, cause_of, rest, timestamp
 from tidings.errors import LeaseLost, TransportDown, Undecodable
+from tidings.observability.logs import received_from
 from tidings.stores.base import Lease, Mark, Parking, Registered
 from tidings.transports.base import Incoming
 from tidings.transports.base import Receiver as Channel
@@ -172,6 +173,7 @@ class Session:
             found = await self._channel.receive(max(1, min(_PAGE, tuning.events - self._in_memory)), tuning.longest)
             self._withdraw(tasks)
             self.received += len(found)
+            self._means.counters.add(self._inbound.group, "received", len(found))
             strangers: list[tuple[Incoming, Parking, Failed | None]] = []
             for incoming in found:
                 self._leaving.discard(incoming.shard)
@@ -201,6 +203,8 @@ class Session:
             assert item.failure is not None
             strangers.append((incoming, item, Failed(stub, error, item.failure, Decision("dead"), 1)))
             return
+        if logger.isEnabledFor(logging.DEBUG):
+            received_from(logger, self._inbound.group, received)
         if received.name in crew.foreign:
             await crew.park_for(crew.foreign[received.name], received)
         pools = crew.routes.get(received.name, ())

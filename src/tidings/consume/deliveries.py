@@ -24,6 +24,7 @@ from tidings.consume.retry import Decision, Retry
 from tidings.consume.routing import Compiled
 from tidings.consume.suspects import given_up, suspected
 from tidings.errors import CircularChain, DecodeError, LeaseLost, ProcessEnded, TransactionEnded
+from tidings.observability.logs import about, failed_processing
 from tidings.publish.publisher import Publisher
 from tidings.stores.base import ALONE, Claimed, Delivery, Standing
 from tidings.stores.sql.store import SQLStore
@@ -327,8 +328,11 @@ class Retrier:
             result = await self._plain(lane, execution, attempt, age)
         if isinstance(result, Failed):
             return await self._failed(lane, execution, delivery, result)
-        self._counters.add(execution.compiled.label, "duplicates" if result == Standing.DUPLICATE else "handled")
-        if number > 1 and result != Standing.DUPLICATE:
+        duplicate = result == Standing.DUPLICATE
+        self._counters.add(execution.compiled.label, "duplicates" if duplicate else execution.done)
+        if not duplicate:
+            execution.compiled.lag.since((received.time,))
+        if number > 1 and not duplicate:
             self._counters.add(execution.compiled.label, "retried")
         execution.compiled.circuit.succeeded()
         return True
@@ -365,8 +369,10 @@ class Retrier:
         with suppress(HandlerFailed, TransactionEnded):
             # What fails together is run one by one from the head.
             standing = await execution.together(attempts, LaneFence(self._store, lane, _LEASE))
-            for index in range(len(attempts)):
-                self._counters.add(execution.compiled.label, "duplicates" if index in standing else "handled")
+            handled = [attempt.received.time for index, attempt in enumerate(attempts) if index not in standing]
+            self._counters.add(execution.compiled.label, "duplicates", len(standing))
+            self._counters.add(execution.compiled.label, execution.done, len(handled))
+            execution.compiled.lag.since(handled)
 
     async def _failed(self, lane: Claimed, execution: Execution, delivery: Delivery, failed: Failed) -> bool:
         received = failed.received
@@ -379,11 +385,7 @@ class Retrier:
         if not execution.compiled.retry.refuses(failed.error):
             execution.compiled.circuit.failed(lane.lane, said(failed.failure))
         self._counters.add(label, "failed")
-        logger.warning(
-            "failed processing %s %s (attempt %d, %s): %s: %s", received.name, received.id, failed.number, failed.decision.state,
-            failed.failure.error_type, failed.failure.error_message.partition("\n")[0][:300],
-            extra={"subscription": label, "event_id": received.id, "event_name": received.name, "key": received.key},
-        )  # fmt: skip
+        failed_processing(logger, label, failed)
         if failed.decision.state == "dead":
             self._counters.add(label, "dead")
             self._died(execution.compiled, failed)
@@ -397,7 +399,10 @@ class Retrier:
             return
         reason = refusal(error)
         what = "cannot understand" if reason == "undecodable" else "stopped a chain of events at"
-        logger.error("%s %s %s: %s", what, delivery.name, delivery.event_id, failure.error_message)
+        logger.error(
+            "%s %s %s: %s", what, delivery.name, delivery.event_id, failure.error_message,
+            extra=about(received, subscription=execution.compiled.label),
+        )  # fmt: skip
         failed = Failed(received, error, failure, Decision("dead"), number)
         await self._record(lane, execution, delivery, failed, reason)
         self._counters.add(execution.compiled.label, "dead")
@@ -415,7 +420,7 @@ class Retrier:
         label = execution.compiled.label
         logger.error(
             "%s: %s %s is dead: %s", label, received.name, received.id, error,
-            extra={"subscription": label, "event_id": received.id, "event_name": received.name, "key": received.key},
+            extra=about(received, subscription=label),
         )  # fmt: skip
         self._counters.add(label, "failed")
         self._counters.add(label, "dead")

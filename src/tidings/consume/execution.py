@@ -99,7 +99,10 @@ class Execution:
 
     Attributes:
         pace: how many seconds one event takes.
+        done: what an event that was run well is counted as.
     """
+
+    done: str = "handled"
 
     def __init__(self, compiled: Compiled, store: SQLStore, publisher: Publisher) -> None:
         self.compiled = compiled
@@ -172,7 +175,7 @@ class Execution:
                 raise HandlerFailed(error, ran=opened) from error
             raise StoreDown(f"the database cannot be used: {error}") from error
         if outgoing:
-            self.publisher.wake()
+            self.publisher.committed(outgoing)
         if scope.after:
             # A greenlet, so that what has to be awaited can be.
             await greenlet_spawn(_call_each, scope.after)
@@ -256,20 +259,31 @@ class Execution:
             return Failed(attempt.received, error, failure_of(error), decision, number)
 
     async def _call_all(self, attempts: Sequence[Attempt], scope: Scope, shared: Deadline | None = None) -> None:
-        started = perf_counter()
+        started = before = perf_counter()
+        took, filters = self.compiled.took, self.compiled.filters
+        tracing = self.publisher.tracing
+        made = call if tracing is None else tracing.calling(call, self.compiled.label)
         self.pace.begin()
         deadline = shared or self.deadline()
         try:
             if self.compiled.batch is None:
                 for attempt in attempts:
                     deadline.what = attempt.received
-                    await call(attempt.route.plan, attempt.event, attempt.envelope, scope, deadline, self.compiled.filters)
+                    try:
+                        await made(attempt.route.plan, attempt.event, attempt.envelope, scope, deadline, filters)
+                    finally:
+                        now = perf_counter()
+                        took.observe(now - before)
+                        before = now
             else:
                 for first in range(0, len(attempts), self.compiled.batch):
                     part = attempts[first : first + self.compiled.batch]
-                    await call(
-                        part[0].route.plan, [a.event for a in part], [a.envelope for a in part], scope, deadline, self.compiled.filters
-                    )  # fmt: skip
+                    try:
+                        await made(part[0].route.plan, [a.event for a in part], [a.envelope for a in part], scope, deadline, filters)
+                    finally:
+                        now = perf_counter()
+                        took.observe(now - before)
+                        before = now
             if scope.stands_in_the_way(None):
                 with deadline:
                     await scope.finish()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -21,6 +22,7 @@ from tidings.consume.routing import Compiled
 from tidings.consume.tenure import Tenure, acquire, bounded, cause_of, hold, rest, timestamp
 from tidings.consume.tuning import Tuning
 from tidings.errors import LeaseLost
+from tidings.observability.logs import received_from
 from tidings.publish.publisher import Publisher
 from tidings.stores.base import Batch, Lease, Mark, Registered
 from tidings.stores.sql.connections import Held
@@ -29,6 +31,8 @@ from tidings.stores.sql.registry import reader_name
 from tidings.stores.sql.store import SQLStore
 
 __all__ = ["Receiver"]
+
+logger = logging.getLogger("tidings.consume")
 
 
 class Receiver:
@@ -161,15 +165,20 @@ class Receiver:
                 if batch.clock is not None:
                     self._offset = timestamp(batch.clock) - elapsed()
                 mark = batch.end
+                elsewhere = 0
+                told = logger.isEnabledFor(logging.DEBUG)
                 for row, after in zip(batch.rows, batch.marks, strict=True):
                     received = from_row(row)
                     if self._elsewhere is not None and self._elsewhere(received.name, received.version, received.topic):
                         self._progress.read(after, received.sequence or 0, 0)
+                        elsewhere += 1
                         continue
                     if self._means.environments is not None and not await self._means.environments.takes(received):
                         self._progress.read(after, received.sequence or 0, 0)
                         self._counters.add("", "skipped")
                         continue
+                    if told:
+                        received_from(logger, self.group, received)
                     if received.name in crew.foreign:
                         await crew.park_for(crew.foreign[received.name], received)
                     pools = self._route(received, after, crew.routes)
@@ -179,6 +188,7 @@ class Receiver:
                         for pool in pools:
                             pool.add(received)
                 if batch.rows:
+                    self._counters.add(self.group, "received", len(batch.rows) - elsewhere)
                     quiet_since = elapsed()
                     mean = max(self._bytes // max(len(self._progress), 1), 600)
                     page = max(1, min(tuning.page, tuning.bytes // 4 // mean))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from tidings.consume.breaker import Breaker, Circuit
+from tidings.consume.counters import Counters, Histogram
 from tidings.consume.filters import Filters
 from tidings.consume.injection import Plan, plan
 from tidings.consume.limits import Limit
@@ -49,6 +50,7 @@ class Compiled:
         filters: what is around every call; None for nothing.
         claims: what keeps other environments from handling what this one does; None where there are none.
         limit: what holds over all processes; `gate` is what keeps it in this one.
+        took, lag: how long its handlers take, a call at a time, and how long ago events were published when they were handled.
     """
 
     name: str
@@ -63,11 +65,18 @@ class Compiled:
     circuit: Circuit
     limit: Limit = field(default_factory=Limit)
     gate: Gate | None = None
+    took: Histogram = field(default_factory=Histogram)
+    lag: Histogram = field(default_factory=Histogram)
     id: int = 0
     label: str = field(default="")
     max_hops: int = MAX_HOPS
     filters: Filters | None = None
     claims: Claims | None = None
+
+    def count_in(self, counters: Counters) -> None:
+        """Let these counters have what is measured of it."""
+        self.took = counters.histogram(self.label, "took")
+        self.lag = counters.histogram(self.label, "lag")
 
 
 def event_types(contracts: Sequence[Contract]) -> dict[type[Any], EventType[Any]]:

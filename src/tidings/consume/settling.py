@@ -20,6 +20,7 @@ from tidings.consume.received import Received
 from tidings.consume.recording import Recorder
 from tidings.consume.retry import Decision
 from tidings.errors import CircularChain, DecodeError, LeaseLost, TransactionEnded
+from tidings.observability.logs import about, failed_processing
 from tidings.stores.base import Claimed, Lease, Parking, Standing
 from tidings.stores.sql.connections import Line
 from tidings.stores.sql.store import SQLStore
@@ -312,6 +313,7 @@ class Settling:
                 self._note(attempt, standing.get(index, Standing.RUN), parked, handed)
             return
         self._counters.add(self.compiled.label, "handled", len(attempts))
+        self.compiled.lag.since([attempt.received.time for attempt in attempts], self._clock())
         self.compiled.circuit.succeeded(len(attempts))
         if self.compiled.transactional:
             handed.over.update(attempt.received.event_key for attempt in attempts)
@@ -319,6 +321,7 @@ class Settling:
     def _note(self, attempt: Attempt, standing: int, parked: list[Parking], handed: Handed) -> None:
         if standing == Standing.RUN:
             self._counters.add(self.compiled.label, "handled")
+            self.compiled.lag.since((attempt.received.time,), self._clock())
             self.compiled.circuit.succeeded()
         elif standing == Standing.DUPLICATE:
             self._counters.add(self.compiled.label, "duplicates")
@@ -352,10 +355,7 @@ class Settling:
         self._counters.add(self.compiled.label, "failed")
         if not self.compiled.retry.refuses(failed.error):
             self.compiled.circuit.failed(handed.lane(received), said(failed.failure))
-        logger.warning(
-            "failed processing %s %s (attempt %d, %s): %s: %s", received.name, received.id, failed.number, state,
-            failed.failure.error_type, failed.failure.error_message.partition("\n")[0][:300], extra=self._extra(received),
-        )  # fmt: skip
+        failed_processing(logger, self.compiled.label, failed)
         if state == "dead":
             self._counters.add(self.compiled.label, "dead")
             self._died(failed)
@@ -469,4 +469,4 @@ class Settling:
         await guarded(self._store.transact(function, *arguments))
 
     def _extra(self, received: Received) -> dict[str, object]:
-        return {"subscription": self.compiled.label, "event_id": received.id, "event_name": received.name, "key": received.key}
+        return about(received, subscription=self.compiled.label)

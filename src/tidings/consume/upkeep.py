@@ -9,13 +9,14 @@ import random
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tidings.clock import elapsed
 from tidings.consume.counters import Counters
 from tidings.consume.execution import StoreDown
 from tidings.consume.parking import guarded
 from tidings.stores.base import Lease
+from tidings.stores.sql.stats import FINE, MINUTES
 from tidings.stores.sql.store import SQLStore
 
 __all__ = ["Heart", "LeasedTask", "Mover", "Purger"]
@@ -23,6 +24,10 @@ __all__ = ["Heart", "LeasedTask", "Mover", "Purger"]
 logger = logging.getLogger("tidings.upkeep")
 
 _BATCH = 500
+
+#: Seconds between two times that old counts are rolled up; more than the age of anything.
+_ROLLED = 60.0
+_EVER = 4e9
 
 
 class LeasedTask:
@@ -101,6 +106,7 @@ class Mover:
         count = await guarded(run(self._store.upkeep.move_due, lease, _BATCH))
         if count:
             self._counters.add("", "scheduled events published", count)
+            self._counters.add("", "published", count)
             self._moved()
         if count == _BATCH:
             return 0.0
@@ -109,9 +115,9 @@ class Mover:
         return 1.0 if due is None else min(max(due, 0.005), 1.0)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Purger:
-    """Deletes old rows in small batches: of the log, what every reader has read; of the inbox, what can no longer come again.
+    """Deletes old rows in small batches: of the log, what every reader has read; of the inbox, what can no longer come again; rolls up counts.
 
     Attributes:
         outbox, inbox, dead: retention in seconds.
@@ -121,6 +127,7 @@ class Purger:
     outbox: float
     inbox: float
     dead: float
+    _rolled: dict[int, float] = field(default_factory=dict)
 
     async def step(self, lease: Lease) -> float:
         """Delete one batch of each; return the seconds until the next."""
@@ -129,9 +136,25 @@ class Purger:
         rows += await guarded(self.store.transact(upkeep.purge_inbox, lease, self.inbox, 5000))
         rows += await guarded(self.store.transact(upkeep.purge_dead, lease, self.dead, 500))
         rows += await guarded(self.store.transact(self.store.commands.purge, self.inbox))
+        await self._roll_up(lease)
         if rows:
-            logger.info("purged %d rows", rows)
+            logger.info("purged %d rows", rows, extra={"rows": rows})
         return 0.1 if rows >= 5000 else 60.0
+
+    async def _roll_up(self, lease: Lease) -> None:
+        """Once a minute under one lease; the first time everything that there is."""
+        now = elapsed()
+        last = self._rolled.get(lease.token)
+        if last is not None and now - last < _ROLLED:
+            return
+        stats = self.store.stats
+        # What was rolled up before need not be looked through again.
+        past = _EVER if last is None else now - last + 2 * 3600.0
+        await guarded(self.store.transact(stats.roll, lease, "hour", MINUTES, MINUTES + past))
+        await guarded(self.store.transact(stats.roll, lease, "minute", FINE, FINE + past))
+        if last is None or int(now // 3600) != int(last // 3600):
+            await guarded(self.store.transact(stats.forget, lease))
+        self._rolled = {lease.token: now}
 
 
 class Heart:
@@ -179,7 +202,7 @@ class Heart:
         counts = self._counters.drain()
         try:
             await guarded(self._store.call(function, *arguments))
-            await guarded(self._store.transact(self._store.upkeep.count, self._service, counts))
+            await guarded(self._store.transact(self._store.stats.count, self._service, counts))
         except StoreDown as error:
             self._counters.restore(counts)
             logger.warning("heartbeat: %s", error)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -49,10 +49,10 @@ class Receipt:
         savepoints: as in `Entry`, rolling one of them back makes the receipt void.
     """
 
-    __slots__ = ("_outcomes", "_wakes", "savepoints")
+    __slots__ = ("_events", "_outcomes", "savepoints")
 
-    def __init__(self, wakes: Sequence[Callable[[], None]], outcomes: Sequence[tuple[Cancellation, bool]]) -> None:
-        self._wakes = wakes
+    def __init__(self, events: Sequence[tuple[Publisher, Sequence[Outgoing]]], outcomes: Sequence[tuple[Cancellation, bool]]) -> None:
+        self._events = events
         self._outcomes = outcomes
         self.savepoints: tuple[str, ...] = ()
 
@@ -60,8 +60,8 @@ class Receipt:
         """Tell everyone that the commit has happened."""
         for cancellation, cancelled in self._outcomes:
             cancellation.cancelled = cancelled
-        for wake in self._wakes:
-            wake()
+        for publisher, events in self._events:
+            publisher.committed(events)
 
 
 class Captured:
@@ -130,7 +130,7 @@ def insertion(entries: Sequence[Entry], captured: Captured | None = None) -> Gen
             for item in cancelled:
                 outcomes.append((item, item.event_id in waiting))
                 waiting.discard(item.event_id)
-    wakes: list[Callable[[], None]] = []
+    written: list[tuple[Publisher, Sequence[Outgoing]]] = []
     for outbox, events in unsent.items():
         if not events:
             continue
@@ -139,8 +139,12 @@ def insertion(entries: Sequence[Entry], captured: Captured | None = None) -> Gen
             continue
         for command in stores[outbox][0].statements.publish(events):
             _ = yield command
-        wakes += [publisher.wake for publisher in stores[outbox]]
-    return Receipt(wakes, outcomes)
+        sharing = stores[outbox]
+        if len(sharing) == 1:
+            written.append((sharing[0], events))
+        else:
+            written += [(publisher, [event for event in events if event.source == publisher.source]) for publisher in sharing]
+    return Receipt(written, outcomes)
 
 
 def _take(events: list[Outgoing], event_id: UUID) -> bool:

@@ -21,6 +21,7 @@ from tidings.publish.publish import UNSET
 
 if TYPE_CHECKING:
     from tidings.context.keys import ContextKey
+    from tidings.observability.tracing import Tracing
     from tidings.stores.sql.statement import Command
 
 __all__ = ["EventType", "Identity", "PublishStatements", "Publisher"]
@@ -96,6 +97,7 @@ class Publisher:
         same_database: whether a SQLAlchemy Engine or Connection leads to the store's database.
         same_identity: the same for the connection of a driver, told by its identity; called only where the driver knows it.
         wake: called after a commit that published; it must return at once.
+        count: told how many events a commit published, and how many it scheduled; called in the committing thread.
         collision: says why no transport could carry a header of this name.
         context: what handlers hand on of the events that they handle, besides what is always handed on.
         filters: called with each publication, in this order.
@@ -113,6 +115,7 @@ class Publisher:
         same_identity: Callable[[Identity], bool] = lambda _: True,
         wake: Callable[[], None] = lambda: None,
         collision: Callable[[str], str | None] = lambda _: None,
+        count: Callable[[int, int], None] = lambda _, __: None,
         context: Sequence[ContextKey[Any]] = (),
         filters: Sequence[PublishFilter] = (),
     ) -> None:
@@ -124,12 +127,15 @@ class Publisher:
         self._environment = environment
         self._max_message_bytes = max_message_bytes
         self._wake = wake
+        self._count = count
         self._collision = collision
         self._known: dict[type, _Known] = {}
         self._no_headers = written({})
         self._carried = tuple(dict.fromkeys(key.field for key in (*CARRIED, *context)))
         self._filters = tuple(filters)
         self.domain: DomainSide | None = None
+        #: Makes spans, in a service that is traced.
+        self.tracing: Tracing | None = None
 
     def prepare(
         self,
@@ -161,7 +167,8 @@ class Publisher:
         partition_key = key_of(event) if key is UNSET else _normalize_key(key)
         due = None if delay is None and at is None else _due(label, delay, at)
         cause = context or current_envelope.get()
-        if headers is None and expires is None and cause is None and bound.get() is None and not self._filters:
+        event_id = uuid7()
+        if headers is None and expires is None and cause is None and bound.get() is None and not self._filters and self.tracing is None:
             text = self._no_headers
         else:
             fields = {} if cause is None else inherited(cause, self._carried)
@@ -178,17 +185,26 @@ class Publisher:
                 fields.update(user_headers(label, headers, self._collision))
             if self._filters:
                 fields = self._filtered(event, label, name, version, topic, partition_key, due, fields)
+            if self.tracing is not None:
+                self.tracing.published(name, version, topic, event_id, fields)
             text = written(fields)
         # A character takes four bytes at most: only what comes near the limit is measured.
         if 4 * (len(data) + len(text)) > self._max_message_bytes:
             self._check_size(label, data, text)
         if partition_key is None:
-            return Outgoing(uuid7(), self.source, name, version, topic, None, None, False, text, data, due)
-        return Outgoing(uuid7(), self.source, name, version, topic, partition_key, slot_of(partition_key), lock_keys, text, data, due)
+            return Outgoing(event_id, self.source, name, version, topic, None, None, False, text, data, due)
+        return Outgoing(event_id, self.source, name, version, topic, partition_key, slot_of(partition_key), lock_keys, text, data, due)
 
-    def wake(self) -> None:
-        """Tell the service's own readers that something was committed. Never raises: the commit has happened."""
+    def committed(self, events: Sequence[Outgoing]) -> None:
+        """Count what was committed, and tell the service's own readers. Never raises: the commit has happened."""
+        scheduled = 0
+        for event in events:
+            if event.due is not None:
+                scheduled += 1
         try:
+            self._count(len(events) - scheduled, scheduled)
+            if _logger.isEnabledFor(logging.DEBUG):
+                _say(events)
             self._wake()
         except Exception:
             _logger.exception("waking the readers of %s failed; they find the events at their next poll", self.source)
@@ -219,6 +235,14 @@ class Publisher:
                 f"{label}: {size:,} bytes ({size - len(headers):,} of data, {len(headers):,} of headers) are more than max_message_bytes="
                 f"{self._max_message_bytes:,}: publish a reference to the data instead"
             )
+
+
+def _say(events: Sequence[Outgoing]) -> None:
+    for event in events:
+        _logger.debug(
+            "%s %s", "published" if event.due is None else "scheduled", event.name,
+            extra={"event_id": str(event.id), "event_name": event.name, "key": event.key, "topic": event.topic},
+        )  # fmt: skip
 
 
 def _normalize_key(key: object) -> str | None:

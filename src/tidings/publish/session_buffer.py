@@ -118,7 +118,7 @@ class Pending:
             else:
                 for command in publisher.statements.publish(events):
                     run(connection, command)
-            self.receipts.append(Receipt((publisher.wake,), ()))
+            self.receipts.append(Receipt(((publisher, events),), ()))
             return
         steps = insertion(entries, self.captured)
         rows: Any = None

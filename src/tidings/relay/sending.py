@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any, cast
 
 from tidings.consume.breaker import Breaker, Circuit
@@ -42,6 +43,8 @@ class Sending(Execution):
         line: the connection to the broker.
     """
 
+    done = "relayed"
+
     def __init__(
         self, compiled: Compiled, store: SQLStore, publisher: Publisher, line: Line, transport: Transport, routing: Routing, encoder: Encoder,
     ) -> None:  # fmt: skip
@@ -71,7 +74,14 @@ class Sending(Execution):
         """
         received = attempt.received
         try:
-            await self._send(received.id, self._encoder.outgoing(row_of(received)))
+            outgoing = self._encoder.outgoing(row_of(received))
+            tracing = self.publisher.tracing
+            with (
+                nullcontext()
+                if tracing is None
+                else tracing.sending(self._transport.name, [(received.topic, received.id, received.headers)])
+            ):
+                await self._send(received.id, outgoing)
         except (Refused, Unsendable) as error:
             self._line.settled(received.id)
             decision = self.compiled.retry.decide(error, attempt.number, age)

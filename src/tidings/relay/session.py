@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ from tidings.consume.routing import Compiled
 from tidings.consume.tenure import Tenure, cause_of, rest, timestamp
 from tidings.errors import Refused, Unsendable
 from tidings.ids import lane_of
+from tidings.observability.logs import about
 from tidings.publish.publisher import Publisher
 from tidings.relay.encoding import Row
 from tidings.relay.flight import Call, Flight, settle
@@ -217,12 +219,14 @@ class Session:
         entries, outgoing = self._prepare(call.items)
         if entries:
             self.tenure.check()
-            outcomes = await self._line.publish(outgoing)
+            with self._traced(entries):
+                outcomes = await self._line.publish(outgoing)
             settled = settle(entries, outcomes)
             for entry in settled.confirmed:
                 self._finish(entry)
             if settled.confirmed:
-                relay._counters.add(self._compiled.label, "handled", len(settled.confirmed))
+                relay._counters.add(self._compiled.label, "relayed", len(settled.confirmed))
+                self._compiled.lag.since([entry.row.time for entry in settled.confirmed], elapsed() + self._offset)
                 relay.reach.worked()
             if settled.lost is not None:
                 self._line.lose(settled.lost)
@@ -237,6 +241,12 @@ class Session:
         self._flight.done(call)
         self._room.set()
         self._pump()
+
+    def _traced(self, entries: Sequence[_Entry]) -> AbstractContextManager[None]:
+        tracing = self._relay._publisher.tracing
+        if tracing is None:
+            return nullcontext()
+        return tracing.sending(self._relay.transport.name, [(entry.row.topic, str(entry.row.id), entry.row.headers) for entry in entries])
 
     async def _isolate(self) -> None:
         """Send one message at a time until it is known which of them connections break of. Those that they did break of wait for others first."""
@@ -324,7 +334,7 @@ class Session:
         )  # fmt: skip
         logger.warning(
             "%s: %s %s was not sent (%s): %s", self._compiled.name, received.name, received.id, decision.state, failure.error_message[:300],
-            extra={"transport": self._relay.transport.name, "event_id": received.id, "event_name": received.name, "key": received.key},
+            extra=about(received, subscription=self._compiled.label, transport=self._relay.transport.name),
         )  # fmt: skip
         self._park(entry, item, failed)
 

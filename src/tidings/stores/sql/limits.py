@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from sqlalchemy import Connection
 
@@ -12,10 +13,29 @@ from tidings.stores.sql.driver import run
 from tidings.stores.sql.names import Names
 from tidings.stores.sql.statement import Command, Sql
 
-__all__ = ["Limits"]
+__all__ = ["Limits", "Usage"]
 
 #: How long a transaction may have a limit's row and say nothing, as PostgreSQL reads it. It takes a few milliseconds.
 _MOST_IDLE = "3s"
+
+
+class Usage(NamedTuple):
+    """What one process has of a limit; without an owner, a limit of which nobody has permits now.
+
+    Attributes:
+        scope: the limit's name.
+        ahead: seconds from now until when its rate is used up; 0 when it is not.
+        host, pid: where the owner runs, if it is alive.
+        held, wanted: permits that it has, and how many it wants, those included.
+    """
+
+    scope: str
+    ahead: float
+    owner: str | None
+    host: str | None
+    pid: int | None
+    held: int
+    wanted: int
 
 
 class Limits:
@@ -48,7 +68,22 @@ class Limits:
             values ($1, $2, {typed("$3", "int")}, {typed("$4", "int")}, {dialect.after("$5")})
             on conflict (scope, owner) do update set held = excluded.held, wanted = excluded.wanted, lease_until = excluded.lease_until
         """)
+        worker = "w.id::text" if pg else "w.id"
+        self.usage_ = Sql(f"""
+            select l.scope, {ahead.replace("spent_until", "l.spent_until")}, p.owner, w.host, w.pid, p.held, p.wanted
+            from {names.limits} l
+            left join {names.permits} p on p.scope = l.scope and p.lease_until >= {dialect.now}
+            left join {names.workers} w on {worker} = p.owner
+            order by l.scope, p.owner limit 500
+        """)
         self.drop = Sql(f"delete from {names.permits} where {scope} and owner = {typed('$2', 'text')}")
+
+    def usage(self, connection: Connection) -> list[Usage]:
+        """Return who uses what; at most 500 lines."""
+        return [
+            Usage(row[0], max(float(row[1] or 0.0), 0.0), row[2], row[3], row[4], row[5] or 0, row[6] or 0)
+            for row in run(connection, Command(self.usage_, ()))
+        ]
 
     def ask(
         self, connection: Connection, scope: str, owner: str, ttl: float, decide: Callable[[float | None, list[Claim]], Verdict]

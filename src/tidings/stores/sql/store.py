@@ -38,6 +38,7 @@ from tidings.stores.sql.sqlite import lanes as lite_lanes
 from tidings.stores.sql.sqlite import log as lite_log
 from tidings.stores.sql.sqlite import publish as lite_publish
 from tidings.stores.sql.statement import Command
+from tidings.stores.sql.stats import Stats
 from tidings.stores.sql.upkeep import Upkeep
 
 __all__ = ["SQLStore", "StorePublishing"]
@@ -99,6 +100,7 @@ class SQLStore:
         self.history = History(names, self.dialect)
         self.commands = Commands(names, self.dialect)
         self.upkeep = Upkeep(names, self.dialect, self.lock_class)
+        self.stats = Stats(names, self.dialect)
 
     def leads_here(self, others: Sequence[Any] = ()) -> Callable[[Any], bool]:
         """Return what tells whether an engine or connection leads to this store's database; `others` are engines that do."""

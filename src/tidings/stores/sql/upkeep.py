@@ -1,4 +1,4 @@
-"""Leased and periodic work: moving scheduled events into the log, purging, heartbeats, counters."""
+"""Leased and periodic work: moving scheduled events into the log, purging, heartbeats."""
 
 from __future__ import annotations
 
@@ -103,12 +103,6 @@ class Upkeep:
         """)
         self.leave_ = Sql(f"delete from {names.workers} where id = {typed('$1', 'uuid')}")
         self.forget_ = Sql(f"delete from {names.workers} where seen_at < {dialect.after('-1 * $1')}")
-        bucket = "date_trunc('minute', clock_timestamp())" if pg else "strftime('%Y-%m-%dT%H:%M:00.000Z', 'now')"
-        table = names.plain("stats")
-        self.count_ = Sql(f"""
-            insert into {names.stats} (bucket, service, subject, measure, value) values ({bucket}, $1, $2, $3, {typed("$4", "bigint")})
-            on conflict (bucket, service, subject, measure) do update set value = {table}.value + excluded.value
-        """)
         self.lock_class = lock_class
 
     def move_due(self, connection: Connection, lease: Lease, limit: int) -> int:
@@ -162,8 +156,3 @@ class Upkeep:
         """Say that this worker stops, and forget workers that were not seen for a day."""
         run(connection, Command(self.leave_, (worker,)))
         run(connection, Command(self.forget_, (86400.0,)))
-
-    def count(self, connection: Connection, service: str, counts: dict[tuple[str, str], int]) -> None:
-        """Add to the counters of this minute: `{(subject, measure): n}`. Sorted, so that two workers cannot deadlock."""
-        for (subject, measure), value in sorted(counts.items()):
-            run(connection, Command(self.count_, (service, subject, measure, value)))

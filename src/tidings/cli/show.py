@@ -1,0 +1,133 @@
+"""`tidings show`: one event, what is in it, where it went, and what became of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import click
+
+from tidings.cli.command import Command, Failed
+from tidings.cli.store import Target, on_store, store_options
+from tidings.cli.text import as_json, pretty, safe, when
+
+if TYPE_CHECKING:
+    from tidings.stores import SQLStore
+    from tidings.stores.sql.parked import Parked
+    from tidings.stores.sql.timeline import Timeline
+
+__all__ = ["show"]
+
+_OUTCOMES = {0: "handled", 1: "expired before it was handled", 2: "discarded", 3: "dead, set aside"}
+
+
+@click.command(
+    cls=Command,
+    examples=(
+        ("tidings show 0199a3f0-5b1c-7cc2-a6d1-3f2a9c01d4e5", "its way, and its payload"),
+        ("tidings show 0199a3f0-5b1c-7cc2-a6d1-3f2a9c01d4e5 --json | jq .timeline", "for a script"),
+    ),
+)
+@store_options
+@click.argument("event_id", metavar="EVENT")
+@click.option("--json", "json_", is_flag=True, help="Print JSON.")
+def show(target: Target, event_id: str, json_: bool) -> None:
+    """Show one event by its id: when it was published, who has read it, each attempt, how it ended, and its headers and data.
+
+    An event that this service only received is found while it is parked; 'tidings dead list' lists those.
+    """
+    try:
+        wanted = UUID(event_id)
+    except ValueError:
+        raise click.UsageError(f"{event_id!r} is not the id of an event, which is a UUID") from None
+
+    async def work(store: SQLStore) -> tuple[Timeline, list[Parked]]:
+        from tidings.stores.sql.parked import ParkedQueries
+        from tidings.stores.sql.timeline import Timelines
+
+        timeline = await store.call(Timelines(store.names, store.dialect).of, wanted)
+        return timeline, await store.call(ParkedQueries(store.names, store.dialect).by_event, str(wanted))
+
+    timeline, parked = on_store(target, work)
+    if timeline.event is None and timeline.waiting is None and not parked:
+        raise Failed(f"there is no event {wanted}: it was purged, or never committed here")
+    lines = sorted(_lines(timeline, parked), key=lambda line: (line[0] is None, line[0]))
+    if json_:
+        click.echo(as_json(_as_object(timeline, parked, lines)))
+    else:
+        _show(timeline, parked, lines)
+
+
+def _lines(timeline: Timeline, parked: list[Parked]) -> Iterator[tuple[datetime | None, str]]:
+    if timeline.waiting is not None:
+        yield timeline.waiting.event.time, f"scheduled for {when(timeline.waiting.due_at)}"
+    event = timeline.event
+    if event is not None:
+        yield event.time, f"published by {event.source} to topic {event.topic}, position {event.position}"
+    ended = {item.subscription for item in timeline.ended}
+    for item in timeline.ended:
+        yield item.at, f"{_OUTCOMES.get(item.outcome, 'over')} for {item.subscription}"
+    for delivery in parked:
+        if delivery.label in ended:
+            continue
+        for attempt in delivery.history:
+            if isinstance(attempt, dict):
+                yield (
+                    _time(attempt.get("at")),
+                    f"attempt {attempt.get('attempt', '?')} of {delivery.label} failed: {attempt.get('error', '')}",
+                )
+        if delivery.state == "waiting":
+            state = f"waits behind event {delivery.head} of its key"
+        elif delivery.state == "dead":
+            state = "is dead: 'tidings dead redrive' lets it be tried again"
+        else:
+            state = f"is tried again at {when(delivery.due_at)}" if delivery.state == "retrying" else "is paused"
+        yield None, f"{delivery.label}: {state} (delivery {delivery.number})"
+    for reader in timeline.passed:
+        if reader.group.startswith("relay:"):
+            yield None, f"{reader.group} has {'sent it, or parked it' if reader.passed else 'not sent it yet'}"
+        else:
+            yield None, f"group {reader.group} of {reader.service} has {'read it' if reader.passed else 'not read it to its end yet'}"
+
+
+def _show(timeline: Timeline, parked: list[Parked], lines: list[tuple[datetime | None, str]]) -> None:
+    found: Any = timeline.event or (timeline.waiting.event if timeline.waiting is not None else parked[0])
+    version = "" if found.version is None else f" v{found.version}"
+    click.echo(f"{safe(found.name)}{version}, key {safe(found.key) or '-'}")
+    click.echo("\ntimeline")
+    for time, line in lines:
+        click.echo(f"  {when(time) or 'now':<19}  {safe(line)}")
+    for title, content in (("headers", found.headers), ("data", found.data)):
+        text = pretty(content if isinstance(content, bytes) else content.encode())
+        click.echo(f"\n{title}")
+        for line in text.rstrip().split("\n"):
+            click.echo(f"  {line}")
+
+
+def _as_object(timeline: Timeline, parked: list[Parked], lines: list[tuple[datetime | None, str]]) -> dict[str, Any]:
+    found: Any = timeline.event or (timeline.waiting.event if timeline.waiting is not None else parked[0])
+    return {
+        "id": timeline.event.id if timeline.event is not None else str(getattr(found, "event_id", None) or found.id),
+        "name": found.name, "version": found.version, "topic": found.topic, "key": found.key, "source": found.source,
+        "headers": _json(found.headers), "data": _json(found.data),
+        "timeline": [{"at": time, "what": what} for time, what in lines],
+        "readers": [reader._asdict() for reader in timeline.passed], "ended": [item._asdict() for item in timeline.ended],
+        "parked": [item.number for item in parked],
+    }  # fmt: skip
+
+
+def _json(content: str | bytes) -> Any:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        return content.decode("utf-8", "backslashreplace") if isinstance(content, bytes) else content
+
+
+def _time(text: object) -> datetime | None:
+    try:
+        return datetime.fromisoformat(str(text))
+    except ValueError:
+        return None
