@@ -400,7 +400,7 @@ def test_a_type_that_nobody_provides() -> None:
 
     assert refusal(handle, kind=UnresolvedParameter) == (
         f"handler {MODULE}.test_a_type_that_nobody_provides.<locals>.handle: parameter 'mailer' cannot be resolved: nobody provides Mailer. "
-        "Known are Envelope, Publish, Session or AsyncSession, Connection or AsyncConnection, the driver's connection; provide another with "
+        "Known are Envelope, Publish, Execute or ExecuteSync, Session or AsyncSession, Connection or AsyncConnection, the driver's connection; provide another with "
         "service.provide(Type, value_or_factory), or give the parameter a default"
     )
 
