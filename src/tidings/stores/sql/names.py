@@ -20,6 +20,7 @@ TABLES = (
     "permits",
     "workers",
     "stats",
+    "audit",
     "meta",
 )
 
@@ -44,6 +45,7 @@ class Names:
     permits: str
     workers: str
     stats: str
+    audit: str
     meta: str
 
     def __init__(self, schema: str | None, prefix: str) -> None:
