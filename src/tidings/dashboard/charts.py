@@ -80,6 +80,9 @@ def charts_of(counts: Iterable[Point], histograms: Iterable[Point], since: datet
     sums: dict[tuple[str, datetime], float] = {}
     for at, _, measure, value in counts:
         sums[measure, at] = sums.get((measure, at), 0) + value
+    # Of the minute that is not over, a part is counted: after a busy one it would look like a collapse.
+    if len(minutes) > 2 and any(at == minutes[-2] for _, at in sums):
+        del minutes[-1]
     times = [int(minute.timestamp()) for minute in minutes]
 
     def line(measure: str) -> Series:

@@ -245,7 +245,7 @@ class Desk:
 
         def work(connection: Connection) -> Charts:
             now, _ = self.queries.clock(connection)
-            since = now - span
+            since = (now - span).replace(second=0, microsecond=0)
             counts = stats.counts(connection, since, service, subject)
             return charts_of(counts, stats.histograms(connection, since, now, service, subject), since, now)
 

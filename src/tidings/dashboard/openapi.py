@@ -8,7 +8,7 @@ from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from tidings import __version__
-from tidings.dashboard.actions import ACTIONS
+from tidings.dashboard.actions import ACTIONS, FILTERS
 from tidings.dashboard.api import DRY_RUN, READS
 from tidings.dashboard.params import Param
 from tidings.dashboard.shapes import Result
@@ -53,12 +53,16 @@ def document(base: str) -> dict[str, Any]:
     result = _schema(Result, schemas)
     for action in ACTIONS.values():
         params = (*action.params, DRY_RUN)
-        body = {
+        body: dict[str, Any] = {
             "type": "object",
             "additionalProperties": False,
             "required": [param.name for param in params if param.required],
             "properties": {param.name: {**param.schema(), "description": param.about} for param in params},
         }
+        if any(param.name == "all" for param in params):
+            # Everything is only meant when it is said.
+            everything = {"required": ["all"], "properties": {"all": {"const": True}}}
+            body["anyOf"] = [*({"required": [param.name]} for param in FILTERS), everything]
         content = {"application/json": {"schema": result}}
         paths[f"/api/actions/{action.name}"] = {
             "post": {

@@ -36,6 +36,7 @@ class Param:
     Args:
         low, high: bounds of a number, or of a text's length.
         among: the values that there are.
+        pattern: what a text must look like, as a regular expression.
         required: whether it must be given.
         default: what it is when it is not given.
     """
@@ -48,6 +49,7 @@ class Param:
     among: tuple[str, ...] = ()
     required: bool = False
     default: Any = None
+    pattern: str | None = None
 
     def schema(self) -> dict[str, Any]:
         """Return it as JSON Schema."""
@@ -60,6 +62,9 @@ class Param:
             made |= {name: value for name, value in (("minimum", self.low), ("maximum", self.high)) if value is not None}
         elif self.kind == "string":
             made |= {"minLength": int(self.low or 0), "maxLength": int(self.high or _LONGEST)}
+        if self.kind == "string":
+            # No database can look for a NUL.
+            made["pattern"] = self.pattern or r"^[^\x00]*$"
         if self.among:
             made = {"type": "string", "enum": list(self.among)}
         if self.default is not None:
@@ -126,15 +131,17 @@ class Param:
             raise BadParameter(self.name, given, "leave out lone surrogates: they are no text") from None
         if not (self.low or 0) <= len(given) <= (self.high or _LONGEST):
             raise BadParameter(self.name, given, f"give {int(self.low or 0)} to {int(self.high or _LONGEST):,} characters")
+        if self.pattern is not None and not re.search(self.pattern, given):
+            raise BadParameter(self.name, given, f"give {self.about}")
         return given
 
 
 def read(params: Iterable[Param], given: Mapping[str, Any], *, text: bool, strict: bool = False) -> dict[str, Any]:
-    """Return every parameter's value, its default where it is not given; an empty text in a query or form is not given.
+    """Return every parameter's value, its default where it is not given.
 
     Args:
         text: the values are texts of a query or form; else of a JSON document.
-        strict: refuse names that there are not.
+        strict: refuse names that there are not. Else an empty text, as a form sends it, is not given.
 
     Raises:
         BadParameter: a value cannot be used, or is missing.
@@ -142,7 +149,7 @@ def read(params: Iterable[Param], given: Mapping[str, Any], *, text: bool, stric
     values: dict[str, Any] = {}
     for param in params:
         value = given.get(param.name)
-        missing = value is None or (text and isinstance(value, str) and not value.strip())
+        missing = param.name not in given or (text and not strict and not str(value).strip())
         if missing and param.required:
             raise BadParameter(param.name, value, f"give it: {param.about}")
         if missing:

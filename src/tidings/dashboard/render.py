@@ -58,8 +58,13 @@ def _visible(value: Any) -> Any:
     return visible(value)
 
 
-def _time(value: datetime | None) -> Markup | str:
-    if value is None:
+def _time(value: datetime | str | None) -> Markup | str:
+    if isinstance(value, str):  # of a delivery's history, which is JSON
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            return str(value)
+    if not isinstance(value, datetime):
         return ""
     at = value.astimezone(UTC)
     return Markup('<time datetime="{}">{:%Y-%m-%d %H:%M:%S} UTC</time>').format(at.isoformat(), at)

@@ -17,7 +17,11 @@ SPANS = {"1h": timedelta(hours=1), "6h": timedelta(hours=6), "24h": timedelta(ho
 RANGE = Param("range", "how far back charts go", among=tuple(SPANS), default="1h")
 _LIMIT = Param("limit", "at most so many", "integer", low=1, high=200, default=50)
 _BEFORE = Param("before", "what follows this place: `before` of the page that came first", "integer", low=0, high=2**62)
-_AFTER = Param("after", "what follows this place: `after` of the page that came first", high=200)
+_PLACE = (
+    r"^(19|20)[0-9]{2}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-9]|3[01])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{3}|\.[0-9]{6})?\+00:00"
+    r"~[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}$"
+)
+_AFTER = Param("after", "the place that this follows: `after` of the page that came first", low=1, high=100, pattern=_PLACE)
 _SERVICE = Param("service", "of this service", high=255)
 _SUBSCRIPTION = Param("subscription", "of this subscription: name, or group/name", high=512)
 _KEY = Param("key", "of this partition key", high=1024)

@@ -31,7 +31,7 @@
       plots.push(new uPlot({
         width: node.clientWidth, height: 150, legend: { show: false }, cursor: { points: { size: 6 }, drag: { x: false, y: false } },
         scales: { y: { range: (_, low, high) => [0, Math.max(high, 1) * 1.08] } },
-        axes: [{ ...axis, values: (_, ticks) => ticks.map((tick) => clock.format(new Date(tick * 1000))) }, { ...axis, size: 46, values: (_, ticks) => ticks.map((tick) => tick >= 1000 ? tick / 1000 + "k" : tick) }],
+        axes: [{ ...axis, size: 26, values: (_, ticks) => ticks.map((tick) => clock.format(new Date(tick * 1000))) }, { ...axis, size: 46, values: (_, ticks) => ticks.map((tick) => tick >= 1000 ? tick / 1000 + "k" : tick) }],
         series: [{}, ...given.series.map((line, index) => ({ label: line.label, stroke: colour("--chart-" + index), width: 1.5, spanGaps: true, fill: index === 0 ? colour("--chart-fill") : undefined, points: { show: false } }))],
       }, [given.times, ...given.series.map((line) => line.values)], node));
     }
