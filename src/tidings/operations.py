@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from sqlalchemy import Connection
 
 from tidings.errors import ConfigurationError
+from tidings.stores.sql.amend import Amend
+from tidings.stores.sql.audit import Audit
+from tidings.stores.sql.driver import run
 from tidings.stores.sql.queries import Queries, Subscription
 from tidings.stores.sql.repair import BlockedKey, Heads
 from tidings.stores.sql.store import SQLStore
@@ -31,11 +37,17 @@ class Operations:
 
     Filters (None leaves one out): `number` of the delivery or `event_id` of the lane's head; `subscription` as `group/name` or the name
     alone; `event` name; `key`; `fingerprint` of the error; `since` and `until` bound the time of the last failure (aware).
+
+    Whatever changes something is written into the table `audit`, in the same transaction.
+
+    Args:
+        actor: who does it, for the audit.
     """
 
-    def __init__(self, store: SQLStore, service: str | None = None) -> None:
+    def __init__(self, store: SQLStore, service: str | None = None, actor: str = "code") -> None:
         self._store = store
         self._service = service
+        self._actor = actor
 
     async def count(
         self, *, number: int | None = None, event_id: str | None = None, subscription: str | None = None, event: str | None = None,
@@ -64,15 +76,13 @@ class Operations:
         if rate is not None and not rate > 0:
             raise ConfigurationError(f"rate={rate!r} is not positive: give lanes per second, or nothing")
         heads = self._heads(number, event_id, subscription, event, key, fingerprint, since, until)
-        total = 0
-        while True:
-            # In batches, each a short transaction; the batches of a rate follow one another.
+
+        def batch(connection: Connection, total: int) -> int:
+            # The batches of a rate follow one another.
             delay = 0.0 if rate is None else total / rate
-            done = await self._store.transact(self._store.repair.redrive, heads, rate=rate, start=delay, limit=_BATCH)
-            total += done
-            progress(total)
-            if done < _BATCH:
-                break
+            return self._store.repair.redrive(connection, heads, rate=rate, start=delay, limit=_BATCH)
+
+        total = await self._repeat("redrive", {**heads._asdict(), "rate": rate}, batch, progress)
         logger.info("redrove %d lanes", total, extra={"filter": heads._asdict()})
         return total
 
@@ -94,14 +104,12 @@ class Operations:
         if not reason.strip():
             raise ConfigurationError("discard needs a reason: it is the last that anyone hears of these events")
         heads = self._heads(number, event_id, subscription, event, key, fingerprint, since, until)
-        total = 0
-        while True:
+
+        def batch(connection: Connection, _: int) -> int:
             # A lane that goes on is no longer dead, so no round meets the same one twice.
-            done = await self._store.transact(self._store.repair.discard, heads, whole=whole, limit=_BATCH)
-            total += done
-            progress(total)
-            if done < _BATCH:
-                break
+            return self._store.repair.discard(connection, heads, whole=whole, limit=_BATCH)
+
+        total = await self._repeat("discard", {**heads._asdict(), "whole": whole or None, "reason": reason}, batch, progress)
         logger.warning("discarded %d events: %s", total, reason, extra={"filter": heads._asdict()})
         return total
 
@@ -126,11 +134,88 @@ class Operations:
 
     async def pause(self, subscription: str) -> bool:
         """Let a subscription take nothing more, across restarts, until `resume`; False when there is none of that name."""
-        return await self._store.transact(self._store.repair.pause, self._required(), subscription, paused=True)
+        return await self._switch("pause", subscription, paused=True)
 
     async def resume(self, subscription: str) -> bool:
         """Let a paused subscription go on; False when there is none of that name."""
-        return await self._store.transact(self._store.repair.pause, self._required(), subscription, paused=False)
+        return await self._switch("resume", subscription, paused=False)
+
+    async def edit(self, number: int, data: bytes) -> str | None:
+        """Retry a dead event as a new one with other data, in its place; return the new event's id, None if it is no longer dead.
+
+        Only the subscription that could not handle the old one gets the new one; it has the old one's correlation, and it as its cause.
+
+        Raises:
+            ConfigurationError: the event's headers cannot be understood.
+        """
+        amend = Amend(self._store.names, self._store.dialect)
+
+        def work(connection: Connection) -> str | None:
+            new = amend.edit(connection, number, data)
+            self._audit.add(connection, self._actor, "edit", {"number": number, "new_id": new}, *_done(new is not None))
+            return new
+
+        return await self._store.transact(work)
+
+    async def cancel_scheduled(self, event_id: UUID) -> bool:
+        """Let a scheduled event never be published; False when it does not wait any more."""
+
+        def work(connection: Connection) -> bool:
+            found = bool(run(connection, self._store.publishing.cancel_scheduled([event_id])))
+            self._audit.add(connection, self._actor, "cancel", {"event_id": str(event_id)}, *_done(found))
+            return found
+
+        return await self._store.transact(work)
+
+    async def run_scheduled(self, event_id: UUID) -> bool:
+        """Let a scheduled event be published now; False when it does not wait any more."""
+        amend = Amend(self._store.names, self._store.dialect)
+
+        def work(connection: Connection) -> bool:
+            found = amend.run_now(connection, str(event_id))
+            self._audit.add(connection, self._actor, "run now", {"event_id": str(event_id)}, *_done(found))
+            return found
+
+        return await self._store.transact(work)
+
+    @property
+    def _audit(self) -> Audit:
+        return Audit(self._store.names, self._store.dialect)
+
+    async def _repeat(
+        self, action: str, target: Mapping[str, Any], batch: Callable[[Connection, int], int], progress: Callable[[int], None]
+    ) -> int:
+        """Run batches, each a short transaction with what the audit says of it, until one is not full; return the sum."""
+        number: int | None = None
+        total = 0
+
+        def step(connection: Connection) -> tuple[int, int]:
+            entry = self._audit.add(connection, self._actor, action, target, outcome="running") if number is None else number
+            done = batch(connection, total)
+            self._audit.change(connection, entry, done, "done" if done < _BATCH else "running")
+            return entry, done
+
+        while True:
+            try:
+                number, done = await self._store.transact(step)
+            except Exception as error:
+                if number is not None:
+                    await self._store.transact(self._audit.change, number, 0, f"failed: {type(error).__name__}")
+                raise
+            total += done
+            progress(total)
+            if done < _BATCH:
+                return total
+
+    async def _switch(self, action: str, subscription: str, *, paused: bool) -> bool:
+        service = self._required()
+
+        def work(connection: Connection) -> bool:
+            found = self._store.repair.pause(connection, service, subscription, paused=paused)
+            self._audit.add(connection, self._actor, action, {"service": service, "subscription": subscription}, *_done(found))
+            return found
+
+        return await self._store.transact(work)
 
     def _required(self) -> str:
         if self._service is None:
@@ -145,3 +230,7 @@ class Operations:
             if time is not None and time.tzinfo is None:
                 raise ConfigurationError(f"{name}={time} has no time zone: give an aware datetime")
         return Heads(number, event_id, self._service, subscription, event, key, fingerprint, since, until)
+
+
+def _done(found: bool) -> tuple[int, str]:
+    return (1, "done") if found else (0, "not found")

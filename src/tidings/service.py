@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
 
+    from tidings.dashboard import Auth, Dashboard, Redact
     from tidings.observability.asgi import App
     from tidings.observability.health import Health
     from tidings.observability.prometheus import Collector
@@ -469,6 +470,32 @@ class Service:
     def operations(self) -> Operations:
         """What operators do about this service's parked events: redrive, discard, pause."""
         return Operations(self.store, self.name)
+
+    def dashboard(
+        self,
+        *,
+        auth: Auth | None = None,
+        read_only: bool = False,
+        redact: Sequence[str | Redact] = (),
+    ) -> Dashboard:
+        """Return the dashboard and its JSON API as an ASGI application, to be mounted anywhere: `app.mount("/tidings", service.dashboard())`.
+
+        Args:
+            auth: called with each request (a Starlette `Request`; sync or async): returns a `User` with roles, or None. `TokenAuth` and
+                `BasicAuth` are built in. Without it only this machine may look, and act.
+            read_only: nobody may act.
+            redact: fields of payloads and headers that are not shown: names, paths such as `card.number`, or `Redact(...)` for some roles.
+
+        Raises:
+            MissingExtra: Starlette or Jinja is not installed.
+        """
+        from tidings.dashboard import Dashboard
+
+        return Dashboard(self.store, self, auth=auth, read_only=read_only, redact=redact)
+
+    def concurrency(self) -> dict[str, int]:
+        """Return how many handlers run at once in each subscription, by `group/name`."""
+        return {compiled.label: compiled.options.concurrency for compiled in self._compile()}
 
     async def replay(
         self,

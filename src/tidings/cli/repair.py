@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import getpass
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -57,7 +58,14 @@ def _filters(function: Callable[..., Any]) -> Callable[..., Any]:
 def _operations(store: SQLStore) -> Operations:
     from tidings.operations import Operations
 
-    return Operations(store)
+    return Operations(store, actor=_actor())
+
+
+def _actor() -> str:
+    try:
+        return f"cli:{getpass.getuser()}"
+    except (KeyError, OSError):  # a container's user may have no name
+        return "cli"
 
 
 @click.command(

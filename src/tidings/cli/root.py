@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from tidings import __version__
+from tidings.cli.dashboard import dashboard
 from tidings.cli.db import db
 from tidings.cli.dead import dead
 from tidings.cli.demo import demo
@@ -40,7 +41,7 @@ def tidings(debug: bool) -> None:
     """
 
 
-for command in (demo, run, db, status, doctor, top, tail, show, dead, keys, subscriptions, groups, limits, replay):
+for command in (demo, run, db, status, doctor, top, dashboard, tail, show, dead, keys, subscriptions, groups, limits, replay):
     tidings.add_command(command)
 for command in (redrive, discard):
     dead.add_command(command)

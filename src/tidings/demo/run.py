@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 
 from sqlalchemy import URL, Connection, text
@@ -46,14 +46,31 @@ async def run_demo(url: URL | None, stop: asyncio.Event, *, once: bool) -> bool:
     try:
         with narrated(out):
             demo = Demo(place, stop)
-            out.print(f"Look at it from another terminal:  tidings status {place.options}\n")
-            await demo.tell(once=once)
+            async with _dashboard(place) as sentence:
+                out.print(f"Look at it from another terminal:  tidings status {place.options}")
+                out.print(f"{sentence}\n", soft_wrap=True)
+                await demo.tell(once=once)
         adds_up = show(out, lines(demo.ledger, demo.carrier, await demo.facts()))
         out.print("Everything adds up." if adds_up else "The sums do not add up: this is a defect of Tidings.")
         out.print(f"Look around:  tidings status {place.options}\n              tidings dead list {place.options}")
         return adds_up
     finally:
         await place.engine.dispose()
+
+
+@asynccontextmanager
+async def _dashboard(place: Place) -> AsyncIterator[str]:
+    """Open the dashboard for this machine, if it is installed; gives what is said about it."""
+    try:
+        from tidings.dashboard.serving import serving
+    except ImportError:
+        yield "The dashboard is not installed: pip install 'tidings[dashboard]'"
+        return
+    from tidings.dashboard import Dashboard
+
+    store = SQLStore(place.engine, schema=place.schema)
+    async with serving(Dashboard(store), "127.0.0.1", 0) as address:
+        yield f"Or in a browser on this machine:   {address}"
 
 
 class Demo:

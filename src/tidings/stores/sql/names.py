@@ -22,6 +22,7 @@ TABLES = (
     "stats",
     "command_keys",
     "commands",
+    "audit",
     "meta",
 )
 
@@ -48,6 +49,7 @@ class Names:
     stats: str
     command_keys: str
     commands: str
+    audit: str
     meta: str
 
     def __init__(self, schema: str | None, prefix: str) -> None:

@@ -167,10 +167,15 @@ def label_of(group: str, name: str) -> str:
 
 
 class Queries:
-    """The queries on one set of tables. Each method is a function of a synchronous connection, for `store.call`."""
+    """The queries on one set of tables. Each method is a function of a synchronous connection, for `store.call`.
 
-    def __init__(self, names: Names, dialect: Dialect) -> None:
+    Args:
+        counted: what the backlog of a reader is counted up to.
+    """
+
+    def __init__(self, names: Names, dialect: Dialect, counted: int = COUNTED) -> None:
         self._pg = pg = dialect.name == "postgresql"
+        self._counted = counted
         typed = dialect.cast
         self.clock_ = Sql("select clock_timestamp(), pg_is_in_recovery()" if pg else f"select {dialect.now}, 0")
         windows = "c.previous::text, c.current::text" if pg else "null, null"
@@ -184,18 +189,18 @@ class Queries:
         """)
         self.after_position = Sql(f"""
             select count(*), min(time) from (
-              select time from {names.outbox} where position > $1 order by position limit {COUNTED + 1}) u
+              select time from {names.outbox} where position > $1 order by position limit {counted + 1}) u
         """)
         # Rows that a reader at snapshot (xmax $1, xip $2) has not seen, by the index (tx, position), as the poll of the reader itself.
         self.after_snapshot = Sql(f"""
             select count(*), min(u.time) from (
               select v.time from (
-                (select o.time from {names.outbox} o where o.tx >= $1::text::xid8 order by o.tx, o.position limit {COUNTED + 1})
+                (select o.time from {names.outbox} o where o.tx >= $1::text::xid8 order by o.tx, o.position limit {counted + 1})
                 union all
                 (select o.time from unnest($2::text[]::xid8[]) l(tx)
                    cross join lateral (
-                     select o.time from {names.outbox} o where o.tx >= l.tx and o.tx <= l.tx order by o.tx, o.position limit {COUNTED + 1}) o)
-              ) v limit {COUNTED + 1}) u
+                     select o.time from {names.outbox} o where o.tx >= l.tx and o.tx <= l.tx order by o.tx, o.position limit {counted + 1}) o)
+              ) v limit {counted + 1}) u
         """)
         # What is left of a window that is being paged, by the primary key, as the page of the reader itself.
         self.in_window = Sql(f"""
@@ -204,7 +209,7 @@ class Queries:
               where o.position > $1::bigint
                 and not pg_visible_in_snapshot(o.tx, (select $2::text::pg_snapshot))
                 and pg_visible_in_snapshot(o.tx, (select $3::text::pg_snapshot))
-              order by o.position limit {COUNTED + 1}) u
+              order by o.position limit {counted + 1}) u
         """)
         events = "events::text" if pg else "events"
         # A state of the breaker is that of the process that told it: it counts as long as that one reads. Where several read side by side, what was
@@ -284,7 +289,7 @@ class Queries:
             parts = run(connection, Command(self.in_window, (position, previous, current)))
             parts += run(connection, Command(self.after_snapshot, _bounds(current)))
         times = [time for _, oldest in parts if (time := as_datetime(oldest)) is not None]
-        return Backlog(min(sum(count for count, _ in parts), COUNTED + 1), min(times, default=None))
+        return Backlog(min(sum(count for count, _ in parts), self._counted + 1), min(times, default=None))
 
     def subscriptions(self, connection: Connection) -> list[Subscription]:
         """Return the subscriptions of every service, retired ones too, with their lanes."""

@@ -83,6 +83,7 @@ def _tables(make: Maker, w: Words) -> list[Table]:
     brin: dict[str, Any] = {"postgresql_using": "brin", "postgresql_with": {"pages_per_range": 32}} if pg else {}
     rowless: dict[str, Any] = {} if pg else {"sqlite_with_rowid": False}
     retrying: dict[str, Any] = {f"{'postgresql' if pg else 'sqlite'}_where": text("state = 'retrying'")}
+    dead: dict[str, Any] = {f"{'postgresql' if pg else 'sqlite'}_where": text("state = 'dead'")}
     failed: dict[str, Any] = {f"{'postgresql' if pg else 'sqlite'}_where": text("fingerprint is not null")}
 
     def now(name: str) -> Column[Any]:
@@ -152,6 +153,7 @@ def _tables(make: Maker, w: Words) -> list[Table]:
             Column("lease_until", w.time),
             Column("owner", Text),
             make.index("lanes_due_at", "due_at", **retrying),
+            make.index("lanes_dead", "blocked_at", "lane", **dead),
             **(rowless or {"postgresql_with": {"fillfactor": 70}}),
         ),
         make.table(
@@ -181,7 +183,7 @@ def _tables(make: Maker, w: Words) -> list[Table]:
             Column("failed_at", w.time),
             make.index("deliveries_event", "event_key", "subscription_id", unique=True),
             make.index("deliveries_lane", "lane", "subscription_id", "number"),
-            make.index("deliveries_fingerprint", "fingerprint", "subscription_id", **failed),
+            make.index("deliveries_fingerprint", "fingerprint", "subscription_id", "number", **failed),
             sqlite_autoincrement=True,
         ),
         make.table(
@@ -290,5 +292,17 @@ def _tables(make: Maker, w: Words) -> list[Table]:
             Column("started_at", w.time, nullable=False),
             integer("milliseconds", None),
             make.index("commands_started_at", "service", "started_at"),
+        ),
+        make.table(
+            "audit",
+            Column("number", w.big, *number(), primary_key=True),
+            now("time"),
+            now("changed_at"),
+            Column("actor", Text, nullable=False),
+            Column("action", Text, nullable=False),
+            Column("target", w.json, nullable=False),
+            integer("count", 0, w.big),
+            Column("outcome", Text, nullable=False),
+            sqlite_autoincrement=True,
         ),
     ]

@@ -74,6 +74,7 @@ create table {t:lanes} (
   primary key (lane, subscription_id)
 ) with (fillfactor = 70);
 create index {i:lanes_due_at} on {t:lanes} (due_at) where state = 'retrying';
+create index {i:lanes_dead} on {t:lanes} (blocked_at, lane) where state = 'dead';
 
 create table {t:deliveries} (
   number bigint generated always as identity (cache 1) primary key,
@@ -102,7 +103,7 @@ create table {t:deliveries} (
 );
 create unique index {i:deliveries_event} on {t:deliveries} (event_key, subscription_id);
 create index {i:deliveries_lane} on {t:deliveries} (lane, subscription_id, number);
-create index {i:deliveries_fingerprint} on {t:deliveries} (fingerprint, subscription_id) where fingerprint is not null;
+create index {i:deliveries_fingerprint} on {t:deliveries} (fingerprint, subscription_id, number) where fingerprint is not null;
 
 create table {t:checkpoints} (
   reader text not null,
@@ -216,6 +217,17 @@ create table {t:commands} (
   milliseconds integer not null
 );
 create index {i:commands_started_at} on {t:commands} (service, started_at);
+
+create table {t:audit} (
+  number bigint generated always as identity (cache 1) primary key,
+  time timestamptz not null default clock_timestamp(),
+  changed_at timestamptz not null default clock_timestamp(),
+  actor text not null,
+  action text not null,
+  target json not null,
+  count bigint not null default 0,
+  outcome text not null
+);
 """
 
 _SQLITE = """
@@ -267,6 +279,7 @@ create table {t:lanes} (
   primary key (lane, subscription_id)
 ) without rowid;
 create index {i:lanes_due_at} on {t:lanes} (due_at) where state = 'retrying';
+create index {i:lanes_dead} on {t:lanes} (blocked_at, lane) where state = 'dead';
 
 create table {t:deliveries} (
   number integer not null primary key autoincrement,
@@ -295,7 +308,7 @@ create table {t:deliveries} (
 );
 create unique index {i:deliveries_event} on {t:deliveries} (event_key, subscription_id);
 create index {i:deliveries_lane} on {t:deliveries} (lane, subscription_id, number);
-create index {i:deliveries_fingerprint} on {t:deliveries} (fingerprint, subscription_id) where fingerprint is not null;
+create index {i:deliveries_fingerprint} on {t:deliveries} (fingerprint, subscription_id, number) where fingerprint is not null;
 
 create table {t:checkpoints} (
   reader text not null,
@@ -407,4 +420,15 @@ create table {t:commands} (
   milliseconds integer not null
 );
 create index {i:commands_started_at} on {t:commands} (service, started_at);
+
+create table {t:audit} (
+  number integer not null primary key autoincrement,
+  time text not null,
+  changed_at text not null,
+  actor text not null,
+  action text not null,
+  target text not null,
+  count integer not null default 0,
+  outcome text not null
+);
 """

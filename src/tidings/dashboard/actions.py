@@ -1,0 +1,227 @@
+"""What an operator may do, as values: parameters, dry run and work of each action. Pages and JSON API have no others; `Operations` does it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from tidings.dashboard.desk import Desk
+from tidings.dashboard.params import BadParameter, Param
+from tidings.operations import Operations
+from tidings.stores.sql.repair import Heads
+from tidings.stores.sql.views_parked import MATCHED
+
+__all__ = ["ACTIONS", "FILTERS", "Action", "Done", "Planned", "heads_of"]
+
+#: More keys than this are worked through after the answer was given; the audit shows how far it came.
+AT_ONCE = 1_000
+
+FILTERS = (
+    Param("number", "the number of a parked event", "integer", low=1, high=2**53),
+    Param("event_id", "the id of the event at the head", high=255),
+    Param("service", "of this service", high=255),
+    Param("subscription", "of this subscription: name, or group/name", high=512),
+    Param("event", "events of this name", high=255),
+    Param("key", "of this partition key", high=1024),
+    Param("fingerprint", "failures of this fingerprint", high=64),
+    Param("since", "failed last at this time or later", "time"),
+    Param("until", "failed last before this time", "time"),
+)
+_ALL = Param("all", "everything that is dead, when nothing else says which", "boolean", default=False)
+
+
+class Planned(NamedTuple):
+    """A dry run: how many keys, events or things would be changed, at most 10,001 keys counted, and the sentence that says so."""
+
+    keys: int
+    events: int
+    sentence: str
+
+
+class Done(NamedTuple):
+    """How an action ended.
+
+    Attributes:
+        changed: how many; None while it runs on.
+        later: the rest of the work, for after the answer.
+    """
+
+    changed: int | None
+    sentence: str
+    later: Callable[[], Awaitable[Any]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One action.
+
+    Attributes:
+        params: what it can be told; the first ones say what is meant.
+        danger: whether what it does cannot be undone.
+    """
+
+    name: str
+    title: str
+    about: str
+    params: tuple[Param, ...]
+    plan: Callable[[Desk, Mapping[str, Any]], Awaitable[Planned]]
+    run: Callable[[Desk, Mapping[str, Any], str], Awaitable[Done]]
+    danger: bool = False
+
+
+def heads_of(values: Mapping[str, Any]) -> Heads:
+    """Return the dead lanes that are meant.
+
+    Raises:
+        BadParameter: nothing says which, not even `all`.
+    """
+    heads = Heads(**{param.name: values[param.name] for param in FILTERS})
+    if all(value is None for value in heads) and not values.get("all"):
+        raise BadParameter("all", None, "say which dead events: a filter that chooses some, or all=true")
+    return heads
+
+
+async def _plan_dead(desk: Desk, values: Mapping[str, Any]) -> Planned:
+    keys, events = await desk.ask(desk.parked.matched, heads_of(values))
+    if keys > MATCHED:
+        return Planned(keys, events, f"more than {MATCHED:,} blocked keys")
+    waiting = f", {events - keys:,} events wait behind them" if events > keys else ""
+    return Planned(keys, events, f"{keys:,} blocked {'key' if keys == 1 else 'keys'}{waiting}")
+
+
+async def _redrive(desk: Desk, values: Mapping[str, Any], actor: str) -> Done:
+    heads = heads_of(values)
+    rate = values["rate"]
+
+    async def work() -> int:
+        return await _operations(desk, values, actor).redrive(**_filters(heads), rate=rate)
+
+    return await _now_or_later(desk, heads, work, "{:,} keys are tried again")
+
+
+async def _discard(desk: Desk, values: Mapping[str, Any], actor: str) -> Done:
+    heads = heads_of(values)
+
+    async def work() -> int:
+        return await _operations(desk, values, actor).discard(reason=values["reason"], whole=values["whole"], **_filters(heads))
+
+    return await _now_or_later(desk, heads, work, "{:,} events were given up")
+
+
+async def _now_or_later(desk: Desk, heads: Heads, work: Callable[[], Awaitable[int]], sentence: str) -> Done:
+    keys, _ = await desk.ask(desk.parked.matched, heads, AT_ONCE)
+    if keys > AT_ONCE:
+        return Done(None, "it goes on in the background; the audit shows how far it came", work)
+    changed = await work()
+    return Done(changed, sentence.format(changed))
+
+
+async def _plan_edit(desk: Desk, values: Mapping[str, Any]) -> Planned:
+    found = await desk.delivery(values["number"])
+    if found is None or found.state != "dead":
+        return Planned(0, 0, "it is not dead any more")
+    return Planned(1, 1, f"{found.name} in {found.label}, as a new event for this subscription only")
+
+
+async def _edit(desk: Desk, values: Mapping[str, Any], actor: str) -> Done:
+    data = values["data"]
+    try:
+        json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise BadParameter("data", data, f"give JSON ({error})") from None
+    new = await Operations(desk.store, actor=actor).edit(values["number"], data.encode())
+    return Done(int(new is not None), f"the new event is {new}" if new else "it is not dead any more: nothing was changed")
+
+
+async def _plan_switch(desk: Desk, values: Mapping[str, Any]) -> Planned:
+    found = [
+        item
+        for item in await desk.subscriptions()
+        if item.service == values["service"] and values["subscription"] in (item.label, item.name)
+    ]
+    return Planned(
+        len(found), 0, ", ".join(f"{item.label} of {item.service}, which is {item.state}" for item in found) or "there is none of that name"
+    )
+
+
+def _switch(paused: bool) -> Callable[[Desk, Mapping[str, Any], str], Awaitable[Done]]:
+    async def run(desk: Desk, values: Mapping[str, Any], actor: str) -> Done:
+        operations = Operations(desk.store, values["service"], actor)
+        found = await (operations.pause if paused else operations.resume)(values["subscription"])
+        return Done(
+            int(found), ("it is paused" if paused else "it goes on") if found else "there is none of that name: nothing was changed"
+        )
+
+    return run
+
+
+async def _plan_scheduled(desk: Desk, values: Mapping[str, Any]) -> Planned:
+    found = await desk.ask(desk.parked.scheduled_one, values["event_id"])
+    return (
+        Planned(0, 0, "it does not wait any more")
+        if found is None
+        else Planned(1, 1, f"{found[0].name}, due at {found[0].due_at:%Y-%m-%d %H:%M:%S} UTC")
+    )
+
+
+async def _cancel(desk: Desk, values: Mapping[str, Any], actor: str) -> Done:
+    found = await Operations(desk.store, actor=actor).cancel_scheduled(UUID(values["event_id"]))
+    return Done(int(found), "it is cancelled" if found else "it did not wait any more: nothing was changed")
+
+
+async def _run_now(desk: Desk, values: Mapping[str, Any], actor: str) -> Done:
+    found = await Operations(desk.store, actor=actor).run_scheduled(UUID(values["event_id"]))
+    return Done(int(found), "it is published within a second" if found else "it did not wait any more: nothing was changed")
+
+
+def _operations(desk: Desk, values: Mapping[str, Any], actor: str) -> Operations:
+    return Operations(desk.store, values["service"], actor)
+
+
+def _filters(heads: Heads) -> dict[str, Any]:
+    filters = heads._asdict()
+    del filters["service"]
+    return filters
+
+
+_SUBSCRIPTION = (
+    Param("service", "the service", high=255, required=True, low=1),
+    Param("subscription", "the subscription: name, or group/name", high=512, required=True, low=1),
+)
+_SCHEDULED = (Param("event_id", "the id of the scheduled event", "uuid", required=True),)
+
+ACTIONS = {
+    action.name: action
+    for action in (
+        Action(
+            "redrive", "Redrive", "Dead events are tried again, each key in order from its head.",
+            (*FILTERS, _ALL, Param("rate", "how many keys become due each second; all at once unless given", "number", low=0.01, high=100_000)),
+            _plan_dead, _redrive,
+        ),
+        Action(
+            "discard", "Discard",
+            "Dead events are given up for good, and what waits behind them goes on. They are remembered as discarded: a copy is not handled either.",
+            (
+                *FILTERS, _ALL, Param("reason", "why; the audit keeps it", low=1, high=1000, required=True),
+                Param("whole", "also give up everything that waits behind them", "boolean", default=False),
+            ),
+            _plan_dead, _discard, danger=True,
+        ),
+        Action(
+            "edit", "Edit and retry",
+            "A new event with the data below takes the place of the dead one, at the head of its key. The old one is remembered as discarded.",
+            (
+                Param("number", "the number of the parked event", "integer", low=1, high=2**53, required=True),
+                Param("data", "the new data, JSON", low=1, high=4_000_000, required=True),
+            ),
+            _plan_edit, _edit, danger=True,
+        ),
+        Action("pause", "Pause", "The subscription takes no more events, across restarts, until it is resumed.", _SUBSCRIPTION, _plan_switch, _switch(True)),
+        Action("resume", "Resume", "The subscription goes on.", _SUBSCRIPTION, _plan_switch, _switch(False)),
+        Action("cancel", "Cancel", "The scheduled event is never published.", _SCHEDULED, _plan_scheduled, _cancel, danger=True),
+        Action("run-now", "Run now", "The scheduled event is published now.", _SCHEDULED, _plan_scheduled, _run_now),
+    )
+}  # fmt: skip

@@ -1,0 +1,121 @@
+"""The dashboard as an ASGI application: routes behind their guards, headers on every answer, static files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import Message, Receive, Scope, Send
+
+from tidings.dashboard.auth import Auth
+from tidings.dashboard.call import Call, guarded, problem
+from tidings.dashboard.desk import Desk
+from tidings.dashboard.payload import Redact, Redaction
+from tidings.dashboard.render import STATIC
+from tidings.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from tidings.service import Service
+    from tidings.stores.sql.store import SQLStore
+
+__all__ = ["Dashboard", "Settings"]
+
+#: No script, style or frame but our own files; nothing of a payload could run even if it came to stand in a page.
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+_HEADERS = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What was given to `service.dashboard(...)`."""
+
+    desk: Desk
+    auth: Auth | None
+    read_only: bool
+    redact: tuple[str | Redact, ...]
+
+
+class Dashboard:
+    """An ASGI application; `service.dashboard(...)` makes it.
+
+    Args:
+        store: the tables.
+        service: the service that it is part of, if there is one.
+        auth, read_only, redact: see `Service.dashboard`.
+    """
+
+    def __init__(
+        self,
+        store: SQLStore,
+        service: Service | None = None,
+        *,
+        auth: Auth | None = None,
+        read_only: bool = False,
+        redact: Sequence[str | Redact] = (),
+    ) -> None:
+        from tidings.dashboard.routes import ROUTES
+
+        if auth is not None and not callable(auth):
+            raise ConfigurationError(f"dashboard(auth={type(auth).__name__}): give a function of the request that returns a User or None")
+        if isinstance(redact, str):
+            raise ConfigurationError(f"dashboard(redact={redact!r}): give a list, redact=[{redact!r}]")
+        Redaction(redact, ())
+        self._settings = settings = Settings(Desk(store, service), auth, read_only, tuple(redact))
+        routes: list[Route | Mount] = [
+            Route(place.path, guarded(place.endpoint, place.role, settings, api=place.api), methods=[place.method]) for place in ROUTES
+        ]
+        routes.append(Mount("/static", StaticFiles(directory=STATIC)))
+
+        async def refused(request: Request, error: Exception) -> Response:
+            """Answer what has no route."""
+            assert isinstance(error, HTTPException)
+            call = Call(request, settings, None, "")
+            path = request.scope["path"][len(call.base) :]
+            if path.startswith("/api/"):
+                response = problem(error.status_code, str(error.detail))
+            else:
+                response = call.page("error.html", error.status_code, title=str(error.detail), sentence="There is no such page.")
+            response.headers.update(error.headers or {})
+            return response
+
+        self._app = Starlette(routes=routes, exception_handlers={HTTPException: refused})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.update(_HEADERS)
+                if "cache-control" not in headers:
+                    asset = "/static/" in scope["path"]
+                    headers["cache-control"] = "public, max-age=3600" if asset else "no-store"
+            await send(message)
+
+        await self._app(_own(scope), receive, with_headers)
+
+
+def _own(scope: Scope) -> dict[str, Any]:
+    # What a surrounding application has put into its scope is not for these routes.
+    return {**scope, "app": None}

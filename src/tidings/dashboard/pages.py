@@ -1,0 +1,149 @@
+"""The pages with lists: they read what the query says, ask the desk, and fill a template. The address is the whole state."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.responses import Response
+
+from tidings.dashboard.call import Call, Problem, cursor
+from tidings.dashboard.diagrams import graph
+from tidings.dashboard.params import Param, read
+from tidings.dashboard.views import (
+    AUDIT,
+    EVENTS,
+    FAILURES,
+    KEYS,
+    RANGE,
+    SCHEDULED,
+    SPANS,
+    log_filter,
+    number_of,
+    place_of,
+)
+
+__all__ = ["audit", "events", "failures", "group", "keys", "overview", "scheduled", "subscription", "subscriptions", "topics", "workers"]
+
+_DONE = Param("did", "the number of an action in the audit", "integer", low=1, high=2**53)
+
+
+def _given(call: Call, *params: Param) -> dict[str, Any]:
+    return read(params, call.request.query_params, text=True)
+
+
+async def _did(call: Call) -> Any:
+    number = _given(call, _DONE)["did"]
+    return None if number is None else await call.desk.entry(number)
+
+
+async def overview(call: Call) -> Response:
+    """Show whether all is well, on one screen."""
+    span = _given(call, RANGE)["range"]
+    return call.page("overview.html", found=await call.desk.overview(), charts=await call.desk.charts(SPANS[span]), span=span, spans=SPANS)
+
+
+async def events(call: Call) -> Response:
+    """Show the log."""
+    values = _given(call, *EVENTS)
+    found = await search(call, values)
+    size = await call.desk.ask(call.desk.log.size)
+    return call.page("events.html", found=found, values=values, size=size)
+
+
+async def search(call: Call, values: dict[str, Any]) -> Any:
+    """Return a page of the log; text is looked for in what this user may see."""
+    found = await call.desk.ask(call.desk.log.page, log_filter(values), values["limit"], values["before"])
+    text = values["text"]
+    if text is None or not call.redaction:
+        return found
+    from tidings.dashboard.payload import Shown
+
+    seen = []
+    for row in found.rows:
+        event = await call.desk.ask(call.desk.log.at, row.position)
+        if event is not None and text.lower() in Shown.of(event.data, event.name, call.redaction).text.lower():
+            seen.append(row)
+    return found._replace(rows=seen)
+
+
+async def subscriptions(call: Call) -> Response:
+    """Show all subscriptions."""
+    return call.page("subscriptions.html", found=await call.desk.subscriptions(), did=await _did(call))
+
+
+async def subscription(call: Call) -> Response:
+    """Show one subscription with its charts."""
+    number = number_of(call)
+    span = _given(call, RANGE)["range"]
+    found = next((item for item in await call.desk.subscriptions() if item.id == number), None)
+    if found is None:
+        raise Problem(404, f"There is no subscription {number}.")
+    charts = await call.desk.charts(SPANS[span], found.service, found.label)
+    return call.page("subscription.html", item=found, charts=charts, span=span, spans=SPANS, did=await _did(call))
+
+
+async def failures(call: Call) -> Response:
+    """Show failures, grouped by what went wrong; with a filter also one by one."""
+    values = _given(call, *FAILURES)
+    groups, many = await call.desk.ask(call.desk.parked.groups, 25, values["service"], values["subscription"])
+    one_by_one = await call.desk.ask(
+        call.desk.parked.failures, values["limit"], values["before"], service=values["service"], subscription=values["subscription"],
+        event=values["event"], key=values["key"], state=values["state"],
+    )  # fmt: skip
+    return call.page("failures.html", groups=groups, many=many, found=one_by_one, values=values, did=await _did(call))
+
+
+async def group(call: Call) -> Response:
+    """Show the failures of one fingerprint in one subscription."""
+    values = _given(call, *FAILURES)
+    number, fingerprint = number_of(call), call.request.path_params["fingerprint"]
+    found = await call.desk.ask(call.desk.parked.group, fingerprint, number)
+    if found is None:
+        raise Problem(404, "Nothing fails this way any more: it was handled, discarded, or fails in another way now.")
+    page = await call.desk.ask(
+        call.desk.parked.failures, values["limit"], values["before"], fingerprint=fingerprint, subscription_id=number
+    )
+    return call.page("group.html", group=found, found=page, values=values, did=await _did(call))
+
+
+async def keys(call: Call) -> Response:
+    """Show what is blocked, by key."""
+    values = _given(call, *KEYS)
+    limit = values["limit"]
+    found = await call.desk.ask(
+        call.desk.parked.keys, limit + 1, values["state"], place_of(values["after"]), service=values["service"],
+        subscription=values["subscription"], key=values["key"],
+    )  # fmt: skip
+    last = found[limit - 1] if len(found) > limit else None
+    after = None if last is None else cursor(last.due_at if last.state == "retrying" else last.blocked_at, last.lane)
+    return call.page("keys.html", found=found[:limit], after=after, values=values, did=await _did(call))
+
+
+async def scheduled(call: Call) -> Response:
+    """Show what waits for its time."""
+    values = _given(call, *SCHEDULED)
+    limit = values["limit"]
+    found = await call.desk.ask(call.desk.parked.scheduled, limit + 1, place_of(values["after"]))
+    after = cursor(found[limit - 1].due_at, found[limit - 1].id) if len(found) > limit else None
+    return call.page("scheduled.html", found=found[:limit], after=after, values=values, did=await _did(call))
+
+
+async def topics(call: Call) -> Response:
+    """Show the types of events, and who has to do with them."""
+    found = await call.desk.topics()
+    return call.page("topics.html", found=found, graph=graph(found.types[:150]))
+
+
+async def workers(call: Call) -> Response:
+    """Show the processes and what they hold."""
+    found, readers, tasks = await call.desk.workers()
+    return call.page("workers.html", found=found, readers=readers, tasks=tasks)
+
+
+async def audit(call: Call) -> Response:
+    """Show who has done what."""
+    values = _given(call, *AUDIT)
+    limit = values["limit"]
+    found = await call.desk.audit(limit + 1, values["before"])
+    before = found[limit - 1].number if len(found) > limit else None
+    return call.page("audit.html", found=found[:limit], before=before, values=values, did=await _did(call))

@@ -1,0 +1,114 @@
+"""Acting: a page that says what would happen, the form that does it, and logging in to be allowed to."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from starlette.responses import RedirectResponse, Response
+
+from tidings.dashboard.actions import ACTIONS, Action, Done
+from tidings.dashboard.auth import COOKIE, SESSION, TokenAuth
+from tidings.dashboard.call import CSRF, Call, Later, Problem, remember
+from tidings.dashboard.params import read
+from tidings.dashboard.payload import Shown
+
+__all__ = ["act", "confirm", "login", "login_page", "logout", "perform"]
+
+#: What is asked for in the form; everything else says what is meant, and has been said already.
+ASKED = ("rate", "reason", "whole", "data")
+
+
+def _action(call: Call) -> Action:
+    name = call.request.path_params["action"]
+    if name not in ACTIONS:
+        raise Problem(404, f"There is no action {name!r}: there are {', '.join(ACTIONS)}.")
+    return ACTIONS[name]
+
+
+async def confirm(call: Call) -> Response:
+    """Say what an action would do, and ask whether to do it."""
+    action = _action(call)
+    query = call.request.query_params
+    chosen = read([param for param in action.params if param.name not in ASKED], query, text=True)
+    values = {param.name: param.default for param in action.params} | chosen
+    planned = await action.plan(call.desk, values)
+    asked = [param for param in action.params if param.name in ASKED]
+    data = None
+    if action.name == "edit":
+        found = await call.desk.delivery(values["number"])
+        shown = None if found is None else Shown.of(found.data, found.name, call.redaction)
+        if shown is not None and (shown.redacted or not shown.json):
+            raise Problem(403, "Fields of this event are hidden from you, or it is no JSON: what cannot be seen cannot be edited.")
+        data = None if shown is None else shown.text
+    # What stands in the form goes on as it was given, not as it was read.
+    meant = {name: value for name, value in query.items() if name in chosen and value}
+    return call.page(
+        "confirm.html", action=action, planned=planned, meant=meant, asked=asked, data=data, back=_back(call, query.get("back", ""))
+    )
+
+
+async def act(call: Call) -> Response:
+    """Do it, and go back to where the way led from."""
+    action = _action(call)
+    given = {name: value for name, value in call.form.items() if name not in ("csrf", "back")}
+    given.setdefault("all", "false")
+    values = read(action.params, given, text=True)
+    done = await perform(call, action, values)
+    newest = await call.desk.audit(1, None)
+    back = _back(call, call.form.get("back", "")) or f"{call.base}/audit"
+    number = f"did={newest[0].number}" if newest and done.later is None else ""
+    joined = f"{back}{'&' if '?' in back else '?'}{number}" if number else f"{call.base}/audit"
+    return RedirectResponse(joined, 303, background=None if done.later is None else Later(done.later))
+
+
+async def perform(call: Call, action: Action, values: dict[str, object]) -> Done:
+    """Run an action for this call's user.
+
+    Raises:
+        Problem: what would be edited is hidden from the user.
+    """
+    assert call.user is not None
+    if action.name == "edit" and call.redaction:
+        found = await call.desk.delivery(values["number"])
+        if found is not None and Shown.of(found.data, found.name, call.redaction).redacted:
+            raise Problem(403, "Fields of this event are hidden from you: what cannot be seen cannot be edited.")
+    return await action.run(call.desk, values, call.user.name)
+
+
+async def login_page(call: Call) -> Response:
+    """Ask for a token."""
+    if not isinstance(call.settings.auth, TokenAuth):
+        raise Problem(404, "There is nothing to log in to here.")
+    response = call.page("login.html", wrong=False)
+    remember(response, CSRF, call.token, call)
+    return response
+
+
+async def login(call: Call) -> Response:
+    """Begin a session, if the token is right."""
+    auth = call.settings.auth
+    if not isinstance(auth, TokenAuth):
+        raise Problem(404, "There is nothing to log in to here.")
+    token = call.form.get("token", "").strip()
+    if auth.user(token) is None:
+        return call.page("login.html", 401, wrong=True)
+    response = RedirectResponse(f"{call.base}/", 303)
+    remember(response, COOKIE, auth.session(token), call, SESSION)
+    return response
+
+
+async def logout(call: Call) -> Response:
+    """End the session."""
+    response = RedirectResponse(f"{call.base}/login", 303)
+    response.delete_cookie(COOKIE, path=f"{call.base}/")
+    return response
+
+
+def _back(call: Call, given: str) -> str:
+    """Return where to go back to, if that is a page of ours; nothing else is followed."""
+    try:
+        parts = urlsplit(given)
+    except ValueError:
+        return ""
+    inside = parts.path.startswith(f"{call.base}/") and not given.startswith("//") and "\\" not in given
+    return given if inside and not parts.scheme and not parts.netloc and given.isprintable() and len(given) < 2000 else ""

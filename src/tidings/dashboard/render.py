@@ -1,0 +1,102 @@
+"""Templates and what they may call. Every value is escaped, and every character of it can be seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from tidings import __version__
+from tidings.dashboard.payload import visible
+
+__all__ = ["STATIC", "environment", "query"]
+
+STATIC = Path(__file__).with_name("static")
+
+
+@cache
+def environment() -> Environment:
+    """Return the environment of all templates, made once."""
+    made = Environment(
+        loader=FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_visible,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    made.filters |= {"time": _time, "ago": _ago, "ms": _ms, "number": _number, "counted": _counted, "span": _span}
+    made.globals |= {"query": query, "version": __version__}
+    return made
+
+
+def query(values: Mapping[str, Any], **changes: Any) -> str:
+    """Return a query string of what is given, with changes; what is None, empty or False is left out."""
+    merged = {**values, **changes}
+    kept = {name: _text(value) for name, value in merged.items() if value not in (None, "", False)}
+    return f"?{urlencode(kept, errors='replace')}" if kept else "?"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return "true" if value is True else str(value)
+
+
+def _visible(value: Any) -> Any:
+    if value is None:
+        return ""
+    if isinstance(value, Markup) or not isinstance(value, str) or value.isprintable():
+        return value
+    return visible(value)
+
+
+def _time(value: datetime | str | None) -> Markup | str:
+    if isinstance(value, str):  # of a delivery's history, which is JSON
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            return str(value)
+    if not isinstance(value, datetime):
+        return ""
+    at = value.astimezone(UTC)
+    return Markup('<time datetime="{}">{:%Y-%m-%d %H:%M:%S} UTC</time>').format(at.isoformat(), at)
+
+
+def _ago(value: datetime | None, now: datetime) -> Markup | str:
+    if value is None:
+        return ""
+    at = value.astimezone(UTC)
+    seconds = (now - at).total_seconds()
+    words = f"{_span(seconds)} ago" if seconds >= 0 else f"in {_span(-seconds)}"
+    return Markup('<time datetime="{}" data-keep title="{:%Y-%m-%d %H:%M:%S} UTC">{}</time>').format(at.isoformat(), at, words)
+
+
+def _span(seconds: float) -> str:
+    for unit, size in (("d", 86400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= size * 2:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _ms(value: float | None) -> str:
+    if value is None:
+        return "-"
+    if value >= 10_000:
+        return f"{value / 1000:,.0f} s"
+    return f"{value:.1f} ms" if value < 10 else f"{value:,.0f} ms"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:,}"
+
+
+def _counted(value: int, limit: int) -> str:
+    return f"{value:,}" if value <= limit else f"{limit:,}+"

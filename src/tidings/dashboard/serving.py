@@ -1,0 +1,73 @@
+"""Serving the dashboard by itself, with uvicorn, for as long as a block lasts."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import uvicorn
+
+from tidings.dashboard.app import Dashboard
+
+__all__ = ["CannotListen", "serving"]
+
+#: Seconds that an answer under way may take when the server stops; streams of open pages end then.
+_GRACE = 1
+
+
+class CannotListen(Exception):
+    """The address cannot be used; says why."""
+
+
+class _Server(uvicorn.Server):
+    """A server that leaves the signals to whoever runs it."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
+
+
+@asynccontextmanager
+async def serving(dashboard: Dashboard, host: str, port: int, root_path: str = "") -> AsyncIterator[str]:
+    """Serve the dashboard in this event loop; gives its address.
+
+    Args:
+        port: 0 takes a free one.
+
+    Raises:
+        CannotListen: somebody else listens there, or there is no such address.
+    """
+    listening = _listening(host, port)
+    # Headers of a proxy are not believed: who comes through one has to say who he is.
+    config = uvicorn.Config(
+        dashboard, log_level="warning", access_log=False, proxy_headers=False, server_header=False, lifespan="off", root_path=root_path,
+        timeout_graceful_shutdown=_GRACE, ws="none",
+    )  # fmt: skip
+    server = _Server(config)
+    shown = f"[{host}]" if ":" in host else host
+    # Not a task group: what the block raises must come out of it as it is.
+    running = asyncio.create_task(server.serve([listening]))
+    try:
+        yield f"http://{shown}:{listening.getsockname()[1]}{root_path}/"
+    finally:
+        server.should_exit = True
+        await running
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        made = socket.socket(family, socket.SOCK_STREAM)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind((host, port))
+        # From here on connections wait until the server takes them.
+        made.listen(128)
+    except (OSError, OverflowError) as error:
+        raise CannotListen(
+            f"cannot listen at {host}:{port}: {getattr(error, 'strerror', None) or error}. Another port: --port 0 takes a free one"
+        ) from None
+    made.setblocking(False)
+    return made

@@ -1,0 +1,342 @@
+"""What a dashboard asks about failures, blocked keys and scheduled events. Read only, by keyset, each count bounded and said to be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, Literal, NamedTuple
+
+from sqlalchemy import Connection
+
+from tidings.stores.sql.dialect import Dialect, as_datetime
+from tidings.stores.sql.driver import run
+from tidings.stores.sql.names import Names
+from tidings.stores.sql.queries import label_of
+from tidings.stores.sql.repair import Heads
+from tidings.stores.sql.statement import Command, Sql
+
+__all__ = ["GROUPS", "FailedRow", "FailurePage", "Group", "KeyRow", "LaneState", "ParkedViews", "Waiting"]
+
+LaneState = Literal["dead", "retrying", "paused"]
+
+#: Most groups of failures that are looked at, and up to which a group's failures are counted.
+GROUPS = 200
+COUNTED = 10_000
+COUNTED_DEAD = 1_000
+
+#: How many parked events one search looks through, and how many dead keys a dry run counts.
+_WINDOW = 20_000
+MATCHED = 10_000
+
+
+class Group(NamedTuple):
+    """Failures of one fingerprint in one subscription.
+
+    Attributes:
+        failures: parked events that failed this way, up to `COUNTED` + 1; `dead` those not tried again, up to `COUNTED_DEAD` + 1.
+        first, last: when the oldest of them was parked, and when the newest failed last.
+        number: of the newest.
+    """
+
+    fingerprint: str
+    subscription_id: int
+    service: str
+    group: str
+    name: str
+    failures: int
+    dead: int
+    first: datetime | None
+    last: datetime | None
+    number: int
+    error_type: str | None
+    error_message: str | None
+    traceback: str | None
+    event: str
+
+    @property
+    def label(self) -> str:
+        """What the subscription is called."""
+        return label_of(self.group, self.name)
+
+
+class FailedRow(NamedTuple):
+    """A parked event that has failed, without its bytes. `state` is that of its lane, or `waiting` when it is not the head."""
+
+    number: int
+    state: str
+    service: str
+    group: str
+    subscription: str
+    event_id: str
+    source: str
+    name: str
+    version: int | None
+    key: str | None
+    reason: str
+    attempts: int
+    error_type: str | None
+    error_message: str | None
+    fingerprint: str | None
+    failed_at: datetime | None
+    depth: int
+
+    @property
+    def label(self) -> str:
+        """What the subscription is called."""
+        return label_of(self.group, self.subscription)
+
+
+class FailurePage(NamedTuple):
+    """Failures, newest first; `before` is the cursor of what follows, `searched` is set when the search ended before the page was full."""
+
+    rows: list[FailedRow]
+    before: int | None
+    searched: int | None
+
+
+class KeyRow(NamedTuple):
+    """A key that something is parked of, with its head. `lane` and `at` are its place in the list."""
+
+    lane: str
+    subscription_id: int
+    service: str
+    group: str
+    subscription: str
+    key: str | None
+    state: str
+    depth: int
+    attempts: int
+    blocked_at: datetime | None
+    due_at: datetime | None
+    number: int | None
+    event_id: str | None
+    event: str | None
+    reason: str | None
+    error_type: str | None
+    error_message: str | None
+    fingerprint: str | None
+
+    @property
+    def label(self) -> str:
+        """What the subscription is called."""
+        return label_of(self.group, self.subscription)
+
+
+class Waiting(NamedTuple):
+    """A scheduled event."""
+
+    id: str
+    source: str
+    name: str
+    version: int | None
+    topic: str
+    key: str | None
+    due_at: datetime | None
+    published_at: datetime | None
+
+
+class ParkedViews:
+    """The queries on one set of tables. Each method is a function of a synchronous connection, for `store.call`."""
+
+    def __init__(self, names: Names, dialect: Dialect) -> None:
+        self._pg = pg = dialect.name == "postgresql"
+        typed = dialect.cast
+        text = "::text" if pg else ""
+        uuid = "uuid" if pg else "text"
+
+        def is_or_any(column: str, parameter: str, kind: str = "text") -> str:
+            return f"({typed(parameter, kind)} is null or {column} = {typed(parameter, kind)})"
+
+        mine = f"fingerprint = {typed('$1', 'text')} and subscription_id = {typed('$2', 'int')}"
+        # The groups one after another by the index, each with its newest number: as many steps as there are groups, not as rows.
+        self.next_ = Sql(f"""
+            select g.fingerprint, g.subscription_id,
+                   (select max(x.number) from {names.deliveries} x
+                    where x.fingerprint = g.fingerprint and x.subscription_id = g.subscription_id)
+            from (select fingerprint, subscription_id from {names.deliveries}
+                  where fingerprint is not null and (fingerprint, subscription_id) > ({typed("$1", "text")}, {typed("$2", "int")})
+                  order by fingerprint, subscription_id limit 1) g
+        """)
+        self.count_ = Sql(f"select count(*) from (select 1 from {names.deliveries} where {mine} limit {COUNTED + 1}) d")
+        self.count_dead_ = Sql(f"""
+            select count(*) from (
+              select 1 from (select lane, subscription_id from {names.deliveries} where {mine} order by number desc limit {COUNTED_DEAD + 1}) d
+              join {names.lanes} l on l.lane = d.lane and l.subscription_id = d.subscription_id
+              where l.state = 'dead') x
+        """)
+        self.group_ = Sql(f"""
+            select d.fingerprint, d.subscription_id, s.service, s.group_name, s.name,
+                   (select f.parked_at from {names.deliveries} f where f.{mine.replace("and ", "and f.")} order by f.number limit 1),
+                   d.failed_at, d.number, d.error_type, d.error_message, d.traceback, d.name
+            from {names.deliveries} d join {names.subscriptions} s on s.id = d.subscription_id
+            where d.number = {typed("$3", "bigint")}
+        """)
+        columns = f"""
+            d.number, l.state, s.service, s.group_name, s.name, d.event_id, d.source, d.name, d.version, d.key, d.reason, d.attempts, d.error_type,
+            d.error_message, d.fingerprint, d.failed_at, l.depth,
+            (select min(b.number) from {names.deliveries} b where b.lane = d.lane and b.subscription_id = d.subscription_id)
+        """
+        joined = f"""
+            join {names.lanes} l on l.lane = d.lane and l.subscription_id = d.subscription_id
+            join {names.subscriptions} s on s.id = d.subscription_id
+        """
+        named = f"(s.name = {typed('$2', 'text')} or s.group_name || '/' || s.name = {typed('$2', 'text')})"
+        light = "number, lane, subscription_id, event_id, source, name, version, key, reason, attempts, error_type, error_message, fingerprint, failed_at"
+        self.failures_ = Sql(f"""
+            select {columns} from (
+              select {light} from {names.deliveries} where number < {typed("$1", "bigint")} order by number desc limit {_WINDOW}) d
+            {joined}
+            where ({typed("$2", "text")} is null or {named}) and {is_or_any("d.name", "$3")} and {is_or_any("d.key", "$4")}
+              and {is_or_any("s.service", "$5")} and {is_or_any("l.state", "$6")} and d.failed_at is not null
+            order by d.number desc limit {typed("$7", "int")}
+        """)
+        self.of_group_ = Sql(f"""
+            select {columns} from {names.deliveries} d {joined}
+            where d.fingerprint = {typed("$1", "text")} and {is_or_any("d.subscription_id", "$2", "int")} and d.number < {typed("$3", "bigint")}
+            order by d.number desc limit {typed("$4", "int")}
+        """)
+        self.floor_ = Sql(f"""
+            select number from {names.deliveries} where number < {typed("$1", "bigint")} order by number desc limit 1 offset {_WINDOW - 1}
+        """)
+        order = {"dead": "l.blocked_at, l.lane", "retrying": "l.due_at, l.lane", "paused": "l.lane, l.subscription_id"}
+        # The place in the list is (time, lane): several lanes may have one time.
+        after = {
+            "dead": f"(l.blocked_at, l.lane) > ({typed('$1', 'timestamptz')}, {typed('$2', uuid)})",
+            "retrying": f"(l.due_at, l.lane) > ({typed('$1', 'timestamptz')}, {typed('$2', uuid)})",
+            "paused": f"({typed('$1', 'timestamptz')} is null or l.lane > {typed('$2', uuid)})",
+        }
+        self.keys_ = {
+            state: Sql(f"""
+                select l.lane{text}, l.subscription_id, s.service, s.group_name, s.name, l.key, l.state, l.depth, l.attempts, l.blocked_at, l.due_at,
+                       d.number, d.event_id, d.name, d.reason, d.error_type, d.error_message, d.fingerprint
+                from (select * from {names.lanes} l where l.state = '{state}' and {after[state]} order by {order[state]} limit {_WINDOW // 4}) l
+                join {names.subscriptions} s on s.id = l.subscription_id
+                left join {names.deliveries} d on d.number = (
+                  select min(x.number) from {names.deliveries} x where x.lane = l.lane and x.subscription_id = l.subscription_id)
+                where {is_or_any("s.service", "$3")} and ({typed("$4", "text")} is null or s.name = {typed("$4", "text")}
+                  or s.group_name || '/' || s.name = {typed("$4", "text")}) and {is_or_any("l.key", "$5")}
+                order by {order[state]} limit {typed("$6", "int")}
+            """)
+            for state in order
+        }
+        first = f"select min(x.number) from {names.deliveries} x where x.lane = l.lane and x.subscription_id = l.subscription_id"
+        time = "timestamptz"
+        # The dry run of an action, counted up to a bound. With a fingerprint the way leads through its index.
+        meant = f"""
+            {is_or_any("d.number", "$1", "bigint")} and {is_or_any("d.event_id", "$2")} and {is_or_any("s.service", "$3")}
+            and ({typed("$4", "text")} is null or s.name = {typed("$4", "text")} or s.group_name || '/' || s.name = {typed("$4", "text")})
+            and {is_or_any("d.name", "$5")} and {is_or_any("l.key", "$6")} and {is_or_any("d.fingerprint", "$7")}
+            and ({typed("$8", time)} is null or d.failed_at >= {typed("$8", time)}) and ({typed("$9", time)} is null or d.failed_at < {typed("$9", time)})
+        """
+        found = f"select l.depth from {names.lanes} l join {names.subscriptions} s on s.id = l.subscription_id"
+        self.matched_ = Sql(f"""
+            select count(*), coalesce(sum(depth), 0) from (
+              {found} join {names.deliveries} d on d.number = ({first}) where l.state = 'dead' and {meant} limit {typed("$10", "int")}) m
+        """)
+        exact = meant.replace(is_or_any("d.fingerprint", "$7"), f"d.fingerprint = {typed('$7', 'text')}")
+        self.matched_kind_ = Sql(f"""
+            select count(*), coalesce(sum(depth), 0) from (
+              select l.depth from {names.deliveries} d
+              join {names.lanes} l on l.lane = d.lane and l.subscription_id = d.subscription_id
+              join {names.subscriptions} s on s.id = l.subscription_id
+              where l.state = 'dead' and {exact} and d.number = ({first}) limit {typed("$10", "int")}) m
+        """)
+        scheduled = f"id{text}, source, name, version, topic, key, due_at, published_at"
+        self.scheduled_ = Sql(f"""
+            select {scheduled} from {names.scheduled} where (due_at, id) > ({typed("$1", "timestamptz")}, {typed("$2", uuid)})
+            order by due_at, id limit {typed("$3", "int")}
+        """)
+        self.scheduled_one_ = Sql(f"select {scheduled}, headers{text}, data{text} from {names.scheduled} where id = {typed('$1', uuid)}")
+
+    def groups(
+        self, connection: Connection, limit: int, service: str | None = None, subscription: str | None = None
+    ) -> tuple[list[Group], bool]:
+        """Return the groups of failures whose newest failure is the latest, and whether there are more than `GROUPS` of them."""
+        found: list[tuple[str, int, int]] = []
+        place = ("", -1)
+        while len(found) <= GROUPS and (rows := run(connection, Command(self.next_, place))):
+            found.append((rows[0][0], rows[0][1], rows[0][2]))
+            place = (rows[0][0], rows[0][1])
+        many = len(found) > GROUPS
+        groups: list[Group] = []
+        for item in sorted(found[:GROUPS], key=lambda item: -item[2]):
+            group = self._group(connection, *item)
+            if group is None or service not in (None, group.service) or subscription not in (None, group.name, group.label):
+                continue
+            groups.append(group)
+            if len(groups) == limit:
+                break
+        return groups, many
+
+    def group(self, connection: Connection, fingerprint: str, subscription_id: int) -> Group | None:
+        """Return one group, if it has failures."""
+        rows = run(connection, Command(self.next_, (fingerprint, subscription_id - 1)))
+        if not rows or tuple(rows[0][:2]) != (fingerprint, subscription_id):
+            return None
+        return self._group(connection, fingerprint, subscription_id, rows[0][2])
+
+    def _group(self, connection: Connection, fingerprint: str, subscription_id: int, number: int) -> Group | None:
+        rows = run(connection, Command(self.group_, (fingerprint, subscription_id, number)))
+        if not rows:
+            return None
+        row = rows[0]
+        ((count,),) = run(connection, Command(self.count_, (fingerprint, subscription_id)))
+        ((dead,),) = run(connection, Command(self.count_dead_, (fingerprint, subscription_id)))
+        return Group._make((*row[:5], count, dead, as_datetime(row[5]), as_datetime(row[6]), *row[7:]))
+
+    def failures(
+        self, connection: Connection, limit: int, before: int | None = None, *, fingerprint: str | None = None, subscription_id: int | None = None,
+        service: str | None = None, subscription: str | None = None, event: str | None = None, key: str | None = None, state: str | None = None,
+    ) -> FailurePage:  # fmt: skip
+        """Return failed events that are parked, newest first; those of one group by its index, else through a window of parked events."""
+        start = 2**62 if before is None else before
+        if fingerprint is not None:
+            rows = run(connection, Command(self.of_group_, (fingerprint, subscription_id, start, limit + 1)))
+            found = [_failed(row) for row in rows]
+            return FailurePage(found[:limit], found[limit - 1].number if len(found) > limit else None, None)
+        arguments = (start, subscription, event, key, service, state, limit + 1)
+        found = [_failed(row) for row in run(connection, Command(self.failures_, arguments))]
+        if len(found) > limit:
+            return FailurePage(found[:limit], found[limit - 1].number, None)
+        floor = run(connection, Command(self.floor_, (start,)))
+        return FailurePage(found, floor[0][0], _WINDOW) if floor else FailurePage(found, None, None)
+
+    def keys(
+        self, connection: Connection, limit: int, state: LaneState, after: tuple[datetime, str] | None = None, *, service: str | None = None,
+        subscription: str | None = None, key: str | None = None,
+    ) -> list[KeyRow]:  # fmt: skip
+        """Return blocked keys of one state: dead ones the longest blocked first, retrying ones by when they are due."""
+        at, lane = after or (datetime(1970, 1, 1, tzinfo=UTC), "00000000-0000-0000-0000-000000000000" if self._pg else "")
+        place: Any = None if state == "paused" and after is None else self._time(at)
+        rows = run(connection, Command(self.keys_[state], (place, lane, service, subscription, key, limit)))
+        return [KeyRow._make((*row[:9], as_datetime(row[9]), as_datetime(row[10]), *row[11:])) for row in rows]
+
+    def matched(self, connection: Connection, heads: Heads, limit: int = MATCHED) -> tuple[int, int]:
+        """Return how many dead lanes an action would change, and the events in them: at most `limit` + 1 lanes are counted."""
+        *rest, since, until = heads
+        statement = self.matched_ if heads.fingerprint is None else self.matched_kind_
+        ((lanes, events),) = run(connection, Command(statement, (*rest, self._time(since), self._time(until), limit + 1)))
+        return int(lanes), int(events)
+
+    def scheduled(self, connection: Connection, limit: int, after: tuple[datetime, str] | None = None) -> list[Waiting]:
+        """Return scheduled events, the next one due first."""
+        at, event_id = after or (datetime(1970, 1, 1, tzinfo=UTC), "00000000-0000-0000-0000-000000000000" if self._pg else "")
+        return [_waiting(row) for row in run(connection, Command(self.scheduled_, (self._time(at), event_id, limit)))]
+
+    def scheduled_one(self, connection: Connection, event_id: str) -> tuple[Waiting, str, str] | None:
+        """Return a scheduled event with its headers and data as JSON text, if it still waits."""
+        rows = run(connection, Command(self.scheduled_one_, (event_id,)))
+        return (_waiting(rows[0]), rows[0][8], rows[0][9]) if rows else None
+
+    def _time(self, value: datetime | None) -> datetime | str | None:
+        if value is None or self._pg:
+            return value
+        return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+
+
+def _failed(row: Sequence[Any]) -> FailedRow:
+    return FailedRow._make((row[0], row[1] if row[17] == row[0] else "waiting", *row[2:15], as_datetime(row[15]), row[16]))
+
+
+def _waiting(row: Sequence[Any]) -> Waiting:
+    return Waiting._make((str(row[0]), *row[1:6], as_datetime(row[6]), as_datetime(row[7])))

@@ -1,0 +1,120 @@
+"""What a dashboard draws: the counts of `stats` over time, and durations estimated from its histograms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+from sqlalchemy import Connection
+
+from tidings.stores.sql.dialect import Dialect, as_datetime
+from tidings.stores.sql.driver import run
+from tidings.stores.sql.names import Names
+from tidings.stores.sql.statement import Command, Sql
+
+__all__ = ["COUNTS", "Point", "StatsViews", "durations", "quantile"]
+
+#: The counts that are drawn.
+COUNTS = ("published", "handled", "failed", "retried", "dead", "duplicates", "relayed")
+
+#: Most minutes whose durations are read: of a longer time, minutes at equal distances.
+_SAMPLED = 60
+
+
+class Point(NamedTuple):
+    """A count of one minute."""
+
+    at: datetime
+    subject: str
+    measure: str
+    value: int
+
+
+class StatsViews:
+    """The queries on one set of tables. Each method is a function of a synchronous connection, for `store.call`."""
+
+    def __init__(self, names: Names, dialect: Dialect) -> None:
+        self._dialect = dialect
+        self._pg = dialect.name == "postgresql"
+        typed = dialect.cast
+        value = typed("sum(value)", "bigint")
+        service = f"({typed('$2', 'text')} is null or service = {typed('$2', 'text')})"
+        subject = f"({typed('$3', 'text')} is null or subject = {typed('$3', 'text')})"
+        self.counts_ = Sql(f"""
+            select bucket, subject, measure, {value} from {names.stats}
+            where bucket >= {typed("$1", "timestamptz")} and {service} and {subject} and {dialect.among("measure", "$4", "text")}
+            group by bucket, subject, measure order by bucket, subject, measure limit 100000
+        """)
+        minutes = "$1::timestamptz[]"
+        among = f"bucket = any({minutes})" if self._pg else "bucket in (select value from json_each($1))"
+        self.histograms_ = Sql(f"""
+            select bucket, subject, measure, {value} from {names.stats}
+            where {among} and {service} and {subject} and (measure like 'took:%' or measure like 'lag:%')
+            group by bucket, subject, measure limit 100000
+        """)
+
+    def counts(
+        self,
+        connection: Connection,
+        since: datetime,
+        service: str | None = None,
+        subject: str | None = None,
+        measures: Sequence[str] = COUNTS,
+    ) -> list[Point]:
+        """Return counts minute by minute."""
+        rows = run(connection, Command(self.counts_, (self._time(since), service, subject, self._dialect.items(measures))))
+        return [_point(row) for row in rows]
+
+    def histograms(
+        self, connection: Connection, since: datetime, until: datetime, service: str | None = None, subject: str | None = None
+    ) -> list[Point]:
+        """Return the histograms of durations, of 60 minutes at most, at equal distances."""
+        first = since.replace(second=0, microsecond=0)
+        total = max(int((until - first) / timedelta(minutes=1)), 1)
+        step = -(-total // _SAMPLED)
+        minutes = [self._time(first + timedelta(minutes=index)) for index in range(total % step, total + 1, step)]
+        rows = run(connection, Command(self.histograms_, (self._dialect.items(minutes), service, subject)))
+        return [_point(row) for row in rows]
+
+    def _time(self, value: datetime) -> datetime | str:
+        return value if self._pg else value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+
+
+def durations(points: Iterable[tuple[str, int]], what: str) -> dict[float, int]:
+    """Return a histogram, upper bound in milliseconds to count, of measures such as `took:50`; `what` is `took` or `lag`."""
+    histogram: dict[float, int] = {}
+    for measure, value in points:
+        name, colon, bound = measure.partition(":")
+        if name != what or not colon:
+            continue
+        try:
+            upper = float(bound)
+        except ValueError:
+            continue
+        histogram[upper] = histogram.get(upper, 0) + value
+    return histogram
+
+
+def quantile(histogram: Mapping[float, int], share: float) -> float | None:
+    """Return the milliseconds that this share stays under, within its bucket by proportion; None of nothing.
+
+    What lies above the last finite bound is given as that bound: nothing more is known of it.
+    """
+    total = sum(histogram.values())
+    if total <= 0:
+        return None
+    wanted, seen, lower = share * total, 0, 0.0
+    for upper in sorted(histogram):
+        count = histogram[upper]
+        if count and seen + count >= wanted:
+            return lower if upper == float("inf") else lower + (upper - lower) * (wanted - seen) / count
+        seen += count
+        lower = upper
+    return lower
+
+
+def _point(row: Sequence[object]) -> Point:
+    at = as_datetime(row[0])  # type: ignore[arg-type]
+    assert at is not None
+    return Point(at, str(row[1]), str(row[2]), int(row[3]))  # type: ignore[call-overload]

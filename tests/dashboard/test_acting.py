@@ -1,0 +1,162 @@
+"""What an operator does over pages and JSON API, what it changes, and what the audit says of it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+
+from tests.cli.till import make_engine, make_service
+from tests.consume.waiting import until
+from tests.dashboard.conftest import client_of
+from tests.services.databases import Database
+from tidings.dashboard import Dashboard
+
+
+@pytest.fixture
+async def operator(fresh: Database, open_store: Any) -> AsyncIterator[httpx.AsyncClient]:
+    async with client_of(Dashboard(open_store(fresh))) as made:
+        yield made
+
+
+async def post(client: httpx.AsyncClient, address: str, **fields: str) -> httpx.Response:
+    """Open the confirmation, fill its form in, and send it, as a browser does."""
+    page = await client.get(address)
+    assert page.status_code == 200, page.text
+    hidden = dict(re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)">', page.text))
+    answer = await client.post(address.partition("?")[0], data={**hidden, **fields})
+    assert answer.status_code == 303, answer.text
+    return answer
+
+
+async def head(client: httpx.AsyncClient) -> int:
+    (row,) = (await client.get("/api/keys")).json()["keys"]
+    return int(row["number"])
+
+
+async def newest(client: httpx.AsyncClient) -> dict[str, Any]:
+    return (await client.get("/api/audit")).json()["entries"][0]  # type: ignore[no-any-return]
+
+
+async def test_a_redriven_key_is_tried_again_and_the_audit_says_who_did_it(operator: httpx.AsyncClient) -> None:
+    answer = await post(operator, "/actions/redrive?key=bad&back=/keys", rate="5")
+    assert answer.headers["location"].startswith("/keys?did=")
+    page = await operator.get(answer.headers["location"])
+    assert "1 changed, done" in page.text
+    assert (await operator.get("/api/keys?state=retrying")).json()["keys"][0]["key"] == "bad"
+    entry = await newest(operator)
+    assert (entry["actor"], entry["action"], entry["changed"], entry["outcome"]) == ("local", "redrive", 1, "done")
+    assert entry["target"] == {"key": "bad", "rate": 5.0}
+
+
+async def test_a_skipped_head_is_given_up_and_the_next_one_goes_on(operator: httpx.AsyncClient) -> None:
+    number = await head(operator)
+    await post(operator, f"/actions/discard?number={number}", reason="a test")
+    (row,) = (await operator.get("/api/keys?state=retrying")).json()["keys"]
+    assert row["depth"] == 2
+    assert (await newest(operator))["target"]["reason"] == "a test"
+
+
+async def test_a_whole_key_is_discarded_only_when_it_is_said(operator: httpx.AsyncClient) -> None:
+    number = await head(operator)
+    await post(operator, f"/actions/discard?number={number}", reason="a test", whole="true")
+    for state in ("dead", "retrying"):
+        assert (await operator.get("/api/keys", params={"state": state})).json()["keys"] == []
+
+
+async def test_discarding_needs_a_reason(operator: httpx.AsyncClient) -> None:
+    page = await operator.get("/actions/discard?key=bad")
+    hidden = dict(re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)">', page.text))
+    answer = await operator.post("/actions/discard", data={**hidden, "reason": " "})
+    assert answer.status_code == 400
+    assert "reason" in answer.text
+    assert await head(operator)
+
+
+async def test_an_edited_event_is_a_new_one_in_its_place(operator: httpx.AsyncClient, fresh: Database) -> None:
+    number = await head(operator)
+    old = (await operator.get(f"/api/deliveries/{number}")).json()
+    data = json.loads(old["data"]["text"]) | {"receipt": "good"}
+    await post(operator, f"/actions/edit?number={number}", data=json.dumps(data))
+    new = (await operator.get(f"/api/deliveries/{number}")).json()
+    assert new["event_id"] != old["event_id"]
+    assert json.loads(new["headers"]["text"])["causationid"] == old["event_id"]
+    engine = make_engine(fresh)
+    service = make_service(engine)
+    service.counters.total.clear()
+    async with service:
+        await until(lambda: service.counters.of("handled") > 1)
+    await engine.dispose()
+    gone = await operator.get(f"/api/deliveries/{number}")
+    assert gone.status_code == 404, "it was handled"
+    handled = (await operator.get(f"/api/events/{old['event_id']}")).json()["happened"]
+    assert "discarded" in [step["what"] for step in handled]
+
+
+async def test_what_is_no_json_is_not_put_in_place_of_an_event(operator: httpx.AsyncClient) -> None:
+    number = await head(operator)
+    before = (await operator.get(f"/api/deliveries/{number}")).json()
+    answer = await operator.post("/api/actions/edit", json={"number": number, "data": "{"})
+    assert answer.status_code == 400
+    assert (await operator.get(f"/api/deliveries/{number}")).json() == before
+
+
+async def test_a_subscription_is_paused_and_resumed(operator: httpx.AsyncClient) -> None:
+    await post(operator, "/actions/pause?service=till&subscription=till/book")
+    states = {item["label"]: item["state"] for item in (await operator.get("/api/subscriptions")).json()}
+    assert states["till/book"] == "paused"
+    await post(operator, "/actions/resume?service=till&subscription=till/book")
+    states = {item["label"]: item["state"] for item in (await operator.get("/api/subscriptions")).json()}
+    assert states["till/book"] == "active"
+
+
+async def test_a_scheduled_event_is_brought_forward_and_another_one_cancelled(operator: httpx.AsyncClient) -> None:
+    (waiting,) = (await operator.get("/api/scheduled")).json()["events"]
+    await post(operator, f"/actions/run-now?event_id={waiting['id']}")
+    (sooner,) = (await operator.get("/api/scheduled")).json()["events"]
+    assert sooner["due_at"] < waiting["due_at"]
+    await post(operator, f"/actions/cancel?event_id={waiting['id']}")
+    assert (await operator.get("/api/scheduled")).json()["events"] == []
+    assert [entry["action"] for entry in (await operator.get("/api/audit")).json()["entries"]] == ["cancel", "run now"]
+
+
+async def test_everything_is_only_meant_when_it_is_said(operator: httpx.AsyncClient) -> None:
+    answer = await operator.post("/api/actions/redrive", json={})
+    assert answer.status_code == 400
+    assert "all=true" in answer.json()["detail"]
+    answer = await operator.post("/api/actions/redrive", json={"all": True, "dry_run": True})
+    assert answer.json()["status"] == "planned"
+    assert answer.json()["changed"] == 1
+    assert (await operator.get("/api/audit")).json()["entries"] == [], "a dry run is no action"
+    answer = await operator.post("/api/actions/redrive", json={"all": True})
+    assert answer.json() == {"status": "done", "changed": 1, "sentence": "1 keys are tried again"}
+
+
+async def test_a_long_action_goes_on_after_the_answer(operator: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tidings.dashboard.actions.AT_ONCE", 0)
+    answer = await operator.post("/api/actions/redrive", json={"all": True})
+    assert answer.status_code == 202
+    assert answer.json()["status"] == "running"
+    assert (await newest(operator))["outcome"] == "done", "this client waits for what follows the answer"
+
+
+async def test_what_is_gone_already_changes_nothing_and_says_so(operator: httpx.AsyncClient) -> None:
+    answer = await operator.post("/api/actions/cancel", json={"event_id": str(UUID(int=1))})
+    assert answer.json()["changed"] == 0
+    assert (await newest(operator))["outcome"] == "not found"
+
+
+async def test_the_audit_and_what_it_tells_of_commit_together(operator: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("the disk is full")
+
+    monkeypatch.setattr("tidings.stores.sql.audit.Audit.change", broken)
+    answer = await operator.post("/api/actions/redrive", json={"all": True})
+    assert answer.status_code == 500
+    assert (await operator.get("/api/keys?state=dead")).json()["keys"], "nothing was redriven that is not written down"
+    assert (await operator.get("/api/audit")).json()["entries"] == []

@@ -1,0 +1,90 @@
+"""Every page on a store that has a bit of everything, and what stands in it."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+
+PAGES = {
+    "/": ("Overview", "till/book"),
+    "/events": ("Published", "sale.made", "drawer.opened"),
+    "/events?name=sale.*&key=bad": ("sale.made",),
+    "/subscriptions": ("till/book", "security/watch"),
+    "/failures": ("Refused", "till/book"),
+    "/failures?key=bad": ("Refused",),
+    "/keys": ("bad", "Refused", "Skip head"),
+    "/keys?state=retrying": ("No key is waiting",),
+    "/keys?state=paused": ("No key is paused",),
+    "/scheduled": ("drawer.opened", "Cancel"),
+    "/topics": ("sale.made", "<svg"),
+    "/workers": ("log",),
+    "/audit": ("Nobody has done anything",),
+    "/actions/redrive?all=true": ("1 blocked key, 2 events wait behind",),
+    "/actions/discard?key=bad": ("1 blocked key",),
+    "/actions/pause?service=till&subscription=till/book": ("till/book of till",),
+}
+
+
+@pytest.mark.parametrize("path", PAGES)
+async def test_a_page_shows_what_there_is(client: httpx.AsyncClient, path: str) -> None:
+    answer = await client.get(path)
+    assert answer.status_code == 200, answer.text
+    for text in PAGES[path]:
+        assert text in answer.text
+    assert "<script>" not in answer.text
+
+
+async def test_an_event_is_found_by_its_id_alone_and_shows_what_happened_to_it(client: httpx.AsyncClient) -> None:
+    listed = (await client.get("/api/events", params={"key": "bad"})).json()["events"]
+    for row in listed:
+        page = await client.get(f"/events/{row['id']}")
+        assert page.status_code == 200
+        assert "committed" in page.text
+        assert "Conversation" in page.text
+    first = (await client.get(f"/api/events/{listed[-1]['id']}")).json()
+    assert [step["what"] for step in first["happened"]] == ["committed", "attempt 1 failed", "dead"]
+    behind = (await client.get(f"/api/events/{listed[0]['id']}")).json()
+    assert "waits behind another" in [step["what"] for step in behind["happened"]]
+
+
+async def test_a_parked_event_shows_error_attempts_and_bytes(client: httpx.AsyncClient) -> None:
+    (failed,) = (await client.get("/api/failures")).json()["failures"]
+    page = await client.get(f"/deliveries/{failed['number']}")
+    assert page.status_code == 200
+    assert "Refused" in page.text
+    assert "\x1b" not in page.text
+    assert "attempt 1" in page.text
+    group = await client.get(f"/failures/{failed['fingerprint']}/1")
+    assert group.status_code == 200
+    assert "Redrive the group" in group.text
+
+
+async def test_what_is_not_there_is_a_sentence(client: httpx.AsyncClient) -> None:
+    for path in (
+        "/nothing",
+        "/deliveries/999",
+        "/deliveries/x",
+        "/subscriptions/99",
+        "/failures/none/1",
+        "/scheduled/nope",
+        "/actions/nope",
+    ):
+        answer = await client.get(path)
+        assert answer.status_code == 404, path
+        assert "<h1>" in answer.text
+    for path in ("/api/nothing", "/api/deliveries/999", "/api/audit/7", "/api/scheduled/nope"):
+        answer = await client.get(path)
+        assert answer.status_code == 404, path
+        assert answer.headers["content-type"] == "application/problem+json"
+    answer = await client.get("/events/01a1fdd5-3c23-733d-8027-1459f0e17dcd")
+    assert answer.status_code == 404
+    assert "Event not found" in answer.text
+
+
+async def test_a_bad_parameter_is_named_with_its_value_and_what_to_give_instead(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/events", params={"since": "yesterday"})
+    assert answer.status_code == 400
+    assert "since=&#39;yesterday&#39;: give a time such as" in answer.text
+    answer = await client.get("/api/events", params={"limit": "0"})
+    assert answer.status_code == 400
+    assert answer.json()["detail"] == "limit=0: give a number from 1 to 200"
