@@ -108,7 +108,8 @@ async def test_event_handlers_have_their_domain_events_handled_too(async_shop: S
 
     @handlers.on(OrderSubmitted, phase="after_commit", durable=False)
     async def tell(event: OrderSubmitted) -> None:
-        told.append((event.order.name, async_shop.orders()))
+        # By now the next ones may have been handled, too.
+        told.append((event.order.name, event.order.name in async_shop.orders()))
 
     @handlers.converts(OrderSubmitted)
     def again(event: OrderSubmitted) -> OrderPlaced | None:
@@ -118,7 +119,7 @@ async def test_event_handlers_have_their_domain_events_handled_too(async_shop: S
     async with service:
         async with AsyncSession(async_shop.engine) as session, session.begin():  # type: ignore[arg-type]
             service.publish(session, OrderPlaced("a"))
-        await until(lambda: told == [("a", ["a"]), ("a!", ["a", "a!"]), ("a!!", ["a", "a!", "a!!"])])
+        await until(lambda: sorted(told) == [("a", True), ("a!", True), ("a!!", True)])
     assert async_shop.notes() == ["a", "a!", "a!!"]
 
 
