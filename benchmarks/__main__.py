@@ -23,6 +23,7 @@ BENCHMARKS = {
     "transports": ("benchmarks.transports", False),
     "relay": ("benchmarks.relay", True),
     "inbound": ("benchmarks.inbound", True),
+    "dashboard": ("benchmarks.dashboard", True),
     "peers": ("benchmarks.peers", True),
 }
 DEFAULT = ("publish", "read", "latency", "handle", "import", "wire")
