@@ -164,6 +164,8 @@ class Desk:
         self.store = store
         self.service = service
         self._concurrency: dict[str, int] | None = None
+        #: Set when the server stops: streams end.
+        self.closing = asyncio.Event()
         self._ready = False
         self._opening = asyncio.Lock()
 
