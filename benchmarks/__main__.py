@@ -25,6 +25,7 @@ BENCHMARKS = {
     "relay": ("benchmarks.relay", True),
     "inbound": ("benchmarks.inbound", True),
     "observe": ("benchmarks.observe", True),
+    "dashboard": ("benchmarks.dashboard", True),
     "peers": ("benchmarks.peers", True),
 }
 DEFAULT = ("publish", "domain", "read", "latency", "handle", "import", "wire")

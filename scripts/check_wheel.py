@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import venv
+import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,6 +41,7 @@ def main() -> int:
         directory = Path(name)
         _run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", directory, ROOT)
         (wheel,) = directory.glob("tidings-*.whl")
+        missing = _missing(wheel)
         venv.create(directory / "environment", with_pip=True)
         python = directory / "environment" / "bin" / "python"
         _run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--constraint", ROOT / "constraints.txt", wheel)
@@ -50,10 +52,20 @@ def main() -> int:
     if too_much:
         print(f"`import tidings` and its public names may not load {', '.join(sorted(too_much))}.")
         return 1
+    if missing:
+        print(f"{wheel.name} lacks files that are no modules: {', '.join(missing)}.")
+        return 1
     if f"-{runs[0]['version']}-" not in wheel.name:
         print(f"The wheel is {wheel.name}, but tidings.__version__ is {runs[0]['version']}.")
         return 1
     return 0
+
+
+def _missing(wheel: Path) -> list[str]:
+    """Return what the sources have and the wheel has not: pages, scripts, and the licences of what is vendored."""
+    source = ROOT / "src"
+    wanted = {str(path.relative_to(source)) for path in source.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    return sorted(wanted - set(zipfile.ZipFile(wheel).namelist()))
 
 
 def _run(*command: str | Path) -> str:

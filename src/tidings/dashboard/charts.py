@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from markupsafe import Markup
@@ -73,12 +73,11 @@ class Charts(NamedTuple):
     lag: Chart
 
 
-def charts_of(counts: Iterable[Point], histograms: Iterable[Point], since: datetime, until: datetime) -> Charts:
+def charts_of(given: Sequence[datetime], counts: Iterable[Point], histograms: Iterable[Point]) -> Charts:
     """Return the charts of some minutes. A minute of which nothing was counted is zero; one of which no duration is known is a gap."""
-    first = since.replace(second=0, microsecond=0)
-    minutes = [first + timedelta(minutes=index) for index in range(int((until - first) / timedelta(minutes=1)) + 1)]
+    minutes = list(given)
     sums: dict[tuple[str, datetime], float] = {}
-    for at, _, measure, value in counts:
+    for at, measure, value in counts:
         sums[measure, at] = sums.get((measure, at), 0) + value
     # Of the minute that is not over, a part is counted: after a busy one it would look like a collapse.
     if len(minutes) > 2 and any(at == minutes[-2] for _, at in sums):
@@ -91,7 +90,7 @@ def charts_of(counts: Iterable[Point], histograms: Iterable[Point], since: datet
     measured = {measure for measure, _ in sums}
     throughput = [line(measure) for measure in ("published", "handled", "relayed") if measure in measured or measure == "handled"]
     by_minute: dict[datetime, list[tuple[str, int]]] = {}
-    for at, _, measure, value in histograms:
+    for at, measure, value in histograms:
         by_minute.setdefault(at, []).append((measure, value))
     sampled = sorted(by_minute) or minutes[-1:]
 

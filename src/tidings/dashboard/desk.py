@@ -164,6 +164,8 @@ class Desk:
         self.store = store
         self.service = service
         self._concurrency: dict[str, int] | None = None
+        #: Set when the server stops: streams end.
+        self.closing = asyncio.Event()
         self._ready = False
         self._opening = asyncio.Lock()
 
@@ -205,13 +207,18 @@ class Desk:
         queries = self.queries
         now, replica = queries.clock(connection)
         scheduled = queries.scheduled(connection)
+        workers, readers, _ = self._workers(connection)
+        return Overview(
+            now, replica, self.log.size(connection), scheduled.events, scheduled.next_due, readers, self._subscriptions(connection), workers
+        )
+
+    def _workers(self, connection: Connection) -> tuple[list[WorkerState], list[ReaderState], list[Reader]]:
+        queries = self.queries
         workers, readers = queries.workers(connection), queries.readers(connection)
         alive = {worker.id for worker in workers if worker.alive}
         states = [self._reader(connection, queries, item, alive) for item in readers if item.kind in ("log", "queue", "stream")]
-        return Overview(
-            now, replica, self.log.size(connection), scheduled.events, scheduled.next_due, states, self._subscriptions(connection),
-            [_worker(worker, readers) for worker in workers],
-        )  # fmt: skip
+        tasks = [item for item in readers if item.kind not in ("log", "queue", "stream")]
+        return [_worker(worker, readers) for worker in workers], states, tasks
 
     def _reader(self, connection: Connection, queries: Queries, item: Reader, alive: set[str]) -> ReaderState:
         known = item.kind == "log" and item.state != "retired"
@@ -246,8 +253,8 @@ class Desk:
         def work(connection: Connection) -> Charts:
             now, _ = self.queries.clock(connection)
             since = (now - span).replace(second=0, microsecond=0)
-            counts = stats.counts(connection, since, service, subject)
-            return charts_of(counts, stats.histograms(connection, since, now, service, subject), since, now)
+            minutes, counts = stats.counts(connection, since, now, service, subject)
+            return charts_of(minutes, counts, stats.histograms(connection, since, now, service, subject))
 
         return await self.ask(work)
 
@@ -327,16 +334,7 @@ class Desk:
 
     async def workers(self) -> tuple[list[WorkerState], list[ReaderState], list[Reader]]:
         """Return the processes, the readers, and the leased tasks."""
-
-        def work(connection: Connection) -> tuple[list[WorkerState], list[ReaderState], list[Reader]]:
-            found = self._overview(connection)
-            return (
-                found.workers,
-                found.readers,
-                [item for item in self.queries.readers(connection) if item.kind not in ("log", "queue", "stream")],
-            )
-
-        return await self.ask(work)
+        return await self.ask(self._workers)
 
     async def audit(self, limit: int, before: int | None) -> list[Entry]:
         """Return what operators have done, newest first."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection
@@ -61,7 +62,10 @@ async def live(call: Call) -> Response:
         seen = await pulse.now()
         end = elapsed() + _LONGEST
         while elapsed() < end:
-            await asyncio.sleep(_PAUSE)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_PAUSE):
+                    await call.desk.closing.wait()
+                    return
             fresh = await pulse.now()
             # A comment keeps proxies from closing the connection.
             yield ": \n\n" if fresh == seen else "event: tick\ndata: 1\n\n"

@@ -53,6 +53,7 @@ async def serving(dashboard: Dashboard, host: str, port: int, root_path: str = "
     try:
         yield f"http://{shown}:{listening.getsockname()[1]}{root_path}/"
     finally:
+        dashboard.close()
         server.should_exit = True
         await running
 

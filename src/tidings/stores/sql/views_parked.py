@@ -19,13 +19,13 @@ __all__ = ["GROUPS", "FailedRow", "FailurePage", "Group", "KeyRow", "LaneState",
 
 LaneState = Literal["dead", "retrying", "paused"]
 
-#: Most groups of failures that are looked at, and up to which a group's failures are counted.
+#: Most groups of failures that are looked at, and up to which the failures of a group are counted.
 GROUPS = 200
-COUNTED = 10_000
-COUNTED_DEAD = 1_000
+COUNTED = 1_000
+COUNTED_DEAD = 200
 
 #: How many parked events one search looks through, and how many dead keys a dry run counts.
-_WINDOW = 20_000
+_WINDOW = 5_000
 MATCHED = 10_000
 
 
@@ -33,7 +33,7 @@ class Group(NamedTuple):
     """Failures of one fingerprint in one subscription.
 
     Attributes:
-        failures: parked events that failed this way, up to `COUNTED` + 1; `dead` those not tried again, up to `COUNTED_DEAD` + 1.
+        failures: parked events that failed this way, up to `COUNTED` + 1; `dead` those of the newest `COUNTED_DEAD` + 1 that are not tried again.
         first, last: when the oldest of them was parked, and when the newest failed last.
         number: of the newest.
     """
@@ -158,11 +158,11 @@ class ParkedViews:
                   order by fingerprint, subscription_id limit 1) g
         """)
         self.count_ = Sql(f"select count(*) from (select 1 from {names.deliveries} where {mine} limit {COUNTED + 1}) d")
+        lane_of_it = f"select 1 from {names.lanes} l where l.lane = d.lane and l.subscription_id = d.subscription_id and l.state = 'dead'"
         self.count_dead_ = Sql(f"""
             select count(*) from (
-              select 1 from (select lane, subscription_id from {names.deliveries} where {mine} order by number desc limit {COUNTED_DEAD + 1}) d
-              join {names.lanes} l on l.lane = d.lane and l.subscription_id = d.subscription_id
-              where l.state = 'dead') x
+              select lane, subscription_id from {names.deliveries} where {mine} order by number desc limit {COUNTED_DEAD + 1}) d
+            where {f"({lane_of_it} limit 1) is not null" if pg else f"exists ({lane_of_it})"}
         """)
         self.group_ = Sql(f"""
             select d.fingerprint, d.subscription_id, s.service, s.group_name, s.name,
@@ -176,8 +176,10 @@ class ParkedViews:
             d.error_message, d.fingerprint, d.failed_at, l.depth,
             (select min(b.number) from {names.deliveries} b where b.lane = d.lane and b.subscription_id = d.subscription_id)
         """
+        # One look-up of the lane for each row, and no more rows than the page wants: a planner that joins all lanes first would read them all.
+        lane = f"select l.state, l.depth from {names.lanes} l where l.lane = d.lane and l.subscription_id = d.subscription_id"
         joined = f"""
-            join {names.lanes} l on l.lane = d.lane and l.subscription_id = d.subscription_id
+            {f"cross join lateral ({lane} offset 0) l" if pg else f"join {names.lanes} l on l.lane = d.lane and l.subscription_id = d.subscription_id"}
             join {names.subscriptions} s on s.id = d.subscription_id
         """
         named = f"(s.name = {typed('$2', 'text')} or s.group_name || '/' || s.name = {typed('$2', 'text')})"
@@ -209,7 +211,7 @@ class ParkedViews:
             state: Sql(f"""
                 select l.lane{text}, l.subscription_id, s.service, s.group_name, s.name, l.key, l.state, l.depth, l.attempts, l.blocked_at, l.due_at,
                        d.number, d.event_id, d.name, d.reason, d.error_type, d.error_message, d.fingerprint
-                from (select * from {names.lanes} l where l.state = '{state}' and {after[state]} order by {order[state]} limit {_WINDOW // 4}) l
+                from (select * from {names.lanes} l where l.state = '{state}' and {after[state]} order by {order[state]} limit {_WINDOW}) l
                 join {names.subscriptions} s on s.id = l.subscription_id
                 left join {names.deliveries} d on d.number = (
                   select min(x.number) from {names.deliveries} x where x.lane = l.lane and x.subscription_id = l.subscription_id)
@@ -229,17 +231,24 @@ class ParkedViews:
             and ({typed("$8", time)} is null or d.failed_at >= {typed("$8", time)}) and ({typed("$9", time)} is null or d.failed_at < {typed("$9", time)})
         """
         found = f"select l.depth from {names.lanes} l join {names.subscriptions} s on s.id = l.subscription_id"
+        # The head by look-up, lane by lane, until there are enough.
+        of_lane = f"select d.* from {names.deliveries} d where d.lane = l.lane and d.subscription_id = l.subscription_id order by d.number limit 1"
+        head = f"cross join lateral ({of_lane}) d" if pg else f"join {names.deliveries} d on d.number = ({first})"
         self.matched_ = Sql(f"""
-            select count(*), coalesce(sum(depth), 0) from (
-              {found} join {names.deliveries} d on d.number = ({first}) where l.state = 'dead' and {meant} limit {typed("$10", "int")}) m
+            select count(*), coalesce(sum(depth), 0) from ({found} {head} where l.state = 'dead' and {meant} limit {typed("$10", "int")}) m
         """)
         exact = meant.replace(is_or_any("d.fingerprint", "$7"), f"d.fingerprint = {typed('$7', 'text')}")
+        dead = (
+            f"select l.depth, l.key, ({first}) as head from {names.lanes} l where l.lane = d.lane and l.subscription_id = d.subscription_id"
+        )
+        dead = f"{dead} and l.state = 'dead'"
+        on = f"join {names.lanes} l on l.lane = d.lane and l.subscription_id = d.subscription_id and l.state = 'dead'"
         self.matched_kind_ = Sql(f"""
             select count(*), coalesce(sum(depth), 0) from (
               select l.depth from {names.deliveries} d
-              join {names.lanes} l on l.lane = d.lane and l.subscription_id = d.subscription_id
-              join {names.subscriptions} s on s.id = l.subscription_id
-              where l.state = 'dead' and {exact} and d.number = ({first}) limit {typed("$10", "int")}) m
+              {f"cross join lateral ({dead} offset 0) l" if pg else on}
+              join {names.subscriptions} s on s.id = d.subscription_id
+              where {exact} and d.number = {"l.head" if pg else f"({first})"} limit {typed("$10", "int")}) m
         """)
         scheduled = f"id{text}, source, name, version, topic, key, due_at, published_at"
         self.scheduled_ = Sql(f"""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
@@ -18,15 +18,16 @@ __all__ = ["COUNTS", "Point", "StatsViews", "durations", "quantile"]
 #: The counts that are drawn.
 COUNTS = ("published", "handled", "failed", "retried", "dead", "duplicates", "relayed")
 
-#: Most minutes whose durations are read: of a longer time, minutes at equal distances.
+#: Most minutes whose counts, and whose durations, are read: of a longer time, minutes at equal distances. A day of ten subscriptions is
+#: three hundred thousand rows.
+_COUNTED = 360
 _SAMPLED = 60
 
 
 class Point(NamedTuple):
-    """A count of one minute."""
+    """A count of one minute, over all subjects that were asked for."""
 
     at: datetime
-    subject: str
     measure: str
     value: int
 
@@ -41,44 +42,46 @@ class StatsViews:
         value = typed("sum(value)", "bigint")
         service = f"({typed('$2', 'text')} is null or service = {typed('$2', 'text')})"
         subject = f"({typed('$3', 'text')} is null or subject = {typed('$3', 'text')})"
-        self.counts_ = Sql(f"""
-            select bucket, subject, measure, {value} from {names.stats}
-            where bucket >= {typed("$1", "timestamptz")} and {service} and {subject} and {dialect.among("measure", "$4", "text")}
-            group by bucket, subject, measure order by bucket, subject, measure limit 100000
-        """)
         minutes = "$1::timestamptz[]"
         among = f"bucket = any({minutes})" if self._pg else "bucket in (select value from json_each($1))"
+        self.counts_ = Sql(f"""
+            select bucket, measure, {value} from {names.stats}
+            where {among} and {service} and {subject} and {dialect.among("measure", "$4", "text")}
+            group by bucket, measure order by bucket, measure
+        """)
         self.histograms_ = Sql(f"""
-            select bucket, subject, measure, {value} from {names.stats}
+            select bucket, measure, {value} from {names.stats}
             where {among} and {service} and {subject} and (measure like 'took:%' or measure like 'lag:%')
-            group by bucket, subject, measure limit 100000
+            group by bucket, measure
         """)
 
     def counts(
-        self,
-        connection: Connection,
-        since: datetime,
-        service: str | None = None,
-        subject: str | None = None,
-        measures: Sequence[str] = COUNTS,
-    ) -> list[Point]:
-        """Return counts minute by minute."""
-        rows = run(connection, Command(self.counts_, (self._time(since), service, subject, self._dialect.items(measures))))
-        return [_point(row) for row in rows]
+        self, connection: Connection, since: datetime, until: datetime, service: str | None = None, subject: str | None = None
+    ) -> tuple[list[datetime], list[Point]]:
+        """Return minutes, 360 at most, and what was counted in them."""
+        minutes = _minutes(since, until, _COUNTED)
+        arguments = (self._times(minutes), service, subject, self._dialect.items(COUNTS))
+        return minutes, [_point(row) for row in run(connection, Command(self.counts_, arguments))]
 
     def histograms(
         self, connection: Connection, since: datetime, until: datetime, service: str | None = None, subject: str | None = None
     ) -> list[Point]:
-        """Return the histograms of durations, of 60 minutes at most, at equal distances."""
-        first = since.replace(second=0, microsecond=0)
-        total = max(int((until - first) / timedelta(minutes=1)), 1)
-        step = -(-total // _SAMPLED)
-        minutes = [self._time(first + timedelta(minutes=index)) for index in range(total % step, total + 1, step)]
-        rows = run(connection, Command(self.histograms_, (self._dialect.items(minutes), service, subject)))
-        return [_point(row) for row in rows]
+        """Return the histograms of durations, of 60 minutes at most."""
+        arguments = (self._times(_minutes(since, until, _SAMPLED)), service, subject)
+        return [_point(row) for row in run(connection, Command(self.histograms_, arguments))]
+
+    def _times(self, minutes: Sequence[datetime]) -> Any:
+        return self._dialect.items([self._time(minute) for minute in minutes])
 
     def _time(self, value: datetime) -> datetime | str:
         return value if self._pg else value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+
+
+def _minutes(since: datetime, until: datetime, most: int) -> list[datetime]:
+    first = since.replace(second=0, microsecond=0)
+    total = max(int((until - first) / timedelta(minutes=1)), 1)
+    step = -(-total // most)
+    return [first + timedelta(minutes=index) for index in range(total % step, total + 1, step)]
 
 
 def durations(points: Iterable[tuple[str, int]], what: str) -> dict[float, int]:
@@ -117,4 +120,4 @@ def quantile(histogram: Mapping[float, int], share: float) -> float | None:
 def _point(row: Sequence[object]) -> Point:
     at = as_datetime(row[0])  # type: ignore[arg-type]
     assert at is not None
-    return Point(at, str(row[1]), str(row[2]), int(row[3]))  # type: ignore[call-overload]
+    return Point(at, str(row[1]), int(row[2]))  # type: ignore[call-overload]
