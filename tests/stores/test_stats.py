@@ -11,7 +11,9 @@ from sqlalchemy import Connection
 from tests.stores.test_purge import execute, purger
 from tidings.stores import SQLStore
 from tidings.stores.sql.dialect import as_datetime
+from tidings.stores.sql.queries import Queries
 from tidings.stores.sql.stats import FINE, MINUTES
+from tidings.stores.sql.views_stats import StatsViews
 
 EVER = 1e9
 
@@ -98,3 +100,19 @@ async def test_workers_that_count_at_once_lose_nothing(store: SQLStore) -> None:
     for _ in range(3):
         await asyncio.gather(*(store.transact(store.stats.count, "shop", counts) for _ in range(4)))
     assert sum(value for _, _, value in await buckets(store)) == 3 * 4 * len(counts)
+
+
+async def test_who_draws_minutes_gets_all_of_their_buckets(store: SQLStore) -> None:
+    minute = datetime.now(UTC).replace(second=0, microsecond=0) - timedelta(minutes=5)
+    for seconds in (0, 10, 50):
+        await put(store, minute + timedelta(seconds=seconds), 1)
+        await put(store, minute + timedelta(seconds=seconds), 2, "took:5")
+    await put(store, minute + timedelta(seconds=60), 7)
+    views = StatsViews(store.names, store.dialect)
+    begin, end = minute - timedelta(minutes=1), minute + timedelta(minutes=1)
+    _, counts = await store.call(views.counts, begin, end)
+    assert [point for point in counts if point.at == minute] == [(minute, "handled", 3)]
+    assert [point.value for point in counts if point.at > minute] == [7]
+    assert await store.call(views.histograms, begin, end) == [(minute, "took:5", 6)]
+    activity = await store.call(Queries(store.names, store.dialect).activity, timedelta(minutes=10))
+    assert [(found.measure, found.total) for found in activity] == [("handled", 10), ("took:5", 6)]

@@ -16,6 +16,7 @@ from tidings.stores.sql.dialect import Dialect, as_datetime
 from tidings.stores.sql.driver import run
 from tidings.stores.sql.names import Names
 from tidings.stores.sql.statement import Command, Sql
+from tidings.stores.sql.stats import buckets
 
 __all__ = [
     "COUNTED",
@@ -239,11 +240,10 @@ class Queries:
               from {names.lanes} limit {COUNTED + 1}) l
             group by l.subscription_id, l.state
         """)
-        # By a list of minutes: of an interval that is a parameter a planner expects a third of the table.
-        minutes = "bucket = any($1::timestamptz[])" if pg else "bucket in (select value from json_each($1))"
+        among = "bucket = any($1::timestamptz[])" if pg else "bucket in (select value from json_each($1))"
         self.activity_ = Sql(f"""
             select subject, measure, {typed("sum(value)", "bigint")} from {names.stats}
-            where {minutes} group by subject, measure order by subject, measure
+            where {among} group by subject, measure order by subject, measure
         """)
         self.scheduled_ = Sql(f"""
             select count(*), min(due_at) from (select due_at from {names.scheduled} order by due_at, id limit {COUNTED + 1}) s
@@ -320,14 +320,9 @@ class Queries:
     def activity(self, connection: Connection, past: timedelta) -> list[Activity]:
         """Return what was counted within this time; counts arrive every ten seconds, and when a worker stops."""
         now, _ = self.clock(connection)
-        minute = now.replace(second=0, microsecond=0)
-        # A minute that began before that time is left out.
-        minutes = [
-            minute - timedelta(minutes=back)
-            for back in range(int(past / timedelta(minutes=1)) + 1)
-            if minute - timedelta(minutes=back) > now - past
-        ]
-        values: list[Any] = minutes if self._pg else [f"{each:%Y-%m-%dT%H:%M:00.000}Z" for each in minutes]
+        # One that began before that time is left out.
+        found = buckets(now - past, now)
+        values: list[Any] = found if self._pg else [f"{each:%Y-%m-%dT%H:%M:%S.000}Z" for each in found]
         return [Activity(row[0], row[1], int(row[2])) for row in run(connection, Command(self.activity_, (self._items(values),)))]
 
     def scheduled(self, connection: Connection) -> Scheduled:

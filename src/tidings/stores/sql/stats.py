@@ -8,6 +8,7 @@ few ten thousand rows at most, however many events there are.
 from __future__ import annotations
 
 import json
+from datetime import datetime, timedelta
 from typing import Literal, NamedTuple
 
 from sqlalchemy import Connection
@@ -18,13 +19,24 @@ from tidings.stores.sql.driver import run
 from tidings.stores.sql.names import Names
 from tidings.stores.sql.statement import Command, Sql
 
-__all__ = ["DAYS_KEPT", "FINE", "MINUTES", "Stats", "Width"]
+__all__ = ["DAYS_KEPT", "FINE", "MINUTES", "Stats", "Width", "buckets"]
 
 #: Seconds for which buckets of ten seconds, and of a minute, are kept; days for which those of an hour are.
 FINE, MINUTES = 3600.0, 86400.0
 DAYS_KEPT = 30
+_FINEST = timedelta(seconds=10)
 
 Width = Literal["minute", "hour"]
+
+
+def buckets(begin: datetime, end: datetime) -> list[datetime]:
+    """Return the beginnings of all buckets between two times, the second one included; of coarser ones that are there, they bear the name, too.
+
+    What reads the table asks for them by name: of an interval whose bounds are parameters a planner expects a third of the table.
+    """
+    first = begin.replace(second=begin.second // 10 * 10, microsecond=0)
+    count = int((end - first) / _FINEST)
+    return [bucket for bucket in (first + index * _FINEST for index in range(count + 1)) if bucket >= begin]
 
 
 class _Roll(NamedTuple):

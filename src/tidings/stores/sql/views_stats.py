@@ -39,20 +39,26 @@ class StatsViews:
         self._dialect = dialect
         self._pg = dialect.name == "postgresql"
         typed = dialect.cast
-        value = typed("sum(value)", "bigint")
+        value = typed("sum(s.value)", "bigint")
         service = f"({typed('$2', 'text')} is null or service = {typed('$2', 'text')})"
         subject = f"({typed('$3', 'text')} is null or subject = {typed('$3', 'text')})"
-        minutes = "$1::timestamptz[]"
-        among = f"bucket = any({minutes})" if self._pg else "bucket in (select value from json_each($1))"
+        # A range of the primary key for each minute, which has one bucket or six: of one range over all of them, whose bounds are parameters, a
+        # planner expects so much that it reads the whole table.
+        if self._pg:
+            minutes, minute = "unnest($1::timestamptz[]) m(minute) cross join lateral", "m.minute"
+            within = "bucket >= m.minute and bucket < m.minute + interval '1 minute'"
+        else:
+            minutes, minute = "json_each($1) m cross join", "m.value"
+            within = "bucket >= m.value and bucket < substr(m.value, 1, 17) || '59.999Z'"
+        where = f"{within} and {service} and {subject}"
+        inner = f"(select measure, value from {names.stats} where {where} and" if self._pg else f"{names.stats} s where {where} and ("
+        # `offset 0` keeps the two apart: else it may read the table once for one subject and compare each row with each minute.
+        outer = " offset 0) s" if self._pg else ")"
         self.counts_ = Sql(f"""
-            select bucket, measure, {value} from {names.stats}
-            where {among} and {service} and {subject} and {dialect.among("measure", "$4", "text")}
-            group by bucket, measure order by bucket, measure
+            select {minute}, s.measure, {value} from {minutes} {inner} {dialect.among("measure", "$4", "text")}{outer} group by 1, 2 order by 1, 2
         """)
         self.histograms_ = Sql(f"""
-            select bucket, measure, {value} from {names.stats}
-            where {among} and {service} and {subject} and (measure like 'took:%' or measure like 'lag:%')
-            group by bucket, measure
+            select {minute}, s.measure, {value} from {minutes} {inner} (measure like 'took:%' or measure like 'lag:%'){outer} group by 1, 2
         """)
 
     def counts(
