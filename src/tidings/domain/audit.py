@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import logging
 import typing
@@ -14,12 +15,11 @@ import msgspec
 
 from tidings import clock
 from tidings.consume.failures import failure_of, printable
-from tidings.domain.calling import can_await
 from tidings.domain.commands import Call, Proceed
 from tidings.domain.idempotency import plain
 from tidings.domain.results import Err
 from tidings.domain.secrets import Secret
-from tidings.domain.unit_of_work import Work, current_work
+from tidings.domain.unit_of_work import Work, can_await, current_work
 from tidings.errors import ValidationFailed
 from tidings.ids import uuid7
 from tidings.stores.sql.commands import AuditRow
@@ -80,7 +80,7 @@ class Audit:
         call.succeeding.append(succeeded)
         try:
             result = await proceed()
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             failure = failure_of(error)
             kind = "rejected" if isinstance(error, ValidationFailed) else "failed"
             await failed(row(kind, failure.error_type, failure.error_message))
@@ -132,6 +132,8 @@ def _visible(value: Any, redact: Collection[str]) -> Any:
         return {str(key): _HIDDEN if str(key) in redact else _visible(item, redact) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [_visible(item, redact) for item in value]
+    if isinstance(value, str) and not value.isascii():
+        return value.encode(errors="replace").decode()  # a lone surrogate cannot be written
     names = _fields(value)
     if names is None:
         return value

@@ -16,6 +16,7 @@ from tidings.consume.counters import Counters
 from tidings.consume.declarations import DeclaredConverter, DomainSide
 from tidings.consume.injection import label_of
 from tidings.consume.providers import Providers
+from tidings.context.binding import in_same_context
 from tidings.contracts import Contract, EventType
 from tidings.domain.aggregates import ATTRIBUTE, SEEN_BY, DomainEvents, Waiting, waiting_of
 from tidings.domain.calling import call_after, call_inside
@@ -312,9 +313,9 @@ class Domain:
         return [each for each in several if each is not None]
 
     def _later(self, session: Session, stage: DomainStage, call: Callable[[], None]) -> None:
-        waiting: list[Callable[[], None]] | None = vars(session).get(AFTER)
-        if waiting is not None:
-            waiting.append(call)
+        scope = vars(session).get(AFTER)
+        if scope is not None:
+            scope.after.append(in_same_context(call))
         elif isinstance(session.get_bind(), Connection):
             self.counters.add("", "best_effort_skipped")
             logger.warning(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,8 +11,10 @@ from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 from uuid import UUID
 
+from greenlet import getcurrent
 from sqlalchemy.ext.asyncio import AsyncSession, async_session
 from sqlalchemy.orm import Session
+from sqlalchemy.util import await_only
 
 from tidings.errors import ConfigurationError, NoTransaction, TransactionEnded, UnitOfWorkRolledBack
 from tidings.publish.session import publish
@@ -21,7 +24,9 @@ if TYPE_CHECKING:
 
     from tidings.domain.dispatch import Domain
 
-__all__ = ["UnitOfWork", "Work", "current_work", "drive", "joined", "work_of"]
+__all__ = ["UnitOfWork", "Work", "can_await", "current_work", "drive", "joined", "work_of"]
+
+logger = logging.getLogger("tidings.domain")
 
 R = TypeVar("R")
 
@@ -38,7 +43,7 @@ class Work:
         finished: called after the end, with whether it has committed.
     """
 
-    __slots__ = ("_owner", "closed", "factory", "failure", "finished", "session", "sync")
+    __slots__ = ("_owner", "closed", "factory", "failure", "finished", "running", "session", "sync", "watched")
 
     def __init__(self, session: Any, factory: Any = None) -> None:
         self.session = session
@@ -47,6 +52,9 @@ class Work:
         self.failure: BaseException | str | None = None
         self.finished: list[Callable[[bool], Coroutine[Any, Any, None]]] = []
         self.closed = False
+        #: How many commands that joined it run at the moment.
+        self.running = 0
+        self.watched = False
         self._owner = _here()
 
     @property
@@ -80,6 +88,28 @@ class Work:
             "What may fail and be caught belongs into session.begin_nested(), or into a unit of work of its own"
         ) from failure
 
+    def close(self) -> None:
+        """Let nothing join it any more: its handler has returned."""
+        self.closed = True
+        if self.running:
+            self.fail("a handler has returned while a command that it executes was still running: await it")
+
+    async def end(self, committed: bool) -> None:
+        """Tell those who wait for it that it has ended."""
+        calls, self.finished = self.finished, []
+        for call in calls:
+            await call(committed)
+
+    def end_here(self, committed: bool) -> None:
+        """Do what `end` does where a session tells of its end: what has gone wrong must not get in its way."""
+        try:
+            if can_await():
+                await_only(self.end(committed))
+            else:
+                drive(self.end(committed))
+        except Exception:
+            logger.exception("the end of a command could not be told")
+
     async def run(self, function: Callable[[Session], R], *, blocking: bool) -> R:
         """Run a function of the `Session`."""
         if self.asynchronous and not blocking:
@@ -96,20 +126,30 @@ def current_work(domain: Domain) -> Work | None:
 
 @contextmanager
 def joined(domain: Domain, work: Work) -> Iterator[None]:
-    """Let code join a transaction that somebody else ends."""
-    found = current_work(domain)
-    if found is not None and found.sync is work.sync:
-        yield
-        if found.failure is not None:
-            work.fail(found.failure)
-        return
-    # Another task may call us than the one that made it: the one that waits for this.
-    work._owner = _here()
-    token = _works.set({**_works.get(), domain: work})
+    """Let code join a transaction that somebody else ends.
+
+    Raises:
+        NoTransaction: the handler that could do so has returned.
+    """
+    if work.closed:
+        raise NoTransaction("this Execute belongs to a handler that has returned: execute inside the handler, before it returns")
+    work.running += 1
     try:
-        yield
+        found = current_work(domain)
+        if found is not None and found.sync is work.sync:
+            yield
+            if found.failure is not None:
+                work.fail(found.failure)
+            return
+        # Another task may call us than the one that made it: the one that waits for this.
+        work._owner = _here()
+        token = _works.set({**_works.get(), domain: work})
+        try:
+            yield
+        finally:
+            _works.reset(token)
     finally:
-        _works.reset(token)
+        work.running -= 1
 
 
 def work_of(session: Session) -> Work:
@@ -194,8 +234,7 @@ class UnitOfWork:
         finally:
             self._forget()
             work.sync.close()
-            for call in work.finished:
-                drive(call(committed))
+            drive(work.end(committed))
         if error is None and not committed and not self._undone:
             work.check()
 
@@ -229,8 +268,7 @@ class UnitOfWork:
             self._forget()
             # As its own block would: closed to the end, even when cancelled.
             await work.session.__aexit__(None, None, None)
-            for call in work.finished:
-                await call(committed)
+            await work.end(committed)
         if error is None and not committed and not self._undone:
             work.check()
 
@@ -279,6 +317,11 @@ class UnitOfWork:
             self._token = None
         if self._work is not None and self._outermost:
             self._work.closed = True
+
+
+def can_await() -> bool:
+    """Return whether somebody up the stack awaits for us: whether we are called from an `AsyncSession`."""
+    return bool(getattr(getcurrent(), "__sqlalchemy_greenlet_provider__", False))
 
 
 def drive(coroutine: Coroutine[Any, Any, R]) -> R:
