@@ -21,7 +21,7 @@ from tidings.consume.providers import entered
 from tidings.context.binding import common, current_envelope
 from tidings.envelope import Envelope
 from tidings.errors import NoTransaction, TransactionEnded
-from tidings.publish.headers import written
+from tidings.publish.headers import can_travel, written
 from tidings.publish.outgoing import Outgoing
 from tidings.publish.publish import Publish
 from tidings.publish.publisher import Publisher
@@ -147,7 +147,8 @@ class Scope:
             )  # fmt: skip
             return
         headers = json.loads(outgoing.headers)
-        headers["correlationid"] = envelope.headers.get(ID) or str(envelope.id)
+        correlation = envelope.headers.get(ID, "")
+        headers["correlationid"] = correlation if can_travel(correlation) else str(envelope.id)
         self._accept(outgoing._replace(headers=written(headers)), getattr(session, "sync_session", session))
 
     def execute(self, session: Any, need: Need) -> Any:

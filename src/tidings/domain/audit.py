@@ -35,12 +35,14 @@ class Audit:
     """Writes each command into the store's table `commands`; put it before `Transactional()` in the list.
 
     A command that succeeds is written in its own transaction, so that there is no effect without a row and no row without its effect. One that
-    fails is written after the rollback, in a transaction of its own. `Service.audited` reads the rows.
+    fails is written after the rollback, in a transaction of its own. `Service.audited` reads the rows; they are kept for `Service(audit_retention=...)`.
 
     Args:
         actor: called for each command; says who asks for it, e.g. `lambda: current_user.get()`.
         redact: names of fields whose values are not written, besides those marked `Annotated[..., Secret()]`.
     """
+
+    keeps_audit = True
 
     def __init__(self, *, actor: Callable[[], str | None] = lambda: None, redact: Collection[str] = ()) -> None:
         self._actor = actor

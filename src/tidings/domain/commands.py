@@ -145,6 +145,11 @@ class Commands:
         self._compiled = None
 
     @property
+    def audited(self) -> bool:
+        """Whether executions are written down."""
+        return any(getattr(behaviour, "keeps_audit", False) for behaviour in self.behaviours)
+
+    @property
     def blocking(self) -> bool:
         """Whether all sessions are synchronous, so that commands run in a thread."""
         factories = [getattr(factory, "session_factory", factory) for factory in self.domain.factories]
