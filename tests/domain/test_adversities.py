@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_scoped_session, async_sessionmaker
 from sqlalchemy.orm import Session
 
 from tests.consume.waiting import until
@@ -18,7 +19,7 @@ from tests.domain.test_audit import handlers as registering
 from tidings import Retry, Subscriptions, context
 from tidings.context import TENANT
 from tidings.domain import Audit, Execute, ExecuteSync, Idempotency, Transactional, Validation
-from tidings.errors import ConfigurationError, NoTransaction, PublishError, UnitOfWorkRolledBack
+from tidings.errors import ConfigurationError, NoTransaction, PublishError, TransactionEnded, UnitOfWorkRolledBack
 
 
 def failing(phase: Any) -> Subscriptions:
@@ -272,3 +273,53 @@ async def test_commands_whose_values_are_no_text_for_a_database_are_audited_all_
     assert await service.execute(Slow(value)) == "done"
     (row,) = await service.audited()
     assert (row.outcome, list(json.loads(row.data))) == ("succeeded", ["name"])
+
+
+@pytest.mark.filterwarnings("ignore:transaction already deassociated")
+@pytest.mark.parametrize("how", ["commit", "rollback", "error"])
+async def test_a_handler_that_ends_the_transaction_behind_the_session_s_back_is_told_so(async_shop: Shop, how: str) -> None:
+    made = Subscriptions()
+
+    async def end(session: AsyncSession) -> None:
+        if how == "error":
+            session.add(Order(name="there"))
+            with pytest.raises(IntegrityError):
+                await session.flush()
+        else:
+            await getattr(await session.connection(), how)()
+
+    @made.on(OrderSubmitted)
+    async def behind(event: OrderSubmitted, session: AsyncSession) -> None:
+        await end(session)
+
+    @made.handles(Slow)
+    async def slow(command: Slow, session: AsyncSession) -> OrderPlaced:
+        session.add(Note(text="x"))
+        await session.flush()
+        await end(session)
+        return OrderPlaced("a")
+
+    made.converts(OrderSubmitted)(lambda event: OrderPlaced(event.order.name))
+    service = async_shop.service(made)
+    async with async_shop.sessions() as session, session.begin():
+        session.add(Order(name="there"))
+    with pytest.raises(TransactionEnded):
+        async with async_shop.sessions() as session, session.begin():
+            session.add(Order(name="a").submit())
+    with pytest.raises((TransactionEnded, NoTransaction)):
+        await service.execute(Slow("a"))
+    assert async_shop.log() == []
+    assert async_shop.orders() == (["a", "there"] if how == "commit" else ["there"])
+
+
+async def test_a_block_of_the_wrong_kind_leaves_a_scoped_session_as_it_was(async_lite: Shop) -> None:
+    service = async_lite.service(attach=False)
+    assert isinstance(async_lite.engine, AsyncEngine)
+    sessions = async_scoped_session(async_sessionmaker(async_lite.engine), scopefunc=asyncio.current_task)
+    service.attach(sessions)
+    with pytest.raises(ConfigurationError, match="asynchronous"), service.unit_of_work():
+        pass
+    async with service.unit_of_work() as unit:
+        unit.session.add(Note(text="x"))
+    await sessions.remove()
+    assert async_lite.notes() == ["x"]

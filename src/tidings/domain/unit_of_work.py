@@ -18,6 +18,7 @@ from sqlalchemy.util import await_only
 
 from tidings.errors import ConfigurationError, NoTransaction, TransactionEnded, UnitOfWorkRolledBack
 from tidings.publish.session import publish
+from tidings.publish.sqlalchemy_state import is_whole
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -85,7 +86,7 @@ class Work:
             raise UnitOfWorkRolledBack(f"nothing was committed: {failure}")
         raise UnitOfWorkRolledBack(
             f"nothing was committed: {type(failure).__name__} came out of an inner block of this unit of work, and was caught before its end. "
-            "What may fail and be caught belongs into session.begin_nested(), or into a unit of work of its own"
+            "What may fail and be caught belongs into session.begin_nested(); a command or a block, into a transaction of its own"
         ) from failure
 
     def close(self) -> None:
@@ -212,7 +213,7 @@ class UnitOfWork:
     def __enter__(self) -> Self:
         work = self._begin()
         if self._outermost and work.asynchronous:
-            self._forget()
+            self._abandon(work)
             raise ConfigurationError("the session factory is asynchronous: `async with service.unit_of_work() as uow:`")
         self.session = work.sync
         return self
@@ -241,7 +242,7 @@ class UnitOfWork:
     async def __aenter__(self) -> Self:
         work = self._begin()
         if self._outermost and not work.asynchronous and not self._blocking:
-            self._forget()
+            self._abandon(work)
             raise ConfigurationError(
                 "the session factory is synchronous, and would block the event loop: `with service.unit_of_work() as uow:`"
             )
@@ -304,12 +305,17 @@ class UnitOfWork:
     def _may_commit(self, work: Work, error: BaseException | None) -> bool:
         if error is not None or work.failure is not None:
             return False
-        if work.sync.get_transaction() is not self._root:
+        if not is_whole(work.sync, self._root):
             raise TransactionEnded(
-                "the session of a unit of work was committed, rolled back or closed inside its block. Leave that to the block; a part that may "
-                "be rolled back is session.begin_nested()"
+                "the session of a unit of work was committed, rolled back or closed inside its block, or a database error that has broken its "
+                "transaction was swallowed. Leave its end to the block; a part that may fail or be rolled back is session.begin_nested()"
             )
         return True
+
+    def _abandon(self, work: Work) -> None:
+        """Leave nothing behind of a beginning that was wrong: a scoped session is the next one's, too. It has no connection yet."""
+        self._forget()
+        work.sync.close()
 
     def _forget(self) -> None:
         if self._token is not None:
