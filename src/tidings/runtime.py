@@ -28,7 +28,7 @@ from tidings.consume.strangers import Reopening, compiled_inbound
 from tidings.consume.subscriber import Subscriber, unordered_warning
 from tidings.consume.tenure import cause_of
 from tidings.consume.tuning import Tuning
-from tidings.consume.upkeep import Heart, LeasedTask, Mover, Purger
+from tidings.consume.upkeep import AuditPurger, Heart, LeasedTask, Mover, Purger
 from tidings.ids import uuid7
 from tidings.observability.alerts import Alerts, Watch, task_name
 from tidings.observability.logs import about
@@ -94,6 +94,7 @@ class Runtime:
     environments: EnvironmentRouting | None = None
     watch: Watch = field(default_factory=Watch)
     sampler: Sampler | None = None
+    audit_retention: float | None = None
     worker: str = field(default_factory=lambda: str(uuid7()))
     receivers: list[Receiver] = field(default_factory=list)
     subscribers: list[Subscriber] = field(default_factory=list)
@@ -188,6 +189,10 @@ class Runtime:
                 "task:purger", store, self.worker, Purger(store, self.outbox_retention, self.inbox_retention, self.dead_retention).step
             )
             self._parts += [self.mover, purger]
+            if self.audit_retention is not None:
+                task = f"task:audit:{self.service}"
+                await store.transact(store.registry.add_task, task)
+                self._parts.append(LeasedTask(task, store, self.worker, AuditPurger(store, self.service, self.audit_retention).step))
         if self.watch and self.roles:
             await store.transact(store.registry.add_task, task_name(self.service))
             self._parts.append(

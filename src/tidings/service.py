@@ -100,6 +100,7 @@ class Service:
         outbox_retention: how long published events are kept.
         inbox_retention: how long handled events are remembered; longer than anything that can bring an event again.
         dead_retention: how long dead events are kept that nothing waits behind.
+        audit_retention: how long is kept what `Audit()` has written down about this service's commands; None for ever.
         max_message_bytes: the most bytes of one event, data and headers; also of one that a broker brings.
         grace: seconds that stopping waits for handlers under way.
         roles: what this process does when it runs: `relay`, `consume`, `schedule`; an empty collection publishes only.
@@ -136,6 +137,7 @@ class Service:
         outbox_retention: timedelta = timedelta(days=7),
         inbox_retention: timedelta = timedelta(days=14),
         dead_retention: timedelta = timedelta(days=30),
+        audit_retention: timedelta | None = timedelta(days=365),
         max_message_bytes: int = 1 << 20,
         grace: float = 30.0,
         roles: Collection[Role] = ROLES,
@@ -192,6 +194,7 @@ class Service:
         self._declared = (*subscriptions, self._own)
         self._start: Mapping[str, Literal["earliest", "now"]] | str = start
         self._retention = (outbox_retention.total_seconds(), inbox_retention.total_seconds(), dead_retention.total_seconds())
+        self._audit_retention = None if audit_retention is None else audit_retention.total_seconds()
         self.roles: Collection[Role] = frozenset(roles)
         self._providers = Providers()
         self._on_dead: list[Callable[[Dead], Awaitable[None] | None]] = []
@@ -581,6 +584,7 @@ class Service:
             roles=self.roles if roles is None else frozenset(roles), limit=self.limit,
             routing=self.routing, provision=self.provision, max_message_bytes=self._max_message_bytes, environments=self._environments,
             watch=Watch(self._on_backlog, self._on_breaker), sampler=self._sampler,
+            audit_retention=self._audit_retention if self.commands.audited else None,
         )  # fmt: skip
         await runtime.start()
         self._runtime = runtime

@@ -223,6 +223,22 @@ async def test_a_handler_that_raises_leaves_nothing(world: World, kind: str) -> 
 # --- publishing inside a handler
 
 
+@pytest.mark.parametrize("given", ["", "a\nb", "\u202e", "x" * 5000])
+async def test_a_correlation_from_outside_that_cannot_travel_is_not_handed_on(world: World, given: str) -> None:
+    handlers = Subscriptions()
+
+    @handlers.subscribe(OrderPlaced)
+    async def bill(event: OrderPlaced, publish: Publish) -> None:
+        publish(OrderBilled(event.order_id))
+
+    async with world.service(handlers):
+        await world.insert_row(headers=json.dumps({"correlationid": given}))
+        await until(lambda: world.published("order.billed"))
+    headers = world.published("order.billed")[0]["headers"]
+    headers = headers if isinstance(headers, dict) else json.loads(headers)
+    assert headers["correlationid"] == headers["causationid"]
+
+
 async def test_published_events_inherit_correlation_and_causation(world: World) -> None:
     handlers = Subscriptions()
     seen: dict[str, Envelope] = {}

@@ -126,6 +126,47 @@ async def test_what_the_default_environment_has_handled_is_not_handled_again(wor
     assert len(both.calls) == 4
 
 
+async def test_an_environment_that_was_away_for_longer_than_the_inbox_keeps_its_rows_finds_what_was_handled(world: World) -> None:
+    """Its checkpoint holds the log, and so the rows by which it knows stay as long."""
+    both = Environments(world)
+    canary = both.service("canary")
+    async with canary:
+        await both.publish(canary, "canary", 1)
+        await until_equal(lambda: canary.counters.of("handled"), 1)
+    main = both.service("main")
+    async with main:
+        await both.publish(main, "canary", 2, 3)
+        await both.publish(main, None, 4)
+        await until_equal(lambda: main.counters.of("handled"), 3)
+    ago = "now() - interval '{} days'" if world.kind == "postgresql" else "strftime('%Y-%m-%dT%H\\:%M\\:%fZ', 'now', '-{} days')"
+    await world.execute(f"update tidings_inbox set handled_at = {ago.format(20)}")
+    await world.execute(f"update tidings_outbox set time = {ago.format(21)}")
+    store = main.store
+    await store.transact(store.registry.add_task, "task:test")
+    lease = await store.call(store.leases.acquire, "task:test", "me", 30.0)
+    assert lease is not None
+    await store.transact(store.upkeep.purge_inbox, lease, 14 * 86400.0, 1000)
+    canary = both.service("canary")
+    async with canary:
+        await until_equal(lambda: canary.counters.of("duplicates"), 2)
+        await both.publish(canary, "canary", 5)
+        await until_equal(lambda: canary.counters.of("handled"), 1)
+    assert sorted(both.calls) == [("canary", 1), ("canary", 5), ("main", 2), ("main", 3), ("main", 4)]
+    # When the log has them no more, nobody needs the rows.
+    await world.execute("delete from tidings_outbox")
+    await world.execute(f"update tidings_inbox set handled_at = {ago.format(20)}")
+    await store.transact(store.upkeep.purge_inbox, lease, 14 * 86400.0, 1000)
+    assert world.one("select count(*) from tidings_inbox") == 0
+
+
+async def test_what_environments_share_is_nobody_s_to_look_at(world: World) -> None:
+    both = Environments(world)
+    main = both.service("main")
+    async with main:
+        found = await main.operations.subscriptions()
+    assert [item.label for item in found] == ["shop/bill"]
+
+
 async def test_what_was_left_to_an_environment_that_ended_waits_for_it(world: World) -> None:
     both = Environments(world)
     canary = both.service("canary")

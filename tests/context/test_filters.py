@@ -265,3 +265,35 @@ async def test_filters_see_each_event_of_a_shared_transaction(world: World) -> N
     async with service:
         await until_equal(lambda: service.counters.of("handled"), 20)
     assert seen == list(range(20))
+
+
+@pytest.mark.parametrize("how", ["forgotten", "left behind", "left behind by an error"])
+async def test_a_filter_must_wait_for_what_it_calls(world: World, how: str) -> None:
+    handlers = Subscriptions()
+    ended: list[str] = []
+
+    @handlers.subscribe(OrderPlaced)
+    async def slow(event: OrderPlaced, session: AsyncSession) -> None:
+        await effect(session, "slow", event)
+        try:
+            await asyncio.sleep(0.01)
+        finally:
+            ended.append(how)
+
+    async def careless(call: Call, following: Next) -> None:
+        if call.attempt > 1:
+            await following()
+            return
+        going: Any = following()
+        if how != "forgotten":
+            task = asyncio.ensure_future(going)
+            await asyncio.sleep(0)
+            if "error" in how:
+                raise ValueError(str(task))
+
+    async with world.service(handlers, handler_filters=[careless], retry=Retry(base=0.01)) as service:
+        await world.publish(service, OrderPlaced("a", 1))
+        await until_equal(lambda: service.counters.of("handled"), 1)
+        assert service.counters.of("failed") == 1
+    assert world.effects() == [("a", 1)]
+    assert len(ended) <= 2

@@ -9,8 +9,10 @@ from typing import Annotated, Any
 from uuid import UUID
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
+from tests.consume.waiting import until
 from tests.domain.shop import Note, Shop
 from tidings import Service, Subscriptions
 from tidings.domain import Audit, Err, ExecuteSync, Idempotency, Secret, Transactional, Validation, ValidationError, ValidationFailed
@@ -28,6 +30,21 @@ class Register:
 @dataclass(frozen=True)
 class Outer:
     name: str
+
+
+@dataclass(frozen=True)
+class Jot:
+    name: str
+
+
+def handlers_of_sessions() -> Subscriptions:
+    made = Subscriptions()
+
+    @made.handles(Jot)
+    async def note(command: Jot, session: AsyncSession) -> None:
+        session.add(Note(text=command.name))
+
+    return made
 
 
 def handlers() -> Subscriptions:
@@ -89,6 +106,26 @@ async def test_a_failure_is_written_although_the_rest_is_rolled_back(
         pass
     (row,) = await service.audited(outcome=outcome)
     assert (row.error_type, shop.notes()) == (error, [])
+
+
+async def test_rows_are_kept_for_as_long_as_the_service_says(async_shop: Shop) -> None:
+    def made(**options: Any) -> Service:
+        return async_shop.service(behaviours=[Audit(), Transactional()], attach=False, **options)
+
+    ago = "now() - interval '3 days'" if async_shop.database.kind == "postgresql" else "'2020-01-01T00:00:00.000Z'"
+    service = async_shop.service(handlers_of_sessions(), behaviours=[Audit(), Transactional()])
+    for name in ("old", "new"):
+        await service.execute(Jot(name))
+    which = "data->>'name' = 'old'" if async_shop.database.kind == "postgresql" else "data like '%old%'"
+    await async_shop.transact(
+        lambda session: session.connection().exec_driver_sql(f"update tidings_commands set started_at = {ago} where {which}")
+    )
+    async with made(audit_retention=None):
+        assert not async_shop.rows("select reader from tidings_checkpoints where reader like 'task:audit%'")
+    async with made(audit_retention=timedelta(days=1)):
+        await until(lambda: len(async_shop.rows("select id from tidings_commands")) == 1)
+    (row,) = await service.audited()
+    assert json.loads(row.data) == {"name": "new"}
 
 
 async def test_commands_inside_commands(shop: Shop, service: Service) -> None:

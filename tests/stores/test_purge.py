@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection
 
 from tests.stores.events import everything, ids, insert, outgoing, publish, read_on
-from tidings.ids import event_key
+from tidings.ids import event_key, uuid7
 from tidings.stores import SQLStore
 from tidings.stores.base import Lease
+from tidings.stores.sql.commands import AuditRow
 
 HOUR = 3600.0
 
@@ -196,3 +198,29 @@ class TestInbox:
         assert await store.call(store.inbox.present, 1, keys) == 10
         assert [await purge_inbox(lease, -HOUR) for _ in range(3)] == [8, 5, 0]
         assert await store.call(store.inbox.present, 1, keys) == 0
+
+
+async def test_command_keys_and_the_audit_go_when_they_are_old_and_the_lease_is_held(store: SQLStore) -> None:
+    def write(connection: Connection) -> None:
+        for number, service in enumerate(("shop", "shop", "shop", "other")):
+            store.commands.claim(connection, service, f"k{number}", "Pay", "f")
+            started = datetime.now(UTC) - timedelta(days=2)
+            row = (str(uuid7()), service, "Pay", None, None, "{}", "succeeded", None, None, started, 1)
+            store.commands.audit(connection, AuditRow._make(row))
+
+    await store.transact(write)
+    older = "now() - interval '2 days'" if store.dialect.name == "postgresql" else "strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '-2 days')"
+    await execute(store, f"update tidings_command_keys set created_at = {older}")
+    lost, lease = await purger(store), await purger(store)
+    commands = store.commands
+    for mine, retention, keys, rows in (
+        (lost, HOUR, 0, 0),
+        (lease, 72 * HOUR, 0, 0),
+        (lease, HOUR, 2, 2),
+        (lease, HOUR, 2, 1),
+        (lease, HOUR, 0, 0),
+    ):
+        assert await store.transact(commands.purge_keys, mine, retention, 2) == keys
+        assert await store.transact(commands.purge_audit, mine, "shop", retention, 2) == rows
+    assert await scalar(store, "select count(*) from tidings_command_keys") == 0
+    assert await scalar(store, "select service from tidings_commands") == "other"

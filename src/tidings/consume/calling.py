@@ -21,7 +21,7 @@ from tidings.consume.providers import entered
 from tidings.context.binding import common, current_envelope
 from tidings.envelope import Envelope
 from tidings.errors import NoTransaction, TransactionEnded
-from tidings.publish.headers import written
+from tidings.publish.headers import can_travel, written
 from tidings.publish.outgoing import Outgoing
 from tidings.publish.publish import Publish
 from tidings.publish.publisher import Publisher
@@ -34,7 +34,7 @@ __all__ = ["AFTER", "HandlerFailed", "Scope", "call", "resolve", "resolve_simply
 
 logger = logging.getLogger("tidings.consume")
 
-#: Where a handler's session keeps what has to wait until the transaction that it joined has committed.
+#: Where a handler's session keeps its `Scope`, for what has to wait until the transaction that it joined has ended.
 AFTER = "_tidings_after_commit"
 
 
@@ -50,7 +50,19 @@ class HandlerFailed(Exception):
 class Scope:
     """What a handler runs in: the transaction's connection (None for a plain handler), and what it publishes."""
 
-    __slots__ = ("_connections", "_open", "_publisher", "_savepoints", "_sessions", "_shared", "_works", "after", "held", "outgoing")
+    __slots__ = (
+        "_connections",
+        "_open",
+        "_publisher",
+        "_savepoints",
+        "_sessions",
+        "_shared",
+        "_works",
+        "after",
+        "held",
+        "outgoing",
+        "works",
+    )
 
     def __init__(self, connections: Connections, publisher: Publisher, held: Held | None, *, one_session: bool = False) -> None:
         self._connections = connections
@@ -60,6 +72,8 @@ class Scope:
         self._works: list[Any] = []
         #: What to call once the transaction has committed.
         self.after: list[Callable[[], None]] = []
+        #: What to tell how the transaction has ended.
+        self.works: list[Any] = []
         #: The savepoints of the connection that were open when an event was published, by its index; few handlers open any.
         self._savepoints: dict[int, tuple[str, ...]] = {}
         self._open = True
@@ -81,7 +95,7 @@ class Scope:
                 else:
                     made_by = domain.session_class(kind)
             session = made_by(bind=bind, expire_on_commit=False, join_transaction_mode="rollback_only", **options)
-            vars(getattr(session, "sync_session", session))[AFTER] = self.after
+            vars(getattr(session, "sync_session", session))[AFTER] = self
             found = HandlerSession(session, self.outgoing, self._shared)
             if self._shared:
                 self._sessions[kind] = found
@@ -133,7 +147,8 @@ class Scope:
             )  # fmt: skip
             return
         headers = json.loads(outgoing.headers)
-        headers["correlationid"] = envelope.headers.get(ID) or str(envelope.id)
+        correlation = envelope.headers.get(ID, "")
+        headers["correlationid"] = correlation if can_travel(correlation) else str(envelope.id)
         self._accept(outgoing._replace(headers=written(headers)), getattr(session, "sync_session", session))
 
     def execute(self, session: Any, need: Need) -> Any:
@@ -150,7 +165,18 @@ class Scope:
         """
         works, self._works = self._works, []
         for work in works:
+            work.close()
+        for work in works:
             work.check()
+
+    async def end(self, committed: bool) -> None:
+        """Tell those who wait for it how the transaction has ended."""
+        works, self.works = self.works, []
+        for work in works:
+            if self._connections.asynchronous:
+                await work.end(committed)
+            else:
+                await in_thread(self._connections.executor, work.end_here, committed)
 
     def published(self) -> list[Outgoing]:
         """Return what was published and not taken back by a savepoint, in order."""
@@ -171,8 +197,10 @@ class Scope:
         self.outgoing.append(outgoing)
 
     def close(self) -> None:
-        """Refuse what is published from now on."""
+        """Refuse what is published and executed from now on."""
         self._open = False
+        for work in self._works:
+            work.close()
 
 
 class HandlerSession:

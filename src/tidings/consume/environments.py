@@ -29,6 +29,7 @@ from tidings.consume.received import Received
 from tidings.consume.routing import Compiled
 from tidings.context.keys import ENVIRONMENT
 from tidings.errors import ConfigurationError, DecodeError
+from tidings.stores.sql.queries import SHARED
 from tidings.stores.sql.registry import Wanted
 from tidings.stores.sql.store import SQLStore
 
@@ -155,7 +156,7 @@ class Claims:
     @staticmethod
     def wanted(compiled: Compiled, base: str) -> Wanted:
         """Return the subscription to register; `base` is the group of the default environment."""
-        return Wanted(f"{base}@", compiled.name, (), False, compiled.options.renamed_from)
+        return Wanted(f"{base}{SHARED}", compiled.name, (), False, compiled.options.renamed_from)
 
     def keys(self, events: Sequence[Received]) -> list[int]:
         """Return the places of the events that another environment may take, too."""

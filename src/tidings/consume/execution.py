@@ -139,7 +139,8 @@ class Execution:
             StoreDown: the database cannot be used.
         """
         events = [attempt.received for attempt in attempts]
-        opened = False
+        opened = committed = False
+        scope: Scope | None = None
         await fence.begin()
         try:
             async with self.store.connections.transaction() as held:
@@ -162,8 +163,9 @@ class Execution:
                     raise HandlerFailed(_ConnectionLost("the handler swallowed the loss of its connection"))
                 ran = [attempt.received for attempt in todo]
                 guard.lift()
-                outgoing = scope.published()
+                outgoing, after = scope.published(), scope.after
                 await held.run(self._close, fence, ran, events, outgoing)
+            committed = True
         except UNAVAILABLE as error:
             kind = kind_of(error)
             if opened and kind == "aborted":
@@ -174,11 +176,14 @@ class Execution:
             if kind == "conflict" or (opened and isinstance(error, DBAPIError)):
                 raise HandlerFailed(error, ran=opened) from error
             raise StoreDown(f"the database cannot be used: {error}") from error
+        finally:
+            if scope is not None and scope.works:
+                await scope.end(committed)
         if outgoing:
             self.publisher.committed(outgoing)
-        if scope.after:
+        if after:
             # A greenlet, so that what has to be awaited can be.
-            await greenlet_spawn(_call_each, scope.after)
+            await greenlet_spawn(_call_each, after)
         return standing
 
     async def alone(self, attempt: Attempt, fence: Fence, age: float = 0.0) -> Failed | int:

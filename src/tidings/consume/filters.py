@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from inspect import CORO_CLOSED, getcoroutinestate
 from typing import Any
 
 import msgspec
@@ -70,32 +72,71 @@ class Filters:
         A filter cannot turn a failure into a success: what the handler has done by then would be kept by half.
 
         Raises:
-            RuntimeError: a filter has called `next` twice: what the handler did the first time cannot be taken back.
+            RuntimeError: a filter has called `next` twice: what the handler did the first time cannot be taken back; or it has returned before
+                what it called had: the transaction would be committed without what the handler does in it.
         """
         several = isinstance(envelope, list)
         events, envelopes = (event, envelope) if several else ((event,), (envelope,))
         call = Call(tuple(events), tuple(envelopes), self._group, self._subscription, plan.function)  # type: ignore[arg-type]
-        failure: BaseException | None = None
+        steps: list[_Step] = []
+        run_inner = run
+        for each in reversed(self._filters):
+            step = _Step(each, call, run_inner)
+            steps.append(step)
+            run_inner = step.run
+        await run_inner()
+        for step in steps:
+            if step.failure is not None:
+                raise step.failure
 
-        def step(index: int) -> Next:
-            if index == len(self._filters):
-                return run
-            inner = step(index + 1)
-            called = False
 
-            async def following() -> None:
-                nonlocal called, failure
-                try:
-                    if called:
-                        raise RuntimeError(f"a handler filter of {self._group}/{self._subscription} has called next() twice")
-                    called = True
-                    await inner()
-                except BaseException as error:
-                    failure = failure or error
-                    raise
+class _Step:
+    """One filter, once called."""
 
-            return lambda: self._filters[index](call, following)
+    __slots__ = ("_call", "_filter", "_going", "_inner", "_task", "failure")
 
-        await step(0)()
-        if failure is not None:
-            raise failure
+    def __init__(self, filter_: HandlerFilter, call: Call, inner: Next) -> None:
+        self._filter = filter_
+        self._call = call
+        self._inner = inner
+        self._going: Coroutine[Any, Any, None] | None = None
+        self._task: asyncio.Task[Any] | None = None
+        self.failure: BaseException | None = None
+
+    async def run(self) -> None:
+        try:
+            await self._filter(self._call, self._following)
+        finally:
+            await self._end()
+
+    def _following(self) -> Coroutine[Any, Any, None]:
+        if self._going is not None:
+            return self._refuse(f"a handler filter of {self._call.group}/{self._call.subscription} has called next() twice")
+        self._going = self._go()
+        return self._going
+
+    async def _go(self) -> None:
+        self._task = asyncio.current_task()
+        try:
+            await self._inner()
+        except BaseException as error:
+            self.failure = self.failure or error
+            raise
+
+    async def _refuse(self, reason: str) -> None:
+        self.failure = self.failure or RuntimeError(reason)
+        raise self.failure
+
+    async def _end(self) -> None:
+        """See to it that nothing of the handler runs any more."""
+        going = self._going
+        if going is None or getcoroutinestate(going) == CORO_CLOSED:
+            return
+        self.failure = RuntimeError(
+            f"a handler filter of {self._call.group}/{self._call.subscription} has returned before what it called: await next()"
+        )
+        if self._task is None:
+            going.close()
+        else:
+            self._task.cancel()
+            await asyncio.wait([self._task])

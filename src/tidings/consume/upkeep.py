@@ -19,7 +19,7 @@ from tidings.stores.base import Lease
 from tidings.stores.sql.stats import FINE, MINUTES
 from tidings.stores.sql.store import SQLStore
 
-__all__ = ["Heart", "LeasedTask", "Mover", "Purger"]
+__all__ = ["AuditPurger", "Heart", "LeasedTask", "Mover", "Purger"]
 
 logger = logging.getLogger("tidings.upkeep")
 
@@ -135,7 +135,7 @@ class Purger:
         rows = await guarded(self.store.transact(upkeep.purge_log, lease, self.outbox, 5000))
         rows += await guarded(self.store.transact(upkeep.purge_inbox, lease, self.inbox, 5000))
         rows += await guarded(self.store.transact(upkeep.purge_dead, lease, self.dead, 500))
-        rows += await guarded(self.store.transact(self.store.commands.purge, self.inbox))
+        rows += await guarded(self.store.transact(self.store.commands.purge_keys, lease, self.inbox, 5000))
         await self._roll_up(lease)
         if rows:
             logger.info("purged %d rows", rows, extra={"rows": rows})
@@ -155,6 +155,28 @@ class Purger:
         if last is None or int(now // 3600) != int(last // 3600):
             await guarded(self.store.transact(stats.forget, lease))
         self._rolled = {lease.token: now}
+
+
+@dataclass(frozen=True, slots=True)
+class AuditPurger:
+    """Deletes what is written down about a service's commands when it is old enough.
+
+    Under a lease of the service's own: how long it is kept is for that service to say, and not for another one with the same tables.
+
+    Attributes:
+        retention: in seconds.
+    """
+
+    store: SQLStore
+    service: str
+    retention: float
+
+    async def step(self, lease: Lease) -> float:
+        """Delete one batch; return the seconds until the next."""
+        rows = await guarded(self.store.transact(self.store.commands.purge_audit, lease, self.service, self.retention, 5000))
+        if rows:
+            logger.info("purged %d rows of the audit", rows, extra={"rows": rows})
+        return 0.1 if rows >= 5000 else 60.0
 
 
 class Heart:

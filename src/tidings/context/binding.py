@@ -6,7 +6,7 @@ not even where the service itself was started inside a binding.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from typing import Any, NamedTuple, TypeVar
@@ -16,7 +16,7 @@ import msgspec
 from tidings.context.keys import BAGGAGE, CORRELATION, ENVIRONMENT, TENANT, TRACE, TRACESTATE, ContextKey, ContextValue
 from tidings.envelope import Envelope
 
-__all__ = ["Context", "bind", "bind_fields", "bound", "bound_fields", "common", "current", "current_envelope", "of"]
+__all__ = ["Context", "bind", "bind_fields", "bound", "bound_fields", "common", "current", "current_envelope", "in_same_context", "of"]
 
 T = TypeVar("T")
 
@@ -144,6 +144,21 @@ def of(envelope: Envelope) -> Iterator[Context]:
         yield current()
     finally:
         current_envelope.reset(token)
+
+
+def in_same_context(function: Callable[[], None]) -> Callable[[], None]:
+    """Return a function that is to be called later, when the event is not handled any more that is handled now, with the context of now."""
+    cause, around = current_envelope.get(), bound.get()
+
+    def called() -> None:
+        tokens = current_envelope.set(cause), bound.set(around)
+        try:
+            function()
+        finally:
+            bound.reset(tokens[1])
+            current_envelope.reset(tokens[0])
+
+    return called
 
 
 def bound_fields(cause: Envelope | None) -> Mapping[str, str | None]:

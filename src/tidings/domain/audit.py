@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import logging
 import typing
@@ -14,12 +15,11 @@ import msgspec
 
 from tidings import clock
 from tidings.consume.failures import failure_of, printable
-from tidings.domain.calling import can_await
 from tidings.domain.commands import Call, Proceed
 from tidings.domain.idempotency import plain
 from tidings.domain.results import Err
 from tidings.domain.secrets import Secret
-from tidings.domain.unit_of_work import Work, current_work
+from tidings.domain.unit_of_work import Work, can_await, current_work
 from tidings.errors import ValidationFailed
 from tidings.ids import uuid7
 from tidings.stores.sql.commands import AuditRow
@@ -35,12 +35,14 @@ class Audit:
     """Writes each command into the store's table `commands`; put it before `Transactional()` in the list.
 
     A command that succeeds is written in its own transaction, so that there is no effect without a row and no row without its effect. One that
-    fails is written after the rollback, in a transaction of its own. `Service.audited` reads the rows.
+    fails is written after the rollback, in a transaction of its own. `Service.audited` reads the rows; they are kept for `Service(audit_retention=...)`.
 
     Args:
         actor: called for each command; says who asks for it, e.g. `lambda: current_user.get()`.
         redact: names of fields whose values are not written, besides those marked `Annotated[..., Secret()]`.
     """
+
+    keeps_audit = True
 
     def __init__(self, *, actor: Callable[[], str | None] = lambda: None, redact: Collection[str] = ()) -> None:
         self._actor = actor
@@ -80,7 +82,7 @@ class Audit:
         call.succeeding.append(succeeded)
         try:
             result = await proceed()
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             failure = failure_of(error)
             kind = "rejected" if isinstance(error, ValidationFailed) else "failed"
             await failed(row(kind, failure.error_type, failure.error_message))
@@ -132,6 +134,8 @@ def _visible(value: Any, redact: Collection[str]) -> Any:
         return {str(key): _HIDDEN if str(key) in redact else _visible(item, redact) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [_visible(item, redact) for item in value]
+    if isinstance(value, str) and not value.isascii():
+        return value.encode(errors="replace").decode()  # a lone surrogate cannot be written
     names = _fields(value)
     if names is None:
         return value

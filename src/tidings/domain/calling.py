@@ -8,7 +8,6 @@ from contextlib import AsyncExitStack, ExitStack
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any
 
-from greenlet import getcurrent
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_session
 from sqlalchemy.orm import Session
@@ -18,6 +17,7 @@ from tidings.consume.calling import resolve, resolve_simply, resolve_sync
 from tidings.consume.injection import Need, Plan
 from tidings.domain.outcome import Yielded
 from tidings.domain.reactions import Handler
+from tidings.domain.unit_of_work import can_await
 from tidings.errors import ConfigurationError
 from tidings.publish.publish import Publish
 from tidings.publish.session import publish_in
@@ -63,15 +63,16 @@ class Inside:
         assert self._session is not None
         return self._domain.execute_in(self._session, need is Need.EXECUTE, self._works)
 
+    def close(self) -> None:
+        """The function has returned: its commands join no more."""
+        for work in self._works:
+            work.close()
+
     def check(self) -> None:
-        """Look whether a command has failed whose failure was caught."""
+        """Look whether a command has failed whose failure was caught, or still runs."""
+        self.close()
         for work in self._works:
             work.check()
-
-
-def can_await() -> bool:
-    """Return whether somebody up the stack awaits for us: whether we are called from an `AsyncSession`."""
-    return bool(getattr(getcurrent(), "__sqlalchemy_greenlet_provider__", False))
 
 
 def call_inside(domain: Domain, handler: Handler, recorded: Recorded, session: Session, stage: DomainStage) -> None:
@@ -121,6 +122,13 @@ def call_after(domain: Domain, handler: Handler, event: Any) -> None:
 async def call_with(domain: Domain, plan: Plan, subject: Any, session: Session | None) -> Any:
     """Call an async function with what it asks for; return what it returns."""
     inside = Inside(domain, session)
+    try:
+        return await _call_with(inside, plan, subject, session)
+    finally:
+        inside.close()
+
+
+async def _call_with(inside: Inside, plan: Plan, subject: Any, session: Session | None) -> Any:
     given: AsyncSession | None = None
     if session is not None and plan.transactional:
         given = async_session(session)
@@ -155,6 +163,13 @@ async def call_with(domain: Domain, plan: Plan, subject: Any, session: Session |
 def call_with_sync(domain: Domain, plan: Plan, subject: Any, session: Session | None) -> Any:
     """Call a plain function with what it asks for; return what it returns."""
     inside = Inside(domain, session)
+    try:
+        return _call_with_sync(inside, plan, subject, session)
+    finally:
+        inside.close()
+
+
+def _call_with_sync(inside: Inside, plan: Plan, subject: Any, session: Session | None) -> Any:
     _check_kind(plan, session)
     if plan.simple:
         result = plan.function(subject, **{p.name: resolve_simply(p, None, inside, session) for p in plan.parameters})

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.util import await_only
 
+from tidings.consume.calling import AFTER
 from tidings.consume.execute import Execute, ExecuteSync
 from tidings.consume.injection import Need, Plan, is_asynchronous, label_of, plan
-from tidings.domain.calling import call_with, call_with_sync, can_await
+from tidings.domain.calling import call_with, call_with_sync
 from tidings.domain.outcome import Outcome, Yielded, outcome_of, returns_events, value_hint
-from tidings.domain.unit_of_work import Work, current_work, drive, joined, work_of
+from tidings.domain.stage import DomainStage
+from tidings.domain.unit_of_work import Work, can_await, current_work, drive, joined, work_of
 from tidings.domain.validation import ValidationError, validation_errors
 from tidings.errors import ConfigurationError, UnresolvedParameter
 from tidings.publish.session import publish
@@ -142,6 +145,11 @@ class Commands:
         self._compiled = None
 
     @property
+    def audited(self) -> bool:
+        """Whether executions are written down."""
+        return any(getattr(behaviour, "keeps_audit", False) for behaviour in self.behaviours)
+
+    @property
     def blocking(self) -> bool:
         """Whether all sessions are synchronous, so that commands run in a thread."""
         factories = [getattr(factory, "session_factory", factory) for factory in self.domain.factories]
@@ -192,16 +200,31 @@ class Commands:
         if asynchronous:
 
             async def execute(command: Any, key: str | None) -> Any:
-                with joined(self.domain, work):
+                with self._joining(work):
                     return await self.run(command, key, blocking=False)
 
             return Execute(execute)
 
         def execute_sync(command: Any, key: str | None) -> Any:
-            with joined(self.domain, work):
+            with self._joining(work):
                 return drive(self.run(command, key, blocking=True))
 
         return ExecuteSync(execute_sync)
+
+    @contextmanager
+    def _joining(self, work: Work) -> Iterator[None]:
+        """Let a command join a transaction that somebody else ends, and see to it that its end is heard of if somebody waits for it."""
+        try:
+            with joined(self.domain, work):
+                yield
+        finally:
+            if work.finished and not work.watched:
+                work.watched = True
+                scope = vars(work.sync).get(AFTER)
+                if scope is not None:
+                    scope.works.append(work)
+                else:
+                    DomainStage.of(work.sync, self.domain).watch(work.sync, work)
 
     async def run(self, command: Any, key: str | None, *, blocking: bool) -> Any:
         """Lead a command through the behaviours to its handler."""
@@ -211,8 +234,8 @@ class Commands:
                 f"service {self.domain.service!r} has no handler for the command {type(command).__qualname__}: write one with "
                 f"@handlers.handles({type(command).__name__}), and give its Subscriptions to the service"
             )
-        if key is not None and (not isinstance(key, str) or not 0 < len(key) <= 200):
-            raise ConfigurationError(f"idempotency_key={key!r} is not a text of 1 to 200 characters")
+        if key is not None and (not isinstance(key, str) or not 0 < len(key) <= 200 or not key.isprintable()):
+            raise ConfigurationError(f"idempotency_key={key!r} is not a text of 1 to 200 printable characters")
         if key is not None and not any(getattr(behaviour, "keeps_keys", False) for behaviour in self.behaviours):
             raise ConfigurationError("idempotency_key was given, and the service has no Idempotency() among its behaviours")
         work = current_work(self.domain)

@@ -16,17 +16,19 @@ from tidings.consume.counters import Counters
 from tidings.consume.declarations import DeclaredConverter, DomainSide
 from tidings.consume.injection import label_of
 from tidings.consume.providers import Providers
+from tidings.context.binding import in_same_context
 from tidings.contracts import Contract, EventType
 from tidings.domain.aggregates import ATTRIBUTE, SEEN_BY, DomainEvents, Waiting, waiting_of
 from tidings.domain.calling import call_after, call_inside
 from tidings.domain.reactions import Reactions, ReactionsByClass, internal_events
 from tidings.domain.stage import DomainStage, Recorded
 from tidings.domain.unit_of_work import UnitOfWork, current_work
-from tidings.errors import ConfigurationError, DomainEventRecursion, DuplicatePublication, InvalidEvent
+from tidings.errors import ConfigurationError, DomainEventRecursion, DuplicatePublication, InvalidEvent, TransactionEnded
 from tidings.publish.outgoing import Outgoing
 from tidings.publish.publisher import Publisher
 from tidings.publish.session import publish_in
 from tidings.publish.session_buffer import SessionBuffer, commits_root, flush_until_clean
+from tidings.publish.sqlalchemy_state import is_whole
 
 if TYPE_CHECKING:
     from tidings.consume.subscriptions import Subscriptions
@@ -261,8 +263,11 @@ class Domain:
         Raises:
             DomainEventRecursion: the events of ten rounds have caused one another.
             DuplicatePublication: a converter and the program publish the same fact.
+            TransactionEnded: a handler has ended the transaction behind the session's back, or swallowed an error that has.
         """
         reactions = self.compile()
+        root = session.get_transaction()
+        assert root is not None
         converted: dict[UUID, _Converted] = {}
         rounds = 0
         while batch := stage.take(session):
@@ -276,9 +281,12 @@ class Domain:
             flush_until_clean(session)
             for recorded, found in todo:
                 self._react(session, stage, recorded, found, converted)
-            root = session.get_transaction()
-            if root is not None:
-                commits_root(session, root)  # closes savepoints that a handler has left open
+            if not is_whole(session, root):
+                raise TransactionEnded(
+                    "a handler of domain events has ended the transaction that it runs in, or swallowed a database error that has: leave commit and "
+                    "rollback to whoever commits the session, and catch errors inside session.begin_nested()"
+                )
+            commits_root(session, root)  # closes savepoints that a handler has left open
         if converted:
             _look_for_duplicates(session, converted)
         work = current_work(self)
@@ -312,9 +320,9 @@ class Domain:
         return [each for each in several if each is not None]
 
     def _later(self, session: Session, stage: DomainStage, call: Callable[[], None]) -> None:
-        waiting: list[Callable[[], None]] | None = vars(session).get(AFTER)
-        if waiting is not None:
-            waiting.append(call)
+        scope = vars(session).get(AFTER)
+        if scope is not None:
+            scope.after.append(in_same_context(call))
         elif isinstance(session.get_bind(), Connection):
             self.counters.add("", "best_effort_skipped")
             logger.warning(

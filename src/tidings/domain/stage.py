@@ -14,12 +14,13 @@ from sqlalchemy import Connection
 from sqlalchemy.orm import Session, SessionTransaction
 
 from tidings.domain.aggregates import Waiting
-from tidings.errors import NoTransaction, PublishError
+from tidings.errors import ConfigurationError, NoTransaction, PublishError
 from tidings.publish.session_buffer import SessionBuffer
 from tidings.publish.sqlalchemy_state import connections_of, is_open, open_savepoints, rolled_back_savepoints
 
 if TYPE_CHECKING:
     from tidings.domain.dispatch import Domain
+    from tidings.domain.unit_of_work import Work
 
 __all__ = ["DomainStage", "Recorded"]
 
@@ -72,6 +73,8 @@ class DomainStage:
         "_released",
         "_root",
         "_tracked",
+        "_trouble",
+        "_works",
         "after",
         "current",
     )
@@ -87,21 +90,35 @@ class DomainStage:
         self._connections: set[Connection] = set()
         self._done: list[Recorded] = []
         self._committed = False
+        #: Why an attempt to handle what was recorded failed.
+        self._trouble: BaseException | None = None
+        self._works: list[Work] = []
         self.current: tuple[Recorded, str] | None = None
         self.after: list[Callable[[], None]] = []
 
     @classmethod
     def of(cls, session: Session, domain: Domain) -> DomainStage:
-        """Return the session's stage."""
+        """Return the session's stage.
+
+        Raises:
+            ConfigurationError: another service's handlers hear what is recorded in this transaction.
+        """
         buffer = SessionBuffer.of(session)
         stage = buffer.stage
-        if not isinstance(stage, cls):
-            stage = buffer.stage = cls(domain)
+        if isinstance(stage, cls):
+            if stage._domain is domain:
+                return stage
+            if stage._root is not None and stage._root is session.get_transaction():
+                raise ConfigurationError(
+                    f"domain events of this transaction go to another service, {stage._domain.service!r}, and {domain.service!r} would not hear of "
+                    "them: use a session for each of them, or record with the one whose session factory it is"
+                )
+        stage = buffer.stage = cls(domain)
         return stage
 
     @property
     def idle(self) -> bool:
-        return not self._frames and not self._pulled
+        return not self._frames and not self._pulled and self._trouble is None
 
     def record(self, session: Session, event: Any, aggregate: Any = None, home: Waiting | None = None) -> None:
         """Give an event to the session's innermost transaction.
@@ -155,9 +172,26 @@ class DomainStage:
         return found
 
     def before_commit(self, session: Session) -> None:
-        """Handle everything, until nothing new is recorded."""
-        self._domain.handle(session, self)
+        """Handle everything, until nothing new is recorded.
+
+        Raises:
+            PublishError: an earlier attempt failed, and the caller tries to commit what it has left behind.
+        """
+        if self._trouble is not None:
+            raise PublishError(
+                "domain events of this transaction could not be handled, so it cannot commit: roll it back"
+            ) from self._trouble
+        try:
+            self._domain.handle(session, self)
+        except BaseException as error:
+            self._trouble = error
+            raise
         self._pulled.clear()
+
+    def watch(self, session: Session, work: Work) -> None:
+        """Tell those who wait for the end of a piece of work how the root transaction has ended."""
+        self._owner(session)
+        self._works.append(work)
 
     def after_commit(self, session: Session) -> None:
         """Remember a released savepoint; after the root, that it has committed.
@@ -204,10 +238,13 @@ class DomainStage:
                 waiting.collect = None
         left = self._surviving([recorded for frame in self._frames.values() for recorded in frame])
         done, after, committed = self._done, self.after, self._committed
-        self._done, self.after, self._committed = [], [], False
-        self._root = self.current = None
+        works = self._works
+        self._done, self.after, self._works, self._committed = [], [], [], False
+        self._root = self.current = self._trouble = None
         for collection in (self._frames, self._tracked, self._released, self._pulled, self._connections):
             collection.clear()
+        for work in works:
+            work.end_here(committed)
         if not committed:
             _restore([*done, *left], lambda _: True)
             return

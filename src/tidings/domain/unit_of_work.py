@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,18 +11,23 @@ from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 from uuid import UUID
 
+from greenlet import getcurrent
 from sqlalchemy.ext.asyncio import AsyncSession, async_session
 from sqlalchemy.orm import Session
+from sqlalchemy.util import await_only
 
 from tidings.errors import ConfigurationError, NoTransaction, TransactionEnded, UnitOfWorkRolledBack
 from tidings.publish.session import publish
+from tidings.publish.sqlalchemy_state import is_whole
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from tidings.domain.dispatch import Domain
 
-__all__ = ["UnitOfWork", "Work", "current_work", "drive", "joined", "work_of"]
+__all__ = ["UnitOfWork", "Work", "can_await", "current_work", "drive", "joined", "work_of"]
+
+logger = logging.getLogger("tidings.domain")
 
 R = TypeVar("R")
 
@@ -38,7 +44,7 @@ class Work:
         finished: called after the end, with whether it has committed.
     """
 
-    __slots__ = ("_owner", "closed", "factory", "failure", "finished", "session", "sync")
+    __slots__ = ("_owner", "closed", "factory", "failure", "finished", "running", "session", "sync", "watched")
 
     def __init__(self, session: Any, factory: Any = None) -> None:
         self.session = session
@@ -47,6 +53,9 @@ class Work:
         self.failure: BaseException | str | None = None
         self.finished: list[Callable[[bool], Coroutine[Any, Any, None]]] = []
         self.closed = False
+        #: How many commands that joined it run at the moment.
+        self.running = 0
+        self.watched = False
         self._owner = _here()
 
     @property
@@ -77,8 +86,30 @@ class Work:
             raise UnitOfWorkRolledBack(f"nothing was committed: {failure}")
         raise UnitOfWorkRolledBack(
             f"nothing was committed: {type(failure).__name__} came out of an inner block of this unit of work, and was caught before its end. "
-            "What may fail and be caught belongs into session.begin_nested(), or into a unit of work of its own"
+            "What may fail and be caught belongs into session.begin_nested(); a command or a block, into a transaction of its own"
         ) from failure
+
+    def close(self) -> None:
+        """Let nothing join it any more: its handler has returned."""
+        self.closed = True
+        if self.running:
+            self.fail("a handler has returned while a command that it executes was still running: await it")
+
+    async def end(self, committed: bool) -> None:
+        """Tell those who wait for it that it has ended."""
+        calls, self.finished = self.finished, []
+        for call in calls:
+            await call(committed)
+
+    def end_here(self, committed: bool) -> None:
+        """Do what `end` does where a session tells of its end: what has gone wrong must not get in its way."""
+        try:
+            if can_await():
+                await_only(self.end(committed))
+            else:
+                drive(self.end(committed))
+        except Exception:
+            logger.exception("the end of a command could not be told")
 
     async def run(self, function: Callable[[Session], R], *, blocking: bool) -> R:
         """Run a function of the `Session`."""
@@ -96,20 +127,30 @@ def current_work(domain: Domain) -> Work | None:
 
 @contextmanager
 def joined(domain: Domain, work: Work) -> Iterator[None]:
-    """Let code join a transaction that somebody else ends."""
-    found = current_work(domain)
-    if found is not None and found.sync is work.sync:
-        yield
-        if found.failure is not None:
-            work.fail(found.failure)
-        return
-    # Another task may call us than the one that made it: the one that waits for this.
-    work._owner = _here()
-    token = _works.set({**_works.get(), domain: work})
+    """Let code join a transaction that somebody else ends.
+
+    Raises:
+        NoTransaction: the handler that could do so has returned.
+    """
+    if work.closed:
+        raise NoTransaction("this Execute belongs to a handler that has returned: execute inside the handler, before it returns")
+    work.running += 1
     try:
-        yield
+        found = current_work(domain)
+        if found is not None and found.sync is work.sync:
+            yield
+            if found.failure is not None:
+                work.fail(found.failure)
+            return
+        # Another task may call us than the one that made it: the one that waits for this.
+        work._owner = _here()
+        token = _works.set({**_works.get(), domain: work})
+        try:
+            yield
+        finally:
+            _works.reset(token)
     finally:
-        _works.reset(token)
+        work.running -= 1
 
 
 def work_of(session: Session) -> Work:
@@ -172,7 +213,7 @@ class UnitOfWork:
     def __enter__(self) -> Self:
         work = self._begin()
         if self._outermost and work.asynchronous:
-            self._forget()
+            self._abandon(work)
             raise ConfigurationError("the session factory is asynchronous: `async with service.unit_of_work() as uow:`")
         self.session = work.sync
         return self
@@ -194,15 +235,14 @@ class UnitOfWork:
         finally:
             self._forget()
             work.sync.close()
-            for call in work.finished:
-                drive(call(committed))
+            drive(work.end(committed))
         if error is None and not committed and not self._undone:
             work.check()
 
     async def __aenter__(self) -> Self:
         work = self._begin()
         if self._outermost and not work.asynchronous and not self._blocking:
-            self._forget()
+            self._abandon(work)
             raise ConfigurationError(
                 "the session factory is synchronous, and would block the event loop: `with service.unit_of_work() as uow:`"
             )
@@ -229,8 +269,7 @@ class UnitOfWork:
             self._forget()
             # As its own block would: closed to the end, even when cancelled.
             await work.session.__aexit__(None, None, None)
-            for call in work.finished:
-                await call(committed)
+            await work.end(committed)
         if error is None and not committed and not self._undone:
             work.check()
 
@@ -266,12 +305,17 @@ class UnitOfWork:
     def _may_commit(self, work: Work, error: BaseException | None) -> bool:
         if error is not None or work.failure is not None:
             return False
-        if work.sync.get_transaction() is not self._root:
+        if not is_whole(work.sync, self._root):
             raise TransactionEnded(
-                "the session of a unit of work was committed, rolled back or closed inside its block. Leave that to the block; a part that may "
-                "be rolled back is session.begin_nested()"
+                "the session of a unit of work was committed, rolled back or closed inside its block, or a database error that has broken its "
+                "transaction was swallowed. Leave its end to the block; a part that may fail or be rolled back is session.begin_nested()"
             )
         return True
+
+    def _abandon(self, work: Work) -> None:
+        """Leave nothing behind of a beginning that was wrong: a scoped session is the next one's, too. It has no connection yet."""
+        self._forget()
+        work.sync.close()
 
     def _forget(self) -> None:
         if self._token is not None:
@@ -279,6 +323,11 @@ class UnitOfWork:
             self._token = None
         if self._work is not None and self._outermost:
             self._work.closed = True
+
+
+def can_await() -> bool:
+    """Return whether somebody up the stack awaits for us: whether we are called from an `AsyncSession`."""
+    return bool(getattr(getcurrent(), "__sqlalchemy_greenlet_provider__", False))
 
 
 def drive(coroutine: Coroutine[Any, Any, R]) -> R:

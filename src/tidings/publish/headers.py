@@ -10,7 +10,7 @@ from typing import Any
 from tidings.envelope import RESERVED_HEADERS, Envelope
 from tidings.errors import InvalidEvent
 
-__all__ = ["CHAIN", "CHAIN_FROM", "MAX_HEADERS", "MAX_NAME", "MAX_VALUE", "inherited", "user_headers", "written"]
+__all__ = ["CHAIN", "CHAIN_FROM", "MAX_HEADERS", "MAX_NAME", "MAX_VALUE", "can_travel", "inherited", "user_headers", "written"]
 
 #: How many headers a user may give, and how many characters a name and a value may have.
 MAX_HEADERS = 64
@@ -31,17 +31,20 @@ def inherited(cause: Envelope, carried: Sequence[str] = ()) -> dict[str, str]:
     Args:
         carried: the cause's own headers that are handed on: context, which has come from outside.
     """
-    headers = {"correlationid": cause.correlation_id, "causationid": str(cause.id), "hops": str(cause.hops + 1)}
-    if cause.tenant is not None and _carried(cause.tenant):
+    correlation = cause.correlation_id
+    if not can_travel(correlation):
+        correlation = str(cause.id)  # as if it had none
+    headers = {"correlationid": correlation, "causationid": str(cause.id), "hops": str(cause.hops + 1)}
+    if cause.tenant is not None and can_travel(cause.tenant):
         headers["tenantid"] = cause.tenant
-    if cause.traceparent is not None and _carried(cause.traceparent):
+    if cause.traceparent is not None and can_travel(cause.traceparent):
         headers["traceparent"] = cause.traceparent
-        if cause.tracestate is not None and _carried(cause.tracestate):
+        if cause.tracestate is not None and can_travel(cause.tracestate):
             headers["tracestate"] = cause.tracestate
     if cause.headers:
         for name in carried:
             text = cause.headers.get(name)
-            if text is not None and _carried(text):
+            if text is not None and can_travel(text):
                 headers[name] = text
     if cause.hops >= CHAIN_FROM - 1:
         names = (*cause.chain, "_".join(cause.name.split())[:MAX_NAME])
@@ -49,9 +52,9 @@ def inherited(cause: Envelope, carried: Sequence[str] = ()) -> dict[str, str]:
     return headers
 
 
-def _carried(text: str) -> bool:
+def can_travel(text: str) -> bool:
     """Whether what may have come from outside is handed on."""
-    return len(text) <= MAX_VALUE and text.isprintable()
+    return 0 < len(text) <= MAX_VALUE and text.isprintable()
 
 
 def user_headers(event: str, headers: Mapping[str, str], collision: Callable[[str], str | None] = lambda _: None) -> dict[str, str]:

@@ -21,6 +21,7 @@ __all__ = [
     "is_open",
     "is_plain",
     "is_preparing",
+    "is_whole",
     "may_be_heard",
     "may_be_preparing",
     "on_commit",
@@ -65,6 +66,13 @@ def is_preparing(transaction: SessionTransaction) -> bool:
 def may_be_preparing(transaction: SessionTransaction) -> bool:
     """Return False if `commit` of this transaction surely is not running: acquiring a connection in its last flush hides it."""
     return transaction._state is _PROVISIONING or is_preparing(transaction)
+
+
+def is_whole(session: Session, root: SessionTransaction) -> bool:
+    """Return whether a root transaction is still the session's, has not failed, and the transactions of its connections have not been ended."""
+    if session.get_transaction() is not root or root._state is not _ACTIVE:
+        return False
+    return all(held[1].is_active for held in root._connections.values())
 
 
 def acquired_connection(transaction: SessionTransaction, bind: Engine | Connection) -> Connection | None:

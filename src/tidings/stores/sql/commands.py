@@ -9,6 +9,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection
 
 from tidings.errors import StoreError
+from tidings.stores.base import Lease
 from tidings.stores.sql.dialect import Dialect, as_datetime
 from tidings.stores.sql.driver import run
 from tidings.stores.sql.names import Names
@@ -65,7 +66,22 @@ class Commands:
         which = f"service = {typed('$1', 'text')} and key = {typed('$2', 'text')}"
         self.known_ = Sql(f"select command, fingerprint, result{'::text' if pg else ''} from {names.command_keys} where {which}")
         self.keep_ = Sql(f"update {names.command_keys} set result = {'$3::text::json' if pg else '$3'} where {which}")
-        self.purge_ = Sql(f"delete from {names.command_keys} where created_at < {dialect.after('-1 * $1')} returning key")
+        held = (
+            f"exists (select 1 from {names.checkpoints} where reader = {typed('$1', 'text')} and shard = {typed('$2', 'smallint')} "
+            f"and lease_token = {typed('$3', 'bigint')})"
+        )
+        rows, chosen = ("ctid", "ctid") if pg else ("(service, key)", "service, key")
+        self.purge_keys_ = Sql(f"""
+            delete from {names.command_keys} where {rows} in (
+              select {chosen} from {names.command_keys} where created_at < {dialect.after("-1 * $4")} and {held} limit {typed("$5", "int")})
+            returning key
+        """)
+        self.purge_audit_ = Sql(f"""
+            delete from {names.commands} where id in (
+              select id from {names.commands}
+              where service = {typed("$6", "text")} and started_at < {dialect.after("-1 * $4")} and {held} limit {typed("$5", "int")})
+            returning id
+        """)
         self.audit_ = Sql(f"""
             insert into {names.commands}
               (id, service, command, actor, idempotency_key, data, outcome, error_type, error_message, started_at, milliseconds)
@@ -107,9 +123,14 @@ class Commands:
         """Keep what a command has come to under its key."""
         run(connection, Command(self.keep_, (service, key, result)))
 
-    def purge(self, connection: Connection, retention: float) -> int:
-        """Forget the keys that are older than so many seconds; return how many."""
-        return len(run(connection, Command(self.purge_, (retention,))))
+    def purge_keys(self, connection: Connection, lease: Lease, retention: float, limit: int) -> int:
+        """Forget keys that are older than so many seconds, at most `limit`; return how many."""
+        return len(run(connection, Command(self.purge_keys_, (lease.reader, lease.shard, lease.token, retention, limit))))
+
+    def purge_audit(self, connection: Connection, lease: Lease, service: str, retention: float, limit: int) -> int:
+        """Delete executions of a service's commands that began more than so many seconds ago, at most `limit`; return how many."""
+        arguments = (lease.reader, lease.shard, lease.token, retention, limit, service)
+        return len(run(connection, Command(self.purge_audit_, arguments)))
 
     def audit(self, connection: Connection, row: AuditRow) -> None:
         """Write down one execution."""

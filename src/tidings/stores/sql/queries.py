@@ -22,6 +22,7 @@ __all__ = [
     "COUNTED",
     "INBOUND",
     "RELAY",
+    "SHARED",
     "Activity",
     "Backlog",
     "Event",
@@ -44,6 +45,9 @@ RELAY = "relay:"
 
 #: What the subscriptions begin with that keep what a group has received and nobody understands.
 INBOUND = "inbound:"
+
+#: What the group ends with whose subscriptions all environments of a service share, to tell which of them has handled an event: nobody's to look at.
+SHARED = "@"
 
 #: Seconds after its last sign of life for which a worker counts as alive (it gives one every ten); most rows of a list.
 _ALIVE = 30.0
@@ -231,6 +235,7 @@ class Queries:
             from {names.subscriptions} s
             left join {names.checkpoints} c
               on c.reader = {reader} and c.shard = 0 and c.lease_until >= {dialect.now}
+            where s.group_name not like '%{SHARED}'
             order by s.service, s.group_name, s.name limit {_LISTED}
         """)
         late = f"due_at < {dialect.after('-60')} and (lease_until is null or lease_until < {dialect.now})"

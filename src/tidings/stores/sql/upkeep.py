@@ -10,6 +10,7 @@ from tidings.stores.base import Lease
 from tidings.stores.sql.dialect import Dialect
 from tidings.stores.sql.driver import run
 from tidings.stores.sql.names import Names
+from tidings.stores.sql.queries import SHARED
 from tidings.stores.sql.statement import Command, Sql
 
 __all__ = ["Upkeep"]
@@ -76,9 +77,15 @@ class Upkeep:
         )
         rows = "ctid" if pg else "(event_key, subscription_id)"
         chosen = "ctid" if pg else "event_key, subscription_id"
+        shared = f"(select id from {names.subscriptions} where group_name like '%{SHARED}')"
+        # What environments share stays as long as the log may have the event: one that was away reads on from where it was.
+        logged = f"(select time from {names.outbox} order by position limit 1)"
         self.purge_inbox_ = Sql(f"""
             delete from {names.inbox} where {rows} in (
-              select {chosen} from {names.inbox} where handled_at < {dialect.after("-1 * $4")} and {held} limit {typed("$5", "int")})
+              select {chosen} from {names.inbox}
+              where handled_at < {dialect.after("-1 * $4")} and {held}
+                and (subscription_id not in {shared} or handled_at < coalesce({logged}, {dialect.now}))
+              limit {typed("$5", "int")})
             returning subscription_id
         """)
         # Only lanes that hold nothing but their dead event: what waits behind one must not start to run because time has passed.
