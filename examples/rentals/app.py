@@ -9,7 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from sqlalchemy.ext.asyncio import async_sessionmaker
 
-from rentals import accounts
+from rentals import accounts, cashiers, equipment, history, orders
 from rentals.filters import USER
 from rentals.kernel import Base
 from rentals.settings import Settings, create_engine
@@ -48,7 +48,7 @@ def create_app(settings: Settings | None = None, more: Sequence[Subscriptions] =
     app.state.service, app.state.sessions = service, sessions
     # What a gateway in front of us sets, or removes. Nothing else that a client sends is believed.
     app.add_middleware(ContextMiddleware, trust=[TENANT, ENVIRONMENT, TRACE, USER])
-    for router in (accounts.router,):
+    for router in (accounts.router, equipment.router, cashiers.router, orders.router, history.router):
         app.include_router(router)
 
     @app.exception_handler(ValidationFailed)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from rentals import accounts
+from rentals import accounts, cashiers, equipment, orders
 from rentals.accounts import EventsService
 from rentals.accounts.index import Emails
 from rentals.contracts import CONTRACTS
 from rentals.filters import USER, stamp, timed
 from rentals.kernel import Clock, Sessions, SystemClock
+from rentals.orders import Board
 from rentals.settings import Settings
 from tidings import EnvironmentRouting, Service, Subscriptions
 from tidings.domain import Audit, Idempotency, Logging, Transactional, Validation
@@ -20,7 +22,8 @@ from tidings.transports import Local
 
 __all__ = ["create_service"]
 
-MODULES = [*accounts.subscriptions]
+#: Every handler there is. A list that can be read says more than a scan of packages.
+MODULES = [*accounts.subscriptions, *equipment.subscriptions, *cashiers.subscriptions, *orders.subscriptions]
 
 
 def create_service(settings: Settings, engine: AsyncEngine, sessions: Sessions, more: Sequence[Subscriptions] = ()) -> Service:
@@ -38,6 +41,9 @@ def create_service(settings: Settings, engine: AsyncEngine, sessions: Sessions, 
         transport=[settings.transport(), Local()] if settings.broker else Local(),
         environment=settings.environment,
         route_by_environment=EnvironmentRouting(default="dev"),
+        # The log is the history: handled events stay in it for so long.
+        outbox_retention=timedelta(days=30),
+        inbox_retention=timedelta(days=60),
         context=[USER],
         publish_filters=[stamp],
         handler_filters=[timed],
@@ -47,6 +53,7 @@ def create_service(settings: Settings, engine: AsyncEngine, sessions: Sessions, 
     service.attach(sessions)
     service.provide(Clock, SystemClock())
     service.provide(Emails, Emails)
+    service.provide(Board, Board())
 
     def events_service(session: AsyncSession) -> EventsService:
         return EventsService(lambda aggregate: service.track(session, aggregate))

@@ -46,6 +46,15 @@ class Sample:
         """Get from the application what is there in time: others may have to handle an event first."""
         return await until_there(self.web, path, lambda found: True, **given)
 
+    async def until_handled(self, name: str, *wanted: set[str]) -> None:
+        """Wait until each of these sets is exactly who has handled an event of this name; archives are not counted."""
+
+        def marked(events: Any) -> bool:
+            found = [set(event["handled_by"]) - {"notifications/archive"} for event in events if event["name"] == name]
+            return sorted(map(sorted, found)) == sorted(map(sorted, wanted))
+
+        await until_there(self.web, "/events", marked)
+
     async def mailed(self, *wanted: str) -> list[str]:
         """Wait until the mail server has these subjects, and return all of them."""
         found = await until_there(self.notes, "/mails", lambda mails: set(wanted) <= {subject for _, subject in mails})

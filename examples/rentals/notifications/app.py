@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from rentals.contracts import CONTRACTS
-from rentals.notifications.handlers import Base, handlers
+from rentals.notifications.handlers import Archived, Base, handlers
 from rentals.notifications.mail import MailServer
 from rentals.settings import Settings, create_engine
-from tidings import Service
+from tidings import Retry, Service
+from tidings.service import Dead
 from tidings.stores import SQLStore
 
 __all__ = ["create_app"]
+
+logger = logging.getLogger(__name__)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -22,15 +29,24 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     settings = settings or Settings.from_environment()
     engine = create_engine(settings.notifications_database or settings.database)
     service = Service(
+        # Also its consumer group. Sharing a database with the application, it reads the same log under its own name.
         "notifications",
         contracts=CONTRACTS,
         subscriptions=[handlers],
         store=SQLStore(engine),
         transport=settings.transport(),
-        environment=settings.environment,
+        environment="dev",
+        retry=Retry(attempts=4, base=settings.mail_retry, factor=2, give_up_on=(LookupError,)),
     )
     mail = MailServer()
     service.provide(MailServer, mail)
+    alerts: list[str] = []
+
+    @service.on_dead
+    async def alert(dead: Dead) -> None:
+        """Tell a human: after the last attempt, once."""
+        alerts.append(dead.message_type)
+        logger.error("Event %s failed after %d retries: %s", dead.message_type, dead.retry_count, dead.exception)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -46,6 +62,33 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @app.get("/mails")
     async def mails() -> list[tuple[str, str]]:
+        """Return what the mail server has taken."""
         return mail.sent
+
+    @app.put("/mail-server")
+    async def switch(down: bool) -> None:
+        """Switch the mail server off, or on."""
+        mail.down = down
+
+    @app.get("/failures")
+    async def failures() -> dict[str, Any]:
+        """Return what waits for another attempt, or for somebody's decision, and the alerts that went out."""
+        waiting = await service.operations.blocked()
+        return {
+            "alerts": alerts,
+            "waiting": [{"subscription": key.subscription, "state": key.state, "error": key.error} for key in waiting],
+        }
+
+    @app.post("/failures/redrive")
+    async def redrive(subscription: str) -> int:
+        """Let dead events be tried again; return how many keys that was."""
+        return await service.operations.redrive(subscription=subscription)
+
+    @app.get("/archive")
+    async def archive(name: str | None = None) -> list[dict[str, Any]]:
+        """Return what has ever come in."""
+        async with AsyncSession(engine) as session:
+            rows = await session.scalars(select(Archived).where(Archived.name == name) if name else select(Archived))
+            return [{"name": row.name, "tenant": row.tenant, "correlation_id": row.correlation_id} for row in rows]
 
     return app
