@@ -20,18 +20,27 @@ from rentals.day import play, say
 _PATIENCE = 30.0
 
 _GUIDE = """
-Two services run: the rentals at {web}, the notifications at {notes}.
+Two processes run: the rentals, and the notifications.
 
-  {web}/docs                     every route of the application, to try out
-  {notes}/docs                     what the notifications have done, and the mail server's switch
+  {web}/docs    every route of the rentals, to try out
+  {notes}/docs    what the notifications have done, and a switch for the mail server
 
-  curl -X POST {web}/customers -H 'content-type: application/json' -d '{{"id": "{id}", "first_name": "Ada", "last_name": "Lovelace", "email": "ada@example.org"}}'
-  curl {web}/customers/{id}
-  curl {notes}/mails            # another process has handled the event
+Register a customer. The answer comes at once; what follows from it is written and sent a moment later:
 
-  tidings status --store {store}     # in another terminal
+  curl -X POST {web}/customers -H 'content-type: application/json' \\
+    -d '{{"id": "{id}", "first_name": "Ada", "last_name": "Lovelace", "email": "ada@example.org"}}'
+  curl {web}/customers/{id}    the query model
+  curl {notes}/mails    the other process has sent a mail
+  curl {web}/events    the log: each event, and who has handled it
 
-Ctrl-C ends it. `make sample ARGS=--once` plays a whole day by itself.
+Let the mail server be down, register somebody else, and see the mail wait; then let it be up again:
+
+  curl -X PUT '{notes}/mail-server?down=true'
+  curl {notes}/failures
+  curl -X PUT '{notes}/mail-server?down=false'
+
+In another terminal:  .venv/bin/tidings status --store {store}
+Ctrl-C ends it; `make sample ARGS=--once` plays a day by itself.
 """
 
 

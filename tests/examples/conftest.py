@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -55,6 +56,12 @@ class Sample:
 
         await until_there(self.web, "/events", marked)
 
+    async def until_blocked(self, reason: str) -> None:
+        """Wait until an event of the application is dead for this reason."""
+        async with asyncio.timeout(SECONDS):
+            while reason not in [blocked.reason for blocked in await self.service.operations.blocked(state="dead")]:
+                await asyncio.sleep(0.01)
+
     async def mailed(self, *wanted: str) -> list[str]:
         """Wait until the mail server has these subjects, and return all of them."""
         found = await until_there(self.notes, "/mails", lambda mails: set(wanted) <= {subject for _, subject in mails})
@@ -63,8 +70,6 @@ class Sample:
 
 async def until_there(client: httpx.AsyncClient, path: str, condition: Any, **given: Any) -> Any:
     """Get until the answer is 200 and fulfils a condition."""
-    import asyncio
-
     found: Any = None
     try:
         async with asyncio.timeout(SECONDS):

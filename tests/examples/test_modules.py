@@ -179,8 +179,8 @@ class TestNotifications:
 
     async def test_a_mail_that_cannot_be_sent_is_dead_alerts_and_can_be_redriven(self, sample: Sample) -> None:
         await a_customer(sample, email="ada@nowhere.example")
-        found = await until_there(sample.notes, "/failures", lambda found: found["alerts"])
-        assert found["alerts"] == ["customer.registered"]
+        found = await until_there(sample.notes, "/failures", lambda found: found["alerts"] and found["waiting"])
+        assert found["alerts"] == ["customer.registered: there is no such address: ada@nowhere.example (1)"]
         assert "no such address" in only(found["waiting"])["error"]
         assert (await sample.notes.post("/failures/redrive?subscription=welcome")).json() == 1
 

@@ -13,8 +13,8 @@ from tidings.contracts.naming import by_segments
 
 __all__ = ["Cashier", "CashierCreated", "CashierDeleted", "Invoice", "InvoiceCreated", "InvoicePaid", "TillBalanced", "cashiers"]
 
-# dev.cashiers.public.cashiers.v1; the environment is the service's.
-cashiers = Contract("cashiers", namer=by_segments)
+# dev.appdomain.public.cashiers.v1; the environment is the service's.
+cashiers = Contract("cashiers", domain="AppDomain", namer=by_segments)
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,10 @@ class InvoicePaid:
     paid_date: datetime
 
 
-@cashiers.event(topic="tills", version=None, internal=True, key="tenant_id")
+@cashiers.event(topic="payment", pluralize=True, domain="Invoicing", version=None, internal=True, key="tenant_id")
 @dataclass(frozen=True)
 class TillBalanced:
-    """Published for this service alone: `dev.cashiers.internal.tills`, without a version. No relay sends it."""
+    """Published for this service alone: `dev.invoicing.internal.payments`, without a version. No relay sends it."""
 
     tenant_id: str
     taken: Decimal

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -21,8 +20,6 @@ from tidings.stores import SQLStore
 
 __all__ = ["create_app"]
 
-logger = logging.getLogger(__name__)
-
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     """Make the application, from the environment unless told otherwise."""
@@ -36,7 +33,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         store=SQLStore(engine),
         transport=settings.transport(),
         environment="dev",
-        retry=Retry(attempts=4, base=settings.mail_retry, factor=2, give_up_on=(LookupError,)),
+        retry=Retry(attempts=5, base=settings.mail_retry, factor=2, give_up_on=(LookupError,)),
     )
     mail = MailServer()
     service.provide(MailServer, mail)
@@ -45,8 +42,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @service.on_dead
     async def alert(dead: Dead) -> None:
         """Tell a human: after the last attempt, once."""
-        alerts.append(dead.message_type)
-        logger.error("Event %s failed after %d retries: %s", dead.message_type, dead.retry_count, dead.exception)
+        alerts.append(f"{dead.message_type}: {dead.exception} ({dead.retry_count})")
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
