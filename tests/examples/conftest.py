@@ -104,7 +104,7 @@ async def running(settings: Settings, more: Sequence[Subscriptions] = ()) -> Asy
 
 
 @pytest.fixture
-async def sample(sqlite: Database) -> AsyncIterator[Sample]:
-    """The sample as it is without any setting: SQLite, and no broker."""
-    async with running(Settings(sqlite.url, mail_retry=0.05)) as made:
+async def sample(database: Database) -> AsyncIterator[Sample]:
+    """The sample without a broker, on a database that both services share."""
+    async with running(Settings(database.url, mail_retry=0.05)) as made:
         yield made

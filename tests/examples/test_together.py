@@ -26,7 +26,7 @@ from tidings.testing import Harness
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
-async def test_tenant_user_and_trace_of_a_request_reach_the_handlers_and_what_they_publish(sqlite: Database) -> None:
+async def test_tenant_user_and_trace_of_a_request_reach_the_handlers_and_what_they_publish(database: Database) -> None:
     seen: list[tuple[str | None, str | None, str | None, int]] = []
     more = Subscriptions()
 
@@ -35,7 +35,7 @@ async def test_tenant_user_and_trace_of_a_request_reach_the_handlers_and_what_th
         seen.append((TENANT_KEY.get(), USER.get(), envelope.traceparent, envelope.hops))
         assert envelope.headers["app-version"] == "1"
 
-    async with running(Settings(sqlite.url), [more]) as sample:
+    async with running(Settings(database.url), [more]) as sample:
         equipment = await sample.post("/equipment", 201, json=drill())
         order = {"id": str(uuid4()), "customer_id": str(uuid4()), "equipment_id": equipment, "days": 1}
         await sample.post("/orders", 201, json=order, headers={**TENANT, "traceparent": TRACE})
@@ -44,7 +44,7 @@ async def test_tenant_user_and_trace_of_a_request_reach_the_handlers_and_what_th
     assert found == ("acme", "grace", TRACE, 1)
 
 
-async def test_a_circle_of_handlers_ends(sqlite: Database) -> None:
+async def test_a_circle_of_handlers_ends(database: Database) -> None:
     more = Subscriptions()
 
     @more.subscribe(EquipmentCheckedIn)
@@ -55,14 +55,14 @@ async def test_a_circle_of_handlers_ends(sqlite: Database) -> None:
     async def back(event: EquipmentCheckedOut, publish: Publish) -> None:
         publish(EquipmentCheckedIn(event.equipment_id, event.checked_out_at))
 
-    async with running(Settings(sqlite.url), [more]) as sample:
+    async with running(Settings(database.url), [more]) as sample:
         equipment = await sample.post("/equipment", 201, json=drill())
         await sample.post(f"/equipment/{equipment}/check-out?customer_id={uuid4()}")
         await until_there(sample.notes, "/archive?name=equipment.checked-in", lambda found: len(found) == 5)
         await sample.until_blocked("cycle")
 
 
-async def test_a_canary_handles_its_own_requests(sqlite: Database) -> None:
+async def test_a_canary_handles_its_own_requests(database: Database) -> None:
     seen: list[tuple[str, str]] = []
 
     def noting(environment: str) -> Subscriptions:
@@ -75,8 +75,8 @@ async def test_a_canary_handles_its_own_requests(sqlite: Database) -> None:
         return more
 
     async with AsyncExitStack() as stack:
-        web = await stack.enter_async_context(serving(create_app(Settings(sqlite.url), [noting("dev")])))
-        await stack.enter_async_context(serving(create_app(Settings(sqlite.url, environment="canary"), [noting("canary")])))
+        web = await stack.enter_async_context(serving(create_app(Settings(database.url), [noting("dev")])))
+        await stack.enter_async_context(serving(create_app(Settings(database.url, environment="canary"), [noting("canary")])))
         await web.post("/equipment", json=drill(name="ordinary"))
         await web.post("/equipment", json=drill(name="daring"), headers={"x-env": "canary"})
         await until(lambda: len(seen) == 2)
@@ -84,8 +84,8 @@ async def test_a_canary_handles_its_own_requests(sqlite: Database) -> None:
 
 
 @pytest.fixture
-async def harness(sqlite: Database) -> AsyncIterator[Harness]:
-    settings = Settings(sqlite.url)
+async def harness(database: Database) -> AsyncIterator[Harness]:
+    settings = Settings(database.url)
     engine = create_engine(settings.database)
     service = create_service(settings, engine, async_sessionmaker(engine, expire_on_commit=False))
     async with Harness(service, tables=Base.metadata) as made:
