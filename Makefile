@@ -9,7 +9,7 @@ JOBS ?= 2
 python := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check check-format check-lint check-mypy check-pyright format services services-stop bench chaos clean
+.PHONY: help setup demo sample test check check-format check-lint check-mypy check-pyright format services services-stop bench chaos clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -19,6 +19,9 @@ setup: ## Make or refresh .venv (every other target does this by itself)
 
 demo: setup ## Run the demo shop; ARGS=--once ends it by itself
 	@$(python) -m tidings demo $(ARGS)
+
+sample: setup ## Run the sample application of examples/rentals, two processes; ARGS=--once plays a short day and ends
+	@PYTHONPATH=examples $(python) -m rentals $(ARGS)
 
 test: setup ## Run the tests, with private services where they can be had; ARGS go to pytest, JOBS=0 runs them in this process
 	@$(python) scripts/services run all -- $(python) -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)

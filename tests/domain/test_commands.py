@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 from sqlalchemy import func, select
@@ -132,6 +132,22 @@ class TestEventsOfTheReturnValue:
 
         assert await async_lite.service(handlers).execute(Place("a")) == "v"
         assert async_lite.log() == []
+
+    @pytest.mark.parametrize("nothing", [(None,), ([],), ()])
+    async def test_a_tuple_that_begins_with_an_err_is_rolled_back_whatever_its_annotation(self, async_lite: Shop, nothing: Any) -> None:
+        service = async_lite.service(placing((Err("no"), *nothing)))
+        assert await service.execute(Place("a")) == Err("no")
+        assert async_lite.orders() == []
+
+    async def test_an_annotation_with_a_result_can_be_resolved(self, async_lite: Shop) -> None:
+        handlers = Subscriptions()
+
+        @handlers.handles(Place)
+        async def place(command: Place, session: AsyncSession) -> tuple[Result[tuple[int, None], str], OrderPlaced | None]:
+            return Ok((1, None)), None
+
+        assert get_type_hints(place)["return"] == tuple[Result[tuple[int, None], str], OrderPlaced | None]
+        assert await async_lite.service(handlers).execute(Place("a")) == Ok((1, None))
 
     async def test_an_async_generator(self, async_lite: Shop) -> None:
         handlers = Subscriptions()

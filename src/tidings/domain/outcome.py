@@ -35,8 +35,8 @@ def outcome_of(result: Any, types: Container[type[Any]], label: str, *, declared
     """Tell value and events apart.
 
     A generator yields events; what else it yields is the value, at most one such thing, unless it returns one. A tuple is a value with events
-    when one of its elements is an event, or when the handler's annotation says so (`declared`): its first element is the value, unless that is
-    an event too, and the others are events or None. An event alone is published, and the value is None. Anything else is the value.
+    when one of its elements is an event, when it begins with an `Ok` or an `Err`, or when the handler's annotation says so (`declared`): its
+    first element is the value, unless that is an event too, and the others are events or None. An event alone is published, and the value is None. Anything else is the value.
 
     Raises:
         InvalidEvent: an element that has to be an event is none.
@@ -51,7 +51,7 @@ def outcome_of(result: Any, types: Container[type[Any]], label: str, *, declared
         return Outcome(others[0] if others else result.value, tuple(events))
     if type(result) in types:
         return Outcome(None, (result,))
-    if type(result) is not tuple or not (declared or any(_has_event(item, types) for item in result)):
+    if type(result) is not tuple or not (declared or _has_result(result) or any(_has_event(item, types) for item in result)):
         return Outcome(result, ())
     rest = result
     value = None
@@ -73,6 +73,10 @@ def _events(items: Iterable[Any], types: Container[type[Any]], label: str) -> It
                 f"{label} returned {item!r:.200} among the events of its tuple: after the value, a tuple holds events of the service's contracts, "
                 "lists of them, or None"
             )
+
+
+def _has_result(items: tuple[Any, ...]) -> bool:
+    return bool(items) and isinstance(items[0], (Ok, Err))
 
 
 def _has_event(item: Any, types: Container[type[Any]]) -> bool:

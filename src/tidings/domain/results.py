@@ -38,4 +38,4 @@ class Err(Generic[E_co]):
 
 
 #: What a command handler may return: `-> Result[Order, str]`.
-Result: TypeAlias = "Ok[T] | Err[E]"
+Result: TypeAlias = Ok[T] | Err[E]
