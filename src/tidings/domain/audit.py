@@ -49,13 +49,15 @@ class Audit:
     async def __call__(self, call: Call, proceed: Proceed) -> Any:
         commands = call.commands
         around = current_work(commands.domain)
+        # Drawn when it begins: it orders commands of one moment.
+        identity = str(uuid7())
         started_at, started = clock.now(), perf_counter()
         actor = self._actor()
         data = described(call.command, self._redact)
         written = False
 
         def row(outcome: str, error_type: str | None = None, message: str | None = None) -> AuditRow:
-            return _row(call, actor, data, outcome, error_type, message, started_at, started)
+            return _row(identity, call, actor, data, outcome, error_type, message, started_at, started)
 
         async def succeeded(work: Work) -> None:
             nonlocal written
@@ -92,10 +94,11 @@ class Audit:
 
 
 def _row(
-    call: Call, actor: str | None, data: str, outcome: str, error_type: str | None, message: str | None, started_at: datetime, started: float
+    identity: str, call: Call, actor: str | None, data: str, outcome: str, error_type: str | None, message: str | None,
+    started_at: datetime, started: float,
 ) -> AuditRow:  # fmt: skip
     return AuditRow(
-        str(uuid7()), call.commands.domain.service, call.name, None if actor is None else printable(str(actor), 500), call.idempotency_key,
+        identity, call.commands.domain.service, call.name, None if actor is None else printable(str(actor), 500), call.idempotency_key,
         data, outcome, error_type, message, started_at, round((perf_counter() - started) * 1000),
     )  # fmt: skip
 
