@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import httpx
+from sqlalchemy import make_url
 
 from rentals.day import play, say
 
@@ -88,7 +89,9 @@ def main() -> int:
         # First the notifications: over a broker, their queue has to be there before anything is sent.
         notes = stack.enter_context(_serving("rentals.notifications.app:create_app", environment))
         web = stack.enter_context(_serving("rentals.app:create_app", environment))
-        store = environment["RENTALS_DATABASE"].replace("+aiosqlite", "").replace("+asyncpg", "")
+        url = make_url(environment["RENTALS_DATABASE"])
+        # Without the driver; a password stays hidden.
+        store = url.set(drivername=url.get_backend_name()).render_as_string()
         if once:
             return play(web, notes)
         say(_GUIDE.format(web=web, notes=notes, store=store, id="0198c0de-0000-7000-8000-000000000001"))

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from tests.consume.waiting import until
 from tests.domain.shop import Note, Shop
-from tidings import Service, Subscriptions
+from tidings import Service, Subscriptions, clock
 from tidings.domain import Audit, Err, ExecuteSync, Idempotency, Secret, Transactional, Validation, ValidationError, ValidationFailed
 from tidings.domain.audit import described
 from tidings.errors import UnitOfWorkRolledBack
@@ -131,6 +131,15 @@ async def test_rows_are_kept_for_as_long_as_the_service_says(async_shop: Shop) -
 async def test_commands_inside_commands(shop: Shop, service: Service) -> None:
     await service.execute(Outer("well"))
     assert [(row.command, row.outcome) for row in await service.audited()] == [("Register", "succeeded"), ("Outer", "succeeded")]
+
+
+async def test_commands_of_one_moment_stand_in_the_order_in_which_they_began(
+    shop: Shop, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moment = datetime.now(UTC)
+    monkeypatch.setattr(clock, "now", lambda: moment)
+    await service.execute(Outer("well"))
+    assert [row.command for row in await service.audited()] == ["Register", "Outer"]
 
 
 async def test_what_had_succeeded_inside_a_failure_is_rolled_back(shop: Shop, service: Service) -> None:

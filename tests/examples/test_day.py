@@ -48,6 +48,9 @@ def test_it_says_what_to_open_and_ends_with_ctrl_c(tmp_path: Path) -> None:
         said += line
     for url in re.findall(r"(http://\S+/docs)", said):
         assert httpx.get(url).is_success
+    (store,) = re.findall(r"--store (\S+)", said)
+    status = subprocess.run([sys.executable, "-m", "tidings", "status", "--store", store], capture_output=True, text=True, check=False)
+    assert "notifications-archive" in status.stdout, status.stderr
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
