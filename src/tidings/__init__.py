@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tidings.consume.environments import EnvironmentRouting
     from tidings.consume.execute import Execute, ExecuteSync
     from tidings.consume.limits import Limit, Rate
-    from tidings.consume.retry import Retry
+    from tidings.consume.retry import Discard, Reject, Retry, RetryLater
     from tidings.consume.subscriptions import Subscription, Subscriptions
     from tidings.contracts import Contract, PartitionKey
     from tidings.domain.aggregates import AggregateRoot, DomainEvents
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tidings.errors import TidingsError
     from tidings.ids import uuid7
     from tidings.publish.publish import Publish
+    from tidings.runtime import Dead
     from tidings.service import Service
 
 __version__ = "0.1.0"
@@ -30,6 +31,8 @@ __all__ = [
     "AggregateRoot",
     "Breaker",
     "Contract",
+    "Dead",
+    "Discard",
     "DomainEvents",
     "Envelope",
     "EnvironmentRouting",
@@ -39,7 +42,9 @@ __all__ = [
     "PartitionKey",
     "Publish",
     "Rate",
+    "Reject",
     "Retry",
+    "RetryLater",
     "Service",
     "Subscription",
     "Subscriptions",
@@ -51,6 +56,8 @@ _HOMES = {
     "AggregateRoot": "tidings.domain.aggregates",
     "Breaker": "tidings.consume.breaker",
     "Contract": "tidings.contracts",
+    "Dead": "tidings.runtime",
+    "Discard": "tidings.consume.retry",
     "DomainEvents": "tidings.domain.aggregates",
     "Envelope": "tidings.envelope",
     "EnvironmentRouting": "tidings.consume.environments",
@@ -60,7 +67,9 @@ _HOMES = {
     "PartitionKey": "tidings.contracts",
     "Publish": "tidings.publish.publish",
     "Rate": "tidings.consume.limits",
+    "Reject": "tidings.consume.retry",
     "Retry": "tidings.consume.retry",
+    "RetryLater": "tidings.consume.retry",
     "Service": "tidings.service",
     "Subscription": "tidings.consume.subscriptions",
     "Subscriptions": "tidings.consume.subscriptions",

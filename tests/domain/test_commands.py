@@ -461,6 +461,15 @@ class TestMistakes:
         with pytest.raises(ConfigurationError, match="'what' cannot be resolved"):
             await async_lite.service(handlers).start()
 
+    async def test_a_return_annotation_that_cannot_be_read(self, async_lite: Shop) -> None:
+        handlers = Subscriptions()
+
+        @handlers.handles(Place)
+        async def wrong(command: Place) -> tuple[int, Elsewhere | None]: ...  # type: ignore[name-defined]  # noqa: F821
+
+        with pytest.raises(ConfigurationError, match=r"'tuple\[int, Elsewhere \| None\]' of what it returns cannot be resolved"):
+            await async_lite.service(handlers).start()
+
     async def test_an_async_handler_with_synchronous_sessions(self, lite: Shop) -> None:
         with pytest.raises(ConfigurationError, match="attach an async_sessionmaker"):
             await lite.service(placing()).start()

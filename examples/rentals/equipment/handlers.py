@@ -11,8 +11,7 @@ from rentals.contracts.accounts import CustomerDeleted
 from rentals.contracts.orders import OrderCreatedIntegrationEvent
 from rentals.equipment.commands import CheckIn, CheckOut
 from rentals.equipment.models import Equipment
-from tidings import Execute, Subscriptions
-from tidings.consume.retry import Discard
+from tidings import Discard, Execute, Subscriptions
 from tidings.domain import Err
 
 __all__ = ["handlers"]

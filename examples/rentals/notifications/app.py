@@ -14,8 +14,7 @@ from rentals.contracts import CONTRACTS
 from rentals.notifications.handlers import Archived, Base, handlers
 from rentals.notifications.mail import MailServer
 from rentals.settings import Settings, create_engine
-from tidings import Retry, Service
-from tidings.service import Dead
+from tidings import Dead, Retry, Service
 from tidings.stores import SQLStore
 
 __all__ = ["create_app"]

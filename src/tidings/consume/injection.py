@@ -110,7 +110,7 @@ def plan(
     if not yields and (inspect.isgeneratorfunction(target) or inspect.isasyncgenfunction(target)):
         raise ConfigurationError(f"{label} is a generator: calling it runs nothing. Remove the yield")
     signature = inspect.signature(function)
-    hints = _hints(target, signature, label)
+    hints = _hints(target, signature, label, returned=yields)
     asynchronous = is_asynchronous(function)
     names = [
         parameter
@@ -168,7 +168,7 @@ def _needs(parameters: Sequence[Parameter]) -> typing.Iterator[Parameter]:
         yield from _needs(parameter.inner)
 
 
-def _hints(function: Any, signature: inspect.Signature, label: str) -> dict[str, Any]:
+def _hints(function: Any, signature: inspect.Signature, label: str, *, returned: bool = False) -> dict[str, Any]:
     try:
         return typing.get_type_hints(function)
     except Exception:  # noqa: BLE001 - an annotation may raise anything
@@ -186,6 +186,14 @@ def _hints(function: Any, signature: inspect.Signature, label: str) -> dict[str,
                     ) from error
             elif parameter.annotation is not inspect.Parameter.empty:
                 hints[parameter.name] = parameter.annotation
+        if returned and isinstance(signature.return_annotation, str):
+            try:
+                hints["return"] = eval(signature.return_annotation, scope)  # noqa: S307 - the program's own annotation
+            except Exception as error:
+                raise UnresolvedParameter(
+                    f"{label}: the annotation {signature.return_annotation!r} of what it returns cannot be resolved ({error}), and says which "
+                    "of it are events: import the types at module level, not under TYPE_CHECKING"
+                ) from error
         return hints
 
 
