@@ -6,6 +6,9 @@ import pytest
 
 from tests.domain.shop import Shop
 from tests.services.databases import Database
+from tests.transports.conftest import rabbitmq_url
+
+__all__ = ["rabbitmq_url"]
 
 
 @pytest.fixture(params=["async", "sync"])

@@ -11,7 +11,9 @@ from sqlalchemy.orm import Session
 
 from tests.consume.waiting import until
 from tests.domain.shop import Note, Noted, Order, OrderPlaced, OrderSubmitted, Shop
-from tidings import Retry, Subscriptions
+from tidings import Contract, Envelope, Retry, Service, Subscriptions
+from tidings.ids import uuid7
+from tidings.transports import RabbitMQ
 
 
 async def test_a_durable_handler_is_a_subscription_with_retries(async_shop: Shop) -> None:
@@ -138,3 +140,35 @@ async def test_a_plain_event_handler_has_its_domain_events_handled_too(shop: Sho
     async with service:
         await shop.transact(lambda session: service.publish(session, OrderPlaced("a")))
         await until(lambda: shop.notes() == ["a"])
+
+
+async def test_beside_a_broker_internal_events_stay_in_the_log_and_are_handled_from_there(async_shop: Shop, rabbitmq_url: str) -> None:
+    topic = f"orders-{uuid7()}"
+    contract = Contract("orders", namer=lambda kind, _: topic)
+    contract.event("order.placed", key="order_id")(OrderPlaced)
+    handlers = Subscriptions()
+    hops: list[tuple[str, int]] = []
+
+    @handlers.on(Noted, phase="after_commit", event_name="noted")
+    async def write_down(event: Noted, session: AsyncSession, envelope: Envelope) -> None:
+        hops.append((envelope.name, envelope.hops))
+        session.add(Note(text=event.text))
+        session.add(Order(name=event.text).submit())
+
+    @handlers.converts(OrderSubmitted)
+    def public(event: OrderSubmitted) -> OrderPlaced:
+        return OrderPlaced(event.order.name)
+
+    @handlers.subscribe(OrderPlaced)
+    async def receive(event: OrderPlaced, session: AsyncSession, envelope: Envelope) -> None:
+        hops.append((envelope.name, envelope.hops))
+        session.add(Note(text=f"received {event.order_id}"))
+
+    service = Service("shop", contracts=[contract], subscriptions=[handlers], store=async_shop.store, transport=RabbitMQ(rabbitmq_url))
+    service.attach(async_shop.sessions)
+    async with service:
+        await async_shop.transact(lambda session: service.record(session, Noted("a")))
+        await until(lambda: "received a" in async_shop.notes(), seconds=60.0)
+    assert async_shop.notes() == ["a", "received a"]
+    assert hops == [("noted", 0), ("order.placed", 1)]
+    assert service.counters.of("relayed") == 1

@@ -148,3 +148,16 @@ def test_a_session_is_clean_when_a_flush_would_do_nothing(engine: Engine) -> Non
         session.flush()
         session.delete(order)
         assert not state.is_clean(session)
+
+
+def test_a_transaction_that_was_ended_on_its_connection_is_not_whole(engine: Engine) -> None:
+    with Session(engine) as session:
+        session.begin()
+        root = root_of(session)
+        assert state.is_whole(session, root)
+        connection = session.connection()
+        assert state.is_whole(session, root)
+        connection.rollback()
+        assert not state.is_whole(session, root)
+        session.close()
+        assert not state.is_whole(session, root)
