@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 from uuid import UUID
 
 from tidings import __version__
+from tidings.checks import check_context, check_settings, check_subscriptions
 from tidings.consume.breaker import Breaker
 from tidings.consume.counters import Counters
 from tidings.consume.environments import EnvironmentRouting, group_of, routing_of
@@ -17,11 +18,9 @@ from tidings.consume.filters import Filters, HandlerFilter
 from tidings.consume.gate import Gatekeeper
 from tidings.consume.limits import Limit
 from tidings.consume.providers import Providers
-from tidings.consume.replay import Interval, Progress, Replay
+from tidings.consume.replay import Interval, Progress, Replay, subscription_to_replay
 from tidings.consume.retry import Retry
 from tidings.consume.routing import MAX_HOPS, Compiled, compile_subscription, event_types
-from tidings.consume.sources import sources_of
-from tidings.consume.strangers import INBOUND
 from tidings.consume.subscriptions import Subscription, Subscriptions
 from tidings.consume.tuning import Tuning
 from tidings.context.keys import ContextKey
@@ -42,7 +41,7 @@ from tidings.publish.publisher import Publisher
 from tidings.publish.publishing import Publishing
 from tidings.publish.session import AnySession, cancel, publish, synchronous
 from tidings.publish.session_buffer import listen_to_sessions
-from tidings.relay.routing import PREFIX, Destination, Routes, Routing, is_relay
+from tidings.relay.routing import Destination, Routes, Routing
 from tidings.runtime import ROLES, Dead, Role, Runtime
 from tidings.stores.sql.commands import AuditRow
 from tidings.stores.sql.store import SQLStore
@@ -144,24 +143,10 @@ class Service:
         same_database: Sequence[Any] = (),
         behaviours: Sequence[Behaviour] = DEFAULT,
     ) -> None:
-        if not isinstance(name, str) or not 0 < len(name) <= 100 or not name.isprintable() or any(c in name for c in "/@ "):
-            raise ConfigurationError(f"Service name={name!r}: give 1 to 100 printable characters without '/', '@' or spaces")
-        if not isinstance(store, SQLStore):
-            raise ConfigurationError(f"Service store={store!r}: give SQLStore(engine)")
-        if provision not in ("create", "verify", "off"):
-            raise ConfigurationError(f"Service provision={provision!r}: give 'create', 'verify' or 'off'")
-        unknown = set(roles) - ROLES
-        if unknown:
-            raise ConfigurationError(f"Service roles={sorted(unknown)!r}: there are {', '.join(sorted(ROLES))}")
-        if breaker is not None and not isinstance(breaker, Breaker):
-            raise ConfigurationError(f"Service breaker={breaker!r}: give a Breaker(...), or nothing")
-        for what, given in (("limit", limit), ("subscription_limit", subscription_limit)):
-            if given is not None and not isinstance(given, Limit):
-                raise ConfigurationError(f"Service {what}={given!r}: give a Limit(...), e.g. Limit(concurrency=20), or nothing")
-        if not isinstance(max_hops, int) or not 1 <= max_hops <= 1000:
-            raise ConfigurationError(f"Service max_hops={max_hops!r}: give a whole number from 1 to 1000")
-        if max_message_bytes < 1024:
-            raise ConfigurationError(f"Service max_message_bytes={max_message_bytes}: give at least 1024")
+        check_settings(
+            name=name, store=store, provision=provision, roles=roles, breaker=breaker, limit=limit, subscription_limit=subscription_limit,
+            max_hops=max_hops, max_message_bytes=max_message_bytes,
+        )  # fmt: skip
         self.name = name
         self.store = store
         self.transport = Local() if transport is None else transport
@@ -182,11 +167,7 @@ class Service:
         self._types = event_types(self.contracts)
         self.routing = Routing(self.transport, routes or {}, self.contracts, list(self._types.values()), topics)
         self.context = tuple(context)
-        for key in self.context:
-            if not isinstance(key, ContextKey):
-                raise ConfigurationError(f"Service context: {key!r} is no ContextKey(...)")
-            if reason := self.routing.collision(key.header):
-                raise ConfigurationError(f"Service context: header {key.header!r} {reason}")
+        check_context(self.context, self.routing)
         self.max_hops = max_hops
         self._publish_filters: tuple[PublishFilter, ...] = check_filters("publish_filters", publish_filters)
         self._handler_filters: tuple[HandlerFilter, ...] = check_filters("handler_filters", handler_filters)
@@ -524,29 +505,16 @@ class Service:
         Raises:
             ConfigurationError: there is no such subscription, another worker runs this replay, or a time has no zone.
         """
-        for label, bound in (("since", since), ("until", until)):
-            if bound is not None and bound.tzinfo is None:
-                raise ConfigurationError(f"{label}={bound} has no time zone: give an aware datetime")
+        interval = Interval(since, until, key).checked()
         await self.store.open()
-        registered = {(row.group, row.name): row.id for row in await self.store.call(self.store.registry.list, self.name)}
-        found = [item for item in self._compile() if subscription in (item.name, item.label) and (item.group, item.name) in registered]
-        if len(found) != 1:
-            which = (
-                f"several groups have a subscription {subscription!r}: say group/name"
-                if found
-                else f"there is no subscription {subscription!r}"
-            )
-            raise ConfigurationError(which)
-        compiled = found[0]
-        compiled.id = registered[compiled.group, compiled.name]
+        compiled = await subscription_to_replay(self._compile(), subscription, self.name, self.store)
         compiled.count_in(self.counters)
-        execution = Execution(compiled, self.store, self.publisher)
         worker = str(uuid7())
         gates = Gatekeeper(self.name, self.limit, self.store, worker, self.tuning.lease)
         compiled.gate = gates.gate(compiled.label, compiled.limit)
-        replay = Replay(name, execution, self.store, self.name, Interval(since, until, key), worker, self.counters)
+        execution = Execution(compiled, self.store, self.publisher)
         async with gates.kept():
-            return await replay.run(progress)
+            return await Replay(name, execution, self.store, self.name, interval, worker, self.counters).run(progress)
 
     # Running
 
@@ -560,23 +528,7 @@ class Service:
         if self._runtime is not None:
             raise ConfigurationError(f"service {self.name!r} is running already")
         compiled = self._compile()
-        for item in compiled:
-            if item.name.startswith(INBOUND):
-                raise ConfigurationError(f"subscription {item.name!r}: names that begin with {INBOUND} are taken; give it another one")
-            if is_relay(item.group):
-                raise ConfigurationError(
-                    f"subscription {item.name!r}: groups called {PREFIX}... are those of relays; give it another group"
-                )
-        seen: set[tuple[str, str]] = set()
-        for item in compiled:
-            if (item.group, item.name) in seen:
-                raise ConfigurationError(f"two subscriptions of group {item.group!r} are named {item.name!r}: give one of them name='...'")
-            seen.add((item.group, item.name))
-        if self._environments is not None and any(sources_of(compiled, self.routing).feeds):
-            raise ConfigurationError(
-                "route_by_environment is for subscriptions that read the log of the store, and some of these are fed by a broker: let them read the "
-                "log, transport=[broker, Local()], or keep environments apart at the broker by topics, Service(environment=...) alone"
-            )
+        check_subscriptions(compiled, self.routing, environments=self._environments is not None)
         start = self._start if isinstance(self._start, Mapping) else dict.fromkeys((c.group for c in compiled), self._start)
         runtime = Runtime(
             self.name, self.environment, __version__, self.store, self.publisher, compiled, start,  # type: ignore[arg-type]

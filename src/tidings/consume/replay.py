@@ -21,11 +21,12 @@ from tidings.consume.gate import Gate
 from tidings.consume.outcome import Outcome
 from tidings.consume.parking import guarded, parking
 from tidings.consume.received import Received, from_row
+from tidings.consume.routing import Compiled
 from tidings.errors import CircularChain, ConfigurationError, DecodeError, LeaseLost, TransactionEnded
 from tidings.stores.base import Lease
 from tidings.stores.sql.store import SQLStore
 
-__all__ = ["Interval", "Progress", "Replay"]
+__all__ = ["Interval", "Progress", "Replay", "subscription_to_replay"]
 
 logger = logging.getLogger("tidings.consume")
 
@@ -41,6 +42,33 @@ class Interval(NamedTuple):
     since: datetime | None = None
     until: datetime | None = None
     key: str | None = None
+
+    def checked(self) -> Interval:
+        """Return itself.
+
+        Raises:
+            ConfigurationError: a bound has no time zone.
+        """
+        for label, bound in (("since", self.since), ("until", self.until)):
+            if bound is not None and bound.tzinfo is None:
+                raise ConfigurationError(f"{label}={bound} has no time zone: give an aware datetime")
+        return self
+
+
+async def subscription_to_replay(compiled: Sequence[Compiled], which: str, service: str, store: SQLStore) -> Compiled:
+    """Return the subscription of that name, `group/name` or the name alone, as the store knows it.
+
+    Raises:
+        ConfigurationError: there is none, or there are several.
+    """
+    registered = {(row.group, row.name): row.id for row in await store.call(store.registry.list, service)}
+    found = [item for item in compiled if which in (item.name, item.label) and (item.group, item.name) in registered]
+    if len(found) > 1:
+        raise ConfigurationError(f"several groups have a subscription {which!r}: say group/name")
+    if not found:
+        raise ConfigurationError(f"there is no subscription {which!r}")
+    found[0].id = registered[found[0].group, found[0].name]
+    return found[0]
 
 
 class Progress(NamedTuple):
