@@ -32,6 +32,7 @@ TIMES = {
     "workers": ("started_at", "seen_at"),
     "command_keys": ("created_at",),
     "commands": ("started_at",),
+    "audit": ("time", "changed_at"),
 }
 
 
