@@ -27,7 +27,7 @@ for name in tidings.__all__:
         getattr(tidings, name)
     except ImportError as error:
         # Contracts need nothing more; who runs a service is told what to install.
-        assert name == "Service" and "pip install 'tidings[sqlalchemy]'" in str(error), (name, error)
+        assert name in ("Service", "EnvironmentRouting") and "pip install 'tidings[sqlalchemy]'" in str(error), (name, error)
 whole = set(sys.modules) - before
 import json
 foreign = lambda names: sorted({n.partition(".")[0] for n in names} - set(sys.stdlib_module_names))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tidings.consume.breaker import Breaker
+    from tidings.consume.dead import Dead
     from tidings.consume.environments import EnvironmentRouting
     from tidings.consume.execute import Execute, ExecuteSync
     from tidings.consume.limits import Limit, Rate
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from tidings.errors import TidingsError
     from tidings.ids import uuid7
     from tidings.publish.publish import Publish
-    from tidings.runtime import Dead
     from tidings.service import Service
 
 __version__ = "0.1.0"
@@ -56,7 +56,7 @@ _HOMES = {
     "AggregateRoot": "tidings.domain.aggregates",
     "Breaker": "tidings.consume.breaker",
     "Contract": "tidings.contracts",
-    "Dead": "tidings.runtime",
+    "Dead": "tidings.consume.dead",
     "Discard": "tidings.consume.retry",
     "DomainEvents": "tidings.domain.aggregates",
     "Envelope": "tidings.envelope",

@@ -15,6 +15,7 @@ from tidings.clock import elapsed
 from tidings.consume.company import Company
 from tidings.consume.counters import Counters
 from tidings.consume.crew import Means
+from tidings.consume.dead import Dead
 from tidings.consume.deliveries import Retrier
 from tidings.consume.environments import Claims, EnvironmentRouting, Environments
 from tidings.consume.execution import Execution, Failed
@@ -49,24 +50,6 @@ logger = logging.getLogger("tidings.service")
 
 Role = Literal["relay", "consume", "schedule"]
 ROLES: frozenset[Role] = frozenset(("relay", "consume", "schedule"))
-
-
-@dataclass(frozen=True, slots=True)
-class Dead:
-    """What `on_dead` callbacks are told about an event that is not tried again.
-
-    Attributes:
-        message_type: the event's name.
-        retry_count: how often it was tried in all.
-        exception: what the last attempt raised.
-    """
-
-    event_id: str
-    message_type: str
-    key: str | None
-    subscription: str
-    retry_count: int
-    exception: BaseException
 
 
 @dataclass(slots=True)
