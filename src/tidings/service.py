@@ -219,7 +219,8 @@ class Service:
             session: a SQLAlchemy `Session` or `AsyncSession`, or a scoped form of one, on the store's database.
             event: an instance of an event class of the service's contracts.
             key: the partition key, if not the one that the contract takes from the event; None for no key.
-            delay, at: enter the log later: after this time on the database's clock, or at this time (aware). `cancel` can stop it.
+            delay: enter the log later, after this time on the database's clock. `cancel` can stop it.
+            at: the same, at this time (aware).
             expires: from when on nobody needs to handle it any more: a time (aware), or a time from now.
             headers: the user's own headers, text only.
 
@@ -295,7 +296,8 @@ class Service:
             command: the name of a command's class.
             actor: who asked for it.
             outcome: `succeeded`, `rejected`, `failed`, `rolled back` or `repeated`.
-            since, until: bounds of when it began (aware).
+            since: it began at this time (aware) or later.
+            until: it began before this time.
             limit: the most rows.
         """
         store = self.store
@@ -431,7 +433,8 @@ class Service:
         """Give metrics and traces to OpenTelemetry. Call it before the service starts and publishes.
 
         Args:
-            meter_provider, tracer_provider: None is the ones that the application has set for the process.
+            meter_provider: None is the one that the application has set for the process.
+            tracer_provider: likewise.
 
         Raises:
             MissingExtra: `tidings[opentelemetry]` is not installed.
@@ -498,7 +501,8 @@ class Service:
         Args:
             subscription: `group/name`, or the name alone if one group has it.
             name: a replay that stopped goes on under its name.
-            since, until: bounds of the time of publishing (aware).
+            since: published at this time (aware) or later.
+            until: published before this time.
             key: only events of this key.
             progress: called after each page.
 
