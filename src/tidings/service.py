@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
     from tidings.dashboard import Auth, Dashboard, Redact
+    from tidings.log import LoggedEvent
     from tidings.observability.asgi import App
     from tidings.observability.health import Health
     from tidings.observability.prometheus import Collector
@@ -483,6 +484,35 @@ class Service:
     def concurrency(self) -> dict[str, int]:
         """Return how many handlers run at once in each subscription, by `group/name`."""
         return {compiled.label: compiled.options.concurrency for compiled in self._compile()}
+
+    async def read_log(
+        self, after: str | None = None, *, events: Collection[type] | None = None, key: str | None = None
+    ) -> AsyncIterator[LoggedEvent]:
+        """Read the log by hand, to its end: what was published, handled or not, for clients that ask for what they have missed.
+
+        Within a key the order is that of publishing. Whoever reads on with the cursor of the last event that it got misses nothing: an event of a
+        transaction that was open for long comes later, not behind the cursor's back (PostgreSQL's snapshots see to that). What the retention has
+        taken out of the log is no longer there. Events of everybody who shares the log are there; those that came through a broker are not.
+
+            async for logged in service.read_log(after=cursor, events=[OrderPlaced]):
+                cursor = logged.cursor
+
+        Args:
+            after: the `cursor` of the event to read on from; None is the beginning.
+            events: only events of these classes, in whatever version; None for all.
+            key: only events of this partition key.
+
+        Raises:
+            InvalidCursor: `after` is no cursor of this log.
+            ContractError: one of `events` is in none of the service's contracts.
+            StoreError: the store's tables cannot be used.
+        """
+        from tidings.log import read_log
+
+        types = {(each.name, each.version): each for each in self._types.values()}
+        wanted = None if events is None else frozenset(self._type_of(cls).name for cls in events)
+        async for logged in read_log(self.store, types, after, wanted, key):
+            yield logged
 
     async def replay(
         self,
