@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from uuid import uuid4
@@ -15,7 +17,7 @@ from tidings.codecs.bindings import NATS as BINDING
 from tidings.codecs.cloudevents import encode_binary
 from tidings.codecs.message import Message
 from tidings.codecs.wire import decode
-from tidings.errors import ProvisionError
+from tidings.errors import ProvisionError, TransportDown
 from tidings.testing.conformance import TransportConformance
 from tidings.testing.log_conformance import LogConformance, Remove
 from tidings.transports.base import Outgoing
@@ -108,3 +110,22 @@ async def test_a_subject_that_another_stream_has_is_said(nats_url: str) -> None:
     await NATS(nats_url).provision([topic], {})
     with pytest.raises(ProvisionError, match="overlap"):
         await NATS(nats_url, wire="cap").provision([topic], {})
+
+
+@pytest.mark.parametrize("servers", ["nats://127.0.0.1:1", "nats://127.0.0.1:1,nats://localhost:1"])
+async def test_a_server_that_is_down_is_told_at_once_with_the_reason(servers: str) -> None:
+    async with asyncio.timeout(10):
+        with pytest.raises(TransportDown, match="127.0.0.1:1.*Connect call failed"):
+            await NATS(servers, timeout=60).publisher()
+
+
+async def test_a_server_that_does_not_answer_is_told_as_that() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(TransportDown, match="no answer"):
+        await NATS(f"nats://127.0.0.1:{silent.getsockname()[1]}", timeout=0.3).publisher()
+
+
+async def test_a_server_that_is_down_does_not_keep_from_another(nats_url: str) -> None:
+    for _ in range(4):
+        # They are tried in any order.
+        publisher = await NATS(f"nats://127.0.0.1:1,{nats_url}", timeout=10).publisher()
+        await publisher.close()

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 __all__ = ["NATS"]
 
+# What is said by whoever wants TLS, besides the URL.
+_FOR_TLS = ("tls", "tls_hostname", "tls_handshake_first")
+
 
 @dataclass(frozen=True)
 class NATS:
@@ -203,30 +206,45 @@ class NATS:
             if lost is not None:
                 lost("the connection is lost")
 
+        from tidings.transports.nats.secure import Secure
         from tidings.transports.nats.sturdy import Sturdy
+
+        servers = [part.strip() for part in self.url.split(",")]
+        client = Secure() if self._asks_for_tls(servers) else Sturdy()
+        said = ""
+
+        async def noticed(error: Exception) -> None:
+            nonlocal said
+            said = str(error) or ("no answer" if isinstance(error, TimeoutError) else type(error).__name__)
 
         try:
             async with asyncio.timeout(self.timeout):
-                client = Sturdy()
                 await client.connect(
-                    [part.strip() for part in self.url.split(",")],
+                    servers,
                     **{
                         **self.options,
                         "allow_reconnect": False,
-                        "connect_timeout": self.timeout,
-                        "error_cb": quiet,
+                        # It tries each server as often without being asked, and once more.
+                        "max_reconnect_attempts": 1,
+                        "reconnect_time_wait": 0,
+                        # One that does not answer leaves time for the others.
+                        "connect_timeout": self.timeout / len(servers),
+                        "error_cb": noticed,
                         "closed_cb": closed,
                     },
                 )
-                return client
-        except (nats.errors.Error, OSError, TimeoutError) as error:
-            raise self._down(error) from error
-        except ValueError:
-            raise unreadable(self.url) from None
+        except BaseException as error:
+            lost = None
+            await close_client(client)
+            if isinstance(error, (nats.errors.Error, OSError)):
+                raise self._down(said or str(error) or f"no answer within {self.timeout:g} s") from error
+            if isinstance(error, ValueError):
+                raise unreadable(self.url) from None
+            raise
+        return client
+
+    def _asks_for_tls(self, servers: Sequence[str]) -> bool:
+        return any(server.startswith("tls://") for server in servers) or any(self.options.get(name) for name in _FOR_TLS)
 
     def _down(self, error: object) -> TransportDown:
         return TransportDown(f"{described(self.url)}: {str(error) or type(error).__name__}")
-
-
-async def quiet(_error: Exception) -> None:
-    """Whoever waits for the connection is told; the client need not print it, too."""
