@@ -20,10 +20,10 @@ def test_its_first_snippet_runs() -> None:
 
 def test_its_table_says_what_the_transports_say() -> None:
     transports: dict[str, Any] = {
-        "RabbitMQ": RabbitMQ(url="x"),
+        "RabbitMQ": RabbitMQ(url="amqp://x"),
         "Kafka": Kafka(url="x"),
         "NATS JetStream": NATS(url="x"),
-        "Redis Streams": Redis(url="x"),
+        "Redis Streams": Redis(url="redis://x"),
     }
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in TEXT.splitlines() if line.startswith("|")]
     names = rows[0][1:]

@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from uuid import uuid4
 
 import pytest
 from private_services.control import Control
 
 from tests.transports.conftest import private
 from tests.transports.failing import Crash
+from tidings.errors import ProvisionError, TransportDown
 from tidings.testing.conformance import TransportConformance
 from tidings.transports.kafka import Kafka
 
@@ -42,3 +48,43 @@ async def test_a_killed_broker_has_lost_nothing_that_it_had_confirmed(own_broker
 
 def test_options_are_not_shown() -> None:
     assert "secret" not in repr(Kafka(url="host:9092", options={"sasl.password": "secret"}))
+
+
+async def test_a_topic_is_made_as_it_is_said(kafka_url: str) -> None:
+    topic = f"configured-{uuid4().hex}"
+    await Kafka(kafka_url, partitions=2, config={"retention.ms": 12_345, "compression.type": "gzip", "preallocate": True}).provision(
+        [topic], {}
+    )
+
+    def settings() -> dict[str, str]:
+        admin = import_module("confluent_kafka.admin")
+        resource = admin.ConfigResource(admin.ConfigResource.Type.TOPIC, topic)
+        client = admin.AdminClient({"bootstrap.servers": kafka_url.removeprefix("kafka://")})
+        return {name: entry.value for name, entry in client.describe_configs([resource])[resource].result(20).items()}
+
+    found = await asyncio.to_thread(settings)
+    assert (found["retention.ms"], found["compression.type"], found["preallocate"]) == ("12345", "gzip", "true")
+
+
+async def test_a_setting_of_a_topic_that_there_is_none_is_told_with_the_topic(kafka_url: str) -> None:
+    topic = f"configured-{uuid4().hex}"
+    with pytest.raises(ProvisionError, match=f"{topic}.*no.such.setting"):
+        await Kafka(kafka_url, config={"no.such.setting": 1}).provision([topic], {})
+
+
+async def test_a_new_topic_that_nobody_gets_to_know_of_is_told(kafka_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Client:
+        asked = 0
+
+        def list_topics(self, **_: float) -> Any:
+            Client.asked += 1
+            return SimpleNamespace(topics={})
+
+        def create_topics(self, topics: list[Any]) -> dict[str, Any]:
+            return {topic.topic: SimpleNamespace(result=lambda _seconds: None) for topic in topics}
+
+    transport = Kafka(kafka_url, timeout=0.5)
+    monkeypatch.setattr(Kafka, "_client", lambda *_: Client())
+    with pytest.raises(TransportDown, match="'new' was made, but no broker says so"):
+        await transport.provision(["new"], {})
+    assert Client.asked < 20

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from private_services.control import Control
@@ -10,7 +11,7 @@ from private_services.control import Control
 from tests.transports.conftest import private
 from tests.transports.failing import Crash, Proxy
 from tidings.codecs.message import Message
-from tidings.errors import ConfigurationError
+from tidings.errors import ConfigurationError, ProvisionError
 from tidings.testing.conformance import TransportConformance
 from tidings.transports.base import Outgoing
 from tidings.transports.rabbitmq import RabbitMQ
@@ -93,3 +94,12 @@ def test_a_number_of_partitions_that_cannot_be_is_refused(partitions: int) -> No
 
 def test_the_password_is_not_shown() -> None:
     assert "secret" not in repr(RabbitMQ(url="amqp://user:secret@host/"))
+
+
+async def test_queues_have_the_arguments_that_they_are_given(rabbitmq_url: str) -> None:
+    topic = f"argued-{uuid4().hex}"
+    transport = RabbitMQ(rabbitmq_url, arguments={"x-max-length": 10})
+    await transport.provision([topic], {topic: [topic]})
+    await transport.provision([topic], {topic: [topic]})
+    with pytest.raises(ProvisionError, match="x-max-length"):
+        await RabbitMQ(rabbitmq_url).provision([topic], {topic: [topic]})

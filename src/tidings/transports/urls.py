@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from urllib.parse import urlsplit
 
 from tidings.errors import ConfigurationError
 
 __all__ = ["described", "unreadable"]
+
+_WHO = re.compile(r"(?:(?<=://)|^)[^/]*@")
+_UNREADABLE = "(an unreadable address)"
 
 
 def unreadable(url: str) -> ConfigurationError:
@@ -16,7 +20,8 @@ def unreadable(url: str) -> ConfigurationError:
 
 def described(url: str) -> str:
     """Return scheme, host and port of a URL, or of several that commas separate; never its user, password, path or parameters."""
-    return ",".join(_one(part.strip()) for part in url.split(","))
+    # Before the commas: a password may have some.
+    return ",".join(_one(part.strip()) for part in _WHO.sub("", url).split(","))
 
 
 def _one(url: str) -> str:
@@ -24,6 +29,9 @@ def _one(url: str) -> str:
         parts = urlsplit(url if "://" in url else f"//{url}")
         host, port = parts.hostname or "", parts.port
     except ValueError:
-        return "(an unreadable address)"
+        return _UNREADABLE
+    if "@" in parts.path:
+        # A slash in a password ends the address too early.
+        return _UNREADABLE
     host = f"[{host}]" if ":" in host else host
     return f"{f'{parts.scheme}://' if parts.scheme else ''}{host}{f':{port}' if port else ''}"

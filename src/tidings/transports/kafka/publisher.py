@@ -11,10 +11,8 @@ from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
 from tidings.codecs.message import Message
-from tidings.errors import ConfigurationError
 from tidings.transports.base import CONFIRMED, Outcome, Outgoing, refused, sifted, size_of, unconfirmed
 from tidings.transports.kafka.client import CONTENT_TYPE, load_kafka
-from tidings.transports.urls import described
 
 if TYPE_CHECKING:
     from confluent_kafka import Producer
@@ -79,10 +77,12 @@ class Publisher:
         self._serving: asyncio.Future[None] | None = None
 
     async def start(self) -> None:
+        """Connect."""
         await asyncio.to_thread(self._connect)
         self._serving = asyncio.get_running_loop().run_in_executor(self._thread, self._serve)
 
     async def publish(self, batch: Sequence[Outgoing], /) -> list[Outcome]:
+        """Send messages; return what became of each."""
         call: _Call | None = None
         async with self._turn:
             if asked := {outgoing.topic for outgoing in batch} - self._topics:
@@ -108,6 +108,7 @@ class Publisher:
         return [outcome or unconfirmed(self._over or "the connection is lost") for outcome in found]
 
     async def close(self) -> None:
+        """Give the connection up; what is under way ends as confirmed or unconfirmed."""
         self._lost("the publisher is closed")
         await self._purged()
         self._thread.shutdown(wait=False)
@@ -164,10 +165,7 @@ class Publisher:
                 "error_cb": self._noticed,
             }
         )
-        try:
-            producer: Producer = kafka.Producer(settings)
-        except kafka.KafkaException as error:
-            raise ConfigurationError(f"{described(transport.url)}: {error.args[0].str()}") from None
+        producer: Producer = transport._client(kafka.Producer, settings)
         self._producer = producer
         transport._metadata(producer, lambda: self._over)
 

@@ -13,7 +13,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from tidings.codecs.message import Message
-from tidings.errors import ConfigurationError, ProvisionError
+from tidings.errors import ProvisionError
 from tidings.transports.base import Incoming
 from tidings.transports.kafka.client import CONTENT_TYPE, load_kafka
 from tidings.transports.urls import described
@@ -80,10 +80,12 @@ class Receiver:
         self._serving: asyncio.Future[None] | None = None
 
     async def start(self) -> None:
+        """Connect, and begin to receive."""
         await self._loop.run_in_executor(self._thread, self._connect)
         self._serving = self._loop.run_in_executor(self._thread, self._serve)
 
     async def receive(self, most: int, seconds: float) -> list[Incoming]:
+        """Return messages as soon as there are any, or none after that time."""
         deadline = monotonic() + seconds
         while not self._ready and self._over is None and not self._unsaid:
             # The thread may still have to say what has been taken from here already: only time ends the waiting.
@@ -103,12 +105,14 @@ class Receiver:
         return found
 
     def withdrawn(self) -> frozenset[str]:
+        """Return the shards that are somebody else's now, since the last call."""
         with self._shared:
             found = frozenset(self._withdrawn)
             self._withdrawn.clear()
         return found
 
     def let_go(self, shards: Collection[str], /) -> None:
+        """Say that nothing of these shards is under way any more."""
         with self._shared:
             for (topic, partition), state in self._partitions.items():
                 if f"{topic}/{partition}" in shards:
@@ -117,6 +121,7 @@ class Receiver:
             self._shared.notify_all()
 
     async def acknowledge(self, incoming: Sequence[Incoming], /) -> None:
+        """Say that these need not be delivered again."""
         with self._shared:
             for one in incoming:
                 owner, state, partition, offset = one.receipt
@@ -130,6 +135,7 @@ class Receiver:
             raise self._transport._down(self._over)
 
     async def close(self) -> None:
+        """Give the connection up, and with it what was not acknowledged."""
         self._lost("the receiver is closed")
         with self._shared:
             self._shared.notify_all()
@@ -156,10 +162,7 @@ class Receiver:
                 "on_commit": self._committed,
             }
         )
-        try:
-            consumer: Consumer = kafka.Consumer(settings)
-        except kafka.KafkaException as error:
-            raise ConfigurationError(f"{described(transport.url)}: {error.args[0].str()}") from None
+        consumer: Consumer = transport._client(kafka.Consumer, settings)
         self._consumer = consumer
         known = transport._metadata(consumer, lambda: self._over).topics
         if missing := [topic for topic in self._names if topic not in known]:

@@ -15,14 +15,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from time import monotonic
-from typing import TYPE_CHECKING, Any
+from time import monotonic, sleep
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tidings.codecs.bindings import KAFKA as BINDING
 from tidings.codecs.bindings import Binding
 from tidings.codecs.wire import Wire
-from tidings.errors import ProvisionError, TransportDown
+from tidings.errors import ConfigurationError, ProvisionError, TransportDown
 from tidings.transports.base import Failure, Provision
+from tidings.transports.checks import check_files, check_name, check_reserved, check_seconds, check_servers, check_whole
 from tidings.transports.kafka.client import load_kafka
 from tidings.transports.kafka.publisher import Publisher
 from tidings.transports.kafka.receiver import Receiver
@@ -33,34 +34,96 @@ if TYPE_CHECKING:
 
 __all__ = ["Kafka"]
 
+T = TypeVar("T")
+
+# Seconds between two questions whether a new topic is there.
+_PAUSE = 0.05
+
+_FILES = ("ssl.ca.location", "ssl.certificate.location", "ssl.key.location", "ssl.keystore.location", "ssl.crl.location")
+
+_PROMISES = "its promises rest on it"
+_ANSWERS = "it listens there itself"
+#: Options that are not the user's, each with what to do instead, or why.
+_RESERVED = {
+    "acks": _PROMISES,
+    "auto.offset.reset": "a new group begins with the earliest message",
+    "bootstrap.servers": "give url=...",
+    "delivery.timeout.ms": "give timeout=...",
+    "enable.auto.commit": _PROMISES,
+    "enable.auto.offset.store": _PROMISES,
+    "enable.gapless.guarantee": _PROMISES,
+    "enable.idempotence": _PROMISES,
+    "error_cb": _ANSWERS,
+    "group.id": "give Service(group=...)",
+    "heartbeat.interval.ms": "give session=...",
+    "linger.ms": "batches are what is ready to be sent",
+    "message.max.bytes": "give most=...",
+    "message.timeout.ms": "give timeout=...",
+    "metadata.broker.list": "give url=...",
+    "on_commit": _ANSWERS,
+    "on_delivery": _ANSWERS,
+    "partition.assignment.strategy": _PROMISES,
+    "partitioner": "keys have the partitions that Java's clients choose",
+    "queue.buffering.max.kbytes": "what may be under way has a bound of its own",
+    "queue.buffering.max.messages": "what may be under way has a bound of its own",
+    "queue.buffering.max.ms": "batches are what is ready to be sent",
+    "queued.max.messages.kbytes": "what is read ahead has a bound of its own",
+    "request.required.acks": _PROMISES,
+    "session.timeout.ms": "give session=...",
+    "transactional.id": "a relay sends at least once, and inboxes see what comes again",
+}
+
 
 @dataclass(frozen=True)
 class Kafka:
     """A cluster.
 
     Attributes:
-        url: `host:port`, or several with commas between them; a scheme `kafka://` before them is left out.
+        url: `host:port`, or several with commas between them; a scheme `kafka://` before them is left out. Who logs in is said by `options`.
         name: what logs, `tidings status` and deliveries call it; its checkpoint is stored under it. Two transports need two names.
-        wire: `structured` writes the whole event as JSON into the body; `cap` writes messages as DotNetCore.CAP does.
+        wire: `structured` writes the whole event as JSON into the body; `cap` writes messages as DotNetCore.CAP does, and reads them, too.
         partitions, replicas: of a topic that is made here.
+        config: more settings of a topic that is made here, as Kafka calls them: `min.insync.replicas`, `retention.ms`.
         most: bytes that a message may have; the cluster has a limit of its own.
-        options: more of librdkafka's, for TLS and SASL; they hold passwords, and are never shown.
+        options: more of librdkafka's, for TLS and SASL, with its Python client's callbacks: `oauth_cb`; they hold passwords, and are never shown.
+            What is set here itself, such as `acks`, is refused.
         timeout: seconds without a confirmation after which a publisher is over.
         session: seconds after which the group takes over what a receiver held that is gone.
         drain: seconds that a receiver waits for what is under way in a partition that it has to give away.
+
+    Raises:
+        ConfigurationError: one of them cannot be.
     """
 
-    url: str
+    url: str = field(repr=False)
     _: KW_ONLY
     name: str = "kafka"
     wire: Wire = "cloudevents"
     partitions: int = 12
     replicas: int = 1
     most: int = 1_000_000
-    options: Mapping[str, str | int | float | bool] = field(default_factory=dict, repr=False)
+    config: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    options: Mapping[str, str | int | float | bool | Callable[..., Any]] = field(default_factory=dict, repr=False)
     timeout: float = 30.0
     session: float = 45.0
     drain: float = 5.0
+
+    def __post_init__(self) -> None:
+        if "@" in str(self.url):
+            address = described(str(self.url).rpartition("@")[2])
+            raise ConfigurationError(
+                f"Kafka {address}: nobody logs in by a user and a password in the URL: leave them out, and give options={{'security.protocol': "
+                "'SASL_SSL', 'sasl.mechanism': 'PLAIN', 'sasl.username': ..., 'sasl.password': ...}"
+            )
+        check_servers("Kafka", self.url, ["kafka"])
+        check_name("Kafka", self.name)
+        check_whole("Kafka", "partitions", self.partitions, 1)
+        check_whole("Kafka", "replicas", self.replicas, 1, 32_767)
+        check_whole("Kafka", "most", self.most, 1, 999_000_000)
+        check_seconds("Kafka", "timeout", self.timeout)
+        check_seconds("Kafka", "session", self.session)
+        check_seconds("Kafka", "drain", self.drain, zero=True)
+        check_reserved("Kafka", "options", self.options, _RESERVED)
 
     @property
     def failure(self) -> Failure:
@@ -105,15 +168,15 @@ class Kafka:
 
     def _provision(self, topics: Sequence[str], mode: Provision) -> None:
         kafka = load_kafka()
-        client = kafka.admin.AdminClient(self._settings())
+        client = self._client(kafka.admin.AdminClient, self._settings())
         try:
             known = client.list_topics(timeout=self.timeout).topics
             missing = [topic for topic in topics if topic not in known]
             if missing and mode == "verify":
                 raise ProvisionError(f"{described(self.url)}: there is no topic {missing[0]!r}")
-            made = (
-                client.create_topics([kafka.admin.NewTopic(topic, self.partitions, self.replicas) for topic in missing]) if missing else {}
-            )
+            config = {name: _written(value) for name, value in self.config.items()}
+            wanted = [kafka.admin.NewTopic(topic, self.partitions, self.replicas, config=config) for topic in missing]
+            made = client.create_topics(wanted) if wanted else {}
             for topic, future in made.items():
                 try:
                     future.result(self.timeout)
@@ -121,10 +184,14 @@ class Kafka:
                     if error.args[0].code() != kafka.KafkaError.TOPIC_ALREADY_EXISTS:
                         raise ProvisionError(f"{described(self.url)}: topic {topic!r} cannot be made: {error.args[0].str()}") from error
             deadline = monotonic() + self.timeout
-            while missing and monotonic() < deadline:
+            while missing:
                 # A topic is made before every broker knows it.
                 known = client.list_topics(timeout=self.timeout).topics
                 missing = [topic for topic in missing if topic not in known or not known[topic].partitions]
+                if missing and monotonic() > deadline:
+                    raise self._down(f"topic {missing[0]!r} was made, but no broker says so within {self.timeout:g} s")
+                if missing:
+                    sleep(_PAUSE)
         except kafka.KafkaException as error:
             raise self._down(error.args[0].str()) from error
 
@@ -147,6 +214,30 @@ class Kafka:
                 if (reason := over()) is not None or monotonic() > deadline:
                     raise self._down(reason or error.args[0].str()) from error
 
+    def _client(self, kind: Callable[[dict[str, Any]], T], settings: dict[str, Any]) -> T:
+        """Make a client of the library's.
+
+        Raises:
+            ConfigurationError: an option is none, or has a value that it cannot have, or one is missing.
+            TransportDown: who gives tokens cannot be reached, say.
+        """
+        kafka = load_kafka()
+        check_files(self.url, {name: self.options.get(name) for name in _FILES if self.options.get(name) != "probe"})
+        try:
+            return kind(settings)
+        except kafka.KafkaException as error:
+            reason = error.args[0].str()
+            if error.args[0].code() != kafka.KafkaError._INVALID_ARG:
+                raise self._down(reason) from None
+        except (TypeError, ValueError) as error:
+            reason = str(error)
+        raise ConfigurationError(f"{described(self.url)}: Kafka(options=...) cannot be used: {reason}")
+
     def _settings(self, **more: object) -> dict[str, Any]:
+        servers = ",".join(part.strip().removeprefix("kafka://").rstrip("/") for part in self.url.split(","))
         # What it has to say comes in errors, not on the standard error stream.
-        return {"bootstrap.servers": self.url.removeprefix("kafka://"), "log_level": 0, **self.options, **more}
+        return {"bootstrap.servers": servers, "log_level": 0, **self.options, **more}
+
+
+def _written(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -10,15 +10,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from ssl import SSLContext
 from typing import TYPE_CHECKING, Any
 
 from tidings.codecs import cap
 from tidings.codecs.bindings import NATS as BINDING
 from tidings.codecs.bindings import Binding
 from tidings.codecs.wire import Wire
-from tidings.errors import ProvisionError, TransportDown
+from tidings.errors import ConfigurationError, ProvisionError, TransportDown
 from tidings.transports.base import Failure, Provision
-from tidings.transports.nats.client import close_client, load_nats
+from tidings.transports.checks import check_files, check_name, check_reserved, check_seconds, check_servers, check_whole
+from tidings.transports.nats.client import close_client, load_nats, load_nkeys
 from tidings.transports.nats.names import consumer_of, stream_of
 from tidings.transports.nats.publisher import Publisher
 from tidings.transports.nats.receiver import Reader, Receiver, made_at
@@ -32,6 +34,19 @@ __all__ = ["NATS"]
 
 # What is said by whoever wants TLS, besides the URL.
 _FOR_TLS = ("tls", "tls_hostname", "tls_handshake_first")
+# What needs the package that signs.
+_SIGNED = ("user_credentials", "nkeys_seed", "nkeys_seed_str")
+
+#: Options that are not the user's, each with what to do instead, or why.
+_RESERVED = {
+    "allow_reconnect": "whoever has lost a connection begins again at its checkpoint",
+    "closed_cb": "it listens there itself",
+    "connect_timeout": "give timeout=...",
+    "error_cb": "it listens there itself",
+    "max_reconnect_attempts": "whoever has lost a connection begins again at its checkpoint",
+    "reconnect_time_wait": "whoever has lost a connection begins again at its checkpoint",
+    "servers": "give url=...",
+}
 
 
 @dataclass(frozen=True)
@@ -42,7 +57,7 @@ class NATS:
         url: `nats://user:password@host:port`, or `tls://`, or several with commas between them.
         name: what logs, `tidings status` and deliveries call it; its checkpoint is stored under it. Two transports need two names.
         wire: `structured` writes the whole event as JSON into the body. `cap` writes messages as DotNetCore.CAP does, and gives topics with the
-            same first word one stream, as it does; else each has its own. All formats are read.
+            same first word one stream, as it does; else each has its own. CloudEvents are always read, CAP's messages with `cap`.
         idle: seconds after which another receiver gets what one that has crashed held; handlers must be quicker.
         prefetch: messages that the receivers of a group may have without having acknowledged them.
         replicas: of a stream, 1 to 5.
@@ -50,6 +65,9 @@ class NATS:
         options: more of what `nats.connect` takes, for TLS and credentials: `tls`, an SSLContext, `user_credentials`, `nkeys_seed`, `token`; never
             shown.
         timeout: seconds without a confirmation after which a publisher is over.
+
+    Raises:
+        ConfigurationError: one of them cannot be.
     """
 
     url: str = field(repr=False)
@@ -62,6 +80,19 @@ class NATS:
     max_age: float | None = None
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     timeout: float = 30.0
+
+    def __post_init__(self) -> None:
+        check_servers("NATS", self.url, ["nats", "tls"])
+        check_name("NATS", self.name)
+        check_seconds("NATS", "idle", self.idle)
+        check_whole("NATS", "prefetch", self.prefetch, 1)
+        check_whole("NATS", "replicas", self.replicas, 1, 5)
+        if self.max_age is not None:
+            check_seconds("NATS", "max_age", self.max_age)
+        check_seconds("NATS", "timeout", self.timeout)
+        check_reserved("NATS", "options", self.options, _RESERVED)
+        if self.options.get("tls") is not None and not isinstance(self.options["tls"], SSLContext):
+            raise ConfigurationError("NATS options['tls'] is no SSLContext: give ssl.create_default_context(cafile=...)")
 
     @property
     def failure(self) -> Failure:
@@ -206,6 +237,14 @@ class NATS:
             if lost is not None:
                 lost("the connection is lost")
 
+        if any(self.options.get(option) is not None for option in _SIGNED):
+            load_nkeys()
+        credentials = self.options.get("user_credentials")
+        several = credentials if isinstance(credentials, tuple) else (credentials,)
+        for path in several:
+            check_files(self.url, {"user_credentials": path})
+        check_files(self.url, {"nkeys_seed": self.options.get("nkeys_seed")})
+
         from tidings.transports.nats.secure import Secure
         from tidings.transports.nats.sturdy import Sturdy
 
@@ -240,6 +279,8 @@ class NATS:
                 raise self._down(said or str(error) or f"no answer within {self.timeout:g} s") from error
             if isinstance(error, ValueError):
                 raise unreadable(self.url) from None
+            if isinstance(error, TypeError):
+                raise ConfigurationError(f"{described(self.url)}: NATS(options=...) cannot be used: {error}") from error
             raise
         return client
 

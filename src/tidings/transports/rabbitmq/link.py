@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tidings.errors import MissingExtra, TransportDown
+from tidings.transports.closing import close_within
 
 if TYPE_CHECKING:
     from aiormq.abc import AbstractChannel, AbstractConnection
@@ -98,9 +98,7 @@ def is_cancelling() -> bool:
 
 async def close_client(connection: AbstractConnection) -> None:
     """Close it, in seconds at most, whatever state it is in."""
-    with contextlib.suppress(Exception):
-        async with asyncio.timeout(5):
-            await connection.close()
+    await close_within(connection.close(), "rabbitmq")
 
 
 def reason_of(error: BaseException) -> str:

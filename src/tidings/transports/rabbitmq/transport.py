@@ -16,12 +16,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from tidings.codecs.bindings import AMQP, Binding
 from tidings.codecs.wire import Wire
 from tidings.errors import ConfigurationError, ProvisionError, TransportDown
 from tidings.transports.base import Failure, Provision
+from tidings.transports.checks import check_files, check_name, check_reserved, check_seconds, check_url, check_whole, parameters
 from tidings.transports.rabbitmq.frames import SLOT, SLOTS
 from tidings.transports.rabbitmq.link import close_client, is_cancelling, load_aiormq, reason_of
 from tidings.transports.rabbitmq.publisher import Publisher
@@ -36,6 +39,22 @@ __all__ = ["RabbitMQ"]
 
 # A quorum queue counts deliveries up to this and no further.
 _DELIVERY_LIMIT = 1_000_000
+# Bytes of the name of an exchange or a queue, and of a routing key.
+_LONGEST = 255
+# What aiormq takes as a heartbeat.
+_MOST_SECONDS = 65_534
+
+_FILES = {"cafile", "capath", "certfile", "keyfile"}
+_FOR_TLS = {*_FILES, "cadata", "no_verify_ssl"}
+_PARAMETERS = {*_FOR_TLS, "auth", "heartbeat", "name", "timeout"}
+
+#: Arguments of queues that are not the user's, each with what to do instead, or why.
+_RESERVED = {
+    "x-dead-letter-exchange": "what a queue drops is kept in '<exchange>.dead'",
+    "x-delivery-limit": "a broker that counts deliveries would drop good messages of consumers that crash",
+    "x-queue-type": "its promises rest on quorum queues",
+    "x-single-active-consumer": "give ordered=...",
+}
 
 
 @dataclass(frozen=True)
@@ -43,17 +62,22 @@ class RabbitMQ:
     """A broker, or a cluster behind one address, that speaks AMQP 0.9.1.
 
     Attributes:
-        url: `amqp://user:password@host:port/vhost`, or `amqps://`; TLS and heartbeat as parameters, as aiormq knows them.
+        url: `amqp://user:password@host:port/vhost`, or `amqps://`; as parameters what aiormq knows: `cafile`, `capath`, `cadata`, `certfile`,
+            `keyfile` and `no_verify_ssl` for TLS, `heartbeat` and `timeout` in seconds, `auth`, `name`.
         name: what logs, `tidings status` and deliveries call it; its checkpoint is stored under it. Two transports need two names.
-        wire: `structured` writes the whole event as JSON into the body; `cap` writes messages as DotNetCore.CAP does.
+        wire: `structured` writes the whole event as JSON into the body; `cap` writes messages as DotNetCore.CAP does, and reads them, too.
         exchange: the topic exchange that everything is published to; CAP's is `cap.default.router`.
         ordered: whether one consumer of a queue at a time is active, which keeps the order; else all of them share its messages.
         partitions: queues that a group's messages are spread over by key, 1 to 64; None is one queue. What comes without our header
             `tidings-slot` (from others, and with `wire="cap"`) is all in the first. It cannot be changed while there are messages.
+        arguments: more of a group's queues when they are declared: `x-quorum-initial-group-size`. A queue that is there must have the same.
         prefetch: messages that a receiver may have without having acknowledged them, 1 to 65535.
         most: bytes that a message may have; the broker closes the channel over a larger one than it takes. Of a larger one that is received
             only the beginning is kept.
         timeout: seconds without a confirmation after which a publisher is over.
+
+    Raises:
+        ConfigurationError: one of them cannot be.
     """
 
     url: str = field(repr=False)
@@ -63,13 +87,29 @@ class RabbitMQ:
     exchange: str = "tidings"
     ordered: bool = True
     partitions: int | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
     prefetch: int = 1000
     most: int = 16 << 20
     timeout: float = 30.0
 
     def __post_init__(self) -> None:
-        if self.partitions is not None and not 1 <= self.partitions <= SLOTS:
-            raise ConfigurationError(f"partitions={self.partitions} is not 1 to {SLOTS}, nor None for one queue without partitions")
+        check_url("RabbitMQ", self.url, ["amqp", "amqps"])
+        if "," in (urlsplit(self.url).hostname or ""):
+            raise ConfigurationError(
+                f"RabbitMQ {described(self.url)}: the URL has several hosts: give one, a name that stands for all of them, or a load balancer's"
+            )
+        self._check_parameters()
+        check_name("RabbitMQ", self.name)
+        if not isinstance(self.exchange, str) or not 0 < len(self.exchange.encode()) <= _LONGEST - len(".dead"):
+            raise ConfigurationError(f"RabbitMQ exchange={self.exchange!r}: give a name of 1 to {_LONGEST - len('.dead')} bytes")
+        if self.partitions is not None and not (type(self.partitions) is int and 1 <= self.partitions <= SLOTS):
+            raise ConfigurationError(
+                f"RabbitMQ partitions={self.partitions!r} is not 1 to {SLOTS}, nor None for one queue without partitions"
+            )
+        check_reserved("RabbitMQ", "arguments", self.arguments, _RESERVED)
+        check_whole("RabbitMQ", "prefetch", self.prefetch, 1, 65_535)
+        check_whole("RabbitMQ", "most", self.most, 1)
+        check_seconds("RabbitMQ", "timeout", self.timeout)
 
     @property
     def failure(self) -> Failure:
@@ -94,6 +134,7 @@ class RabbitMQ:
         """Declare the exchanges, and for each group its queues, bound to its topics."""
         if mode == "off":
             return
+        self._check_names(topics, groups)
         aiormq = load_aiormq()
         connection = await self._connect()
         try:
@@ -143,8 +184,40 @@ class RabbitMQ:
             raise self._down(error) from error
         return receiver
 
+    def _check_parameters(self) -> None:
+        found = parameters(self.url)
+        if unknown := sorted(found.keys() - _PARAMETERS):
+            raise ConfigurationError(
+                f"RabbitMQ {described(self.url)}: the URL has a parameter {unknown[0]!r}, which aiormq does not know; it knows "
+                f"{', '.join(sorted(_PARAMETERS))}"
+            )
+        if self.url.startswith("amqp://") and (unused := sorted(found.keys() & _FOR_TLS)):
+            raise ConfigurationError(f"RabbitMQ {described(self.url)}: {unused[0]} is for TLS, which amqp:// has not: give amqps://")
+        for what in ("heartbeat", "timeout"):
+            if not (value := found.get(what, "1")).isdecimal() or int(value) > _MOST_SECONDS:
+                raise ConfigurationError(
+                    f"RabbitMQ {described(self.url)}: {what}={value!r} is no whole number of seconds from 0 to {_MOST_SECONDS}"
+                )
+        if found.get("auth", "plain").lower() not in ("plain", "external"):
+            raise ConfigurationError(f"RabbitMQ {described(self.url)}: auth={found['auth']!r} is neither plain nor external")
+
+    def _check_names(self, topics: Sequence[str], groups: Mapping[str, Sequence[str]]) -> None:
+        """Refuse names that are too long: the broker does not say which of them is.
+
+        Raises:
+            ProvisionError: one of them is.
+        """
+        longest = 0 if self.partitions is None else len(".partitions")
+        for what, names, most in (("group", groups, _LONGEST - longest), ("topic", {*topics, *chain(*groups.values())}, _LONGEST)):
+            for name in names:
+                if (size := len(name.encode())) > most:
+                    raise ProvisionError(
+                        f"{described(self.url)}: {what} {name!r} has {size} bytes, more than the {most} that RabbitMQ takes"
+                    )
+
     def _arguments(self, dead: str) -> dict[str, Any]:
         return {
+            **self.arguments,
             "x-queue-type": "quorum",
             "x-delivery-limit": _DELIVERY_LIMIT,
             "x-dead-letter-exchange": dead,
@@ -200,6 +273,7 @@ class RabbitMQ:
 
     async def _connect(self, **options: Any) -> AbstractConnection:
         aiormq = load_aiormq()
+        check_files(self.url, {name: value for name, value in parameters(self.url).items() if name in _FILES})
         try:
             async with asyncio.timeout(self.timeout):
                 connection: AbstractConnection = await aiormq.connect(self.url, **options)

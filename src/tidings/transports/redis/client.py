@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from tidings.errors import MissingExtra
+from tidings.transports.closing import close_within
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis as Client
@@ -18,9 +17,7 @@ __all__ = ["close_client", "load_redis"]
 
 async def close_client(client: Client) -> None:
     """Close it, in seconds at most, whatever state it is in."""
-    with contextlib.suppress(Exception):
-        async with asyncio.timeout(5):
-            await client.aclose()
+    await close_within(client.aclose(), "redis")
 
 
 def load_redis() -> Any:

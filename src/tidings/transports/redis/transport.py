@@ -10,12 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 from tidings.codecs.bindings import REDIS, Binding
 from tidings.codecs.wire import Wire
-from tidings.errors import ProvisionError, TransportDown
+from tidings.errors import ConfigurationError, ProvisionError, TransportDown
 from tidings.transports.base import Failure, Provision
+from tidings.transports.checks import check_files, check_name, check_reserved, check_seconds, check_url, check_whole, parameters
 from tidings.transports.redis.client import close_client, load_redis
 from tidings.transports.redis.entries import message_of
 from tidings.transports.redis.log import Reader
@@ -28,6 +30,19 @@ if TYPE_CHECKING:
 
 __all__ = ["Redis"]
 
+_FILES = {"ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile"}
+_ANSWERS = "it reads the server's answers itself"
+#: Parameters of the URL that are not the user's, each with why.
+_RESERVED = {
+    "decode_responses": _ANSWERS,
+    "encoding": _ANSWERS,
+    "encoding_errors": _ANSWERS,
+    "legacy_responses": _ANSWERS,
+    "protocol": _ANSWERS,
+    "retry_on_error": "a command that was sent once more would come after what followed it",
+    "retry_on_timeout": "a command that was sent once more would come after what followed it",
+}
+
 
 @dataclass(frozen=True)
 class Redis:
@@ -36,11 +51,15 @@ class Redis:
     Attributes:
         url: `redis://user:password@host:port/0`, or `rediss://`, with the parameters that redis-py knows.
         name: what logs, `tidings status` and deliveries call it; its checkpoint is stored under it. Two transports need two names.
-        wire: `structured` writes the whole event as JSON into the field `data`; `cap` writes the two fields of DotNetCore.CAP. All are read.
+        wire: `structured` writes the whole event as JSON into the field `data`; `cap` writes the two fields of DotNetCore.CAP,
+            and reads them, too.
         idle: seconds after which another receiver takes what one that has crashed held; handlers must be quicker.
         retain: entries that a stream keeps at least; None keeps all of them for ever.
         most: bytes that a message may have.
         timeout: seconds without an answer after which a connection is over.
+
+    Raises:
+        ConfigurationError: one of them cannot be.
     """
 
     url: str = field(repr=False)
@@ -51,6 +70,28 @@ class Redis:
     retain: int | None = None
     most: int = 16 << 20
     timeout: float = 30.0
+
+    def __post_init__(self) -> None:
+        check_url("Redis", self.url, ["redis", "rediss", "unix"])
+        parts = urlsplit(self.url)
+        if "," in (parts.hostname or ""):
+            raise ConfigurationError(
+                f"Redis {described(self.url)}: the URL has several hosts: give one; Sentinel and Cluster are not supported"
+            )
+        if parts.scheme != "unix" and not (parts.path.strip("/") or "0").isdecimal():
+            raise ConfigurationError(f"Redis {described(self.url)}: what follows the host is the number of a database, /0")
+        given = parameters(self.url)
+        check_reserved("Redis", "url", given, _RESERVED)
+        if parts.scheme != "rediss" and (unused := sorted(name for name in given if name.startswith("ssl_"))):
+            raise ConfigurationError(
+                f"Redis {described(self.url)}: {unused[0]} is for TLS, which {parts.scheme}:// has not: give rediss://"
+            )
+        check_name("Redis", self.name)
+        check_seconds("Redis", "idle", self.idle)
+        if self.retain is not None:
+            check_whole("Redis", "retain", self.retain, 1)
+        check_whole("Redis", "most", self.most, 1)
+        check_seconds("Redis", "timeout", self.timeout)
 
     @property
     def failure(self) -> Failure:
@@ -165,6 +206,7 @@ class Redis:
 
     def _client(self) -> Client:
         redis = load_redis()
+        check_files(self.url, {name: value for name, value in parameters(self.url).items() if name in _FILES})
         try:
             client: Client = redis.asyncio.Redis.from_url(
                 self.url,
@@ -174,8 +216,13 @@ class Redis:
                 socket_connect_timeout=self.timeout,
                 protocol=2,
             )
+            # A parameter that it does not know, or that cannot be, is noticed here only.
+            pool: Any = client.connection_pool
+            pool.make_connection()
         except ValueError:
             raise unreadable(self.url) from None
+        except (TypeError, redis.exceptions.RedisError) as error:
+            raise ConfigurationError(f"{described(self.url)}: the URL has a parameter that cannot be used: {error}") from None
         return client
 
     def _down(self, error: object) -> TransportDown:
