@@ -73,6 +73,28 @@ async def test_a_broker_that_is_down_at_start_does_not_keep_the_service_from_sta
     assert "the service starts without it" in caplog.text
 
 
+async def test_what_cannot_be_used_any_more_is_tried_again_in_a_process_that_is_running(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = Memory()
+    there = False
+
+    async def connect() -> object:
+        if not there:
+            raise ConfigurationError("memory: cafile='/run/ca.pem' is not there")
+        return await Memory.publisher(broker)
+
+    monkeypatch.setattr(broker, "publisher", connect)
+    with caplog.at_level(logging.INFO):
+        async with relaying(world, broker) as service:
+            await world.publish(service, *orders(1, 5))
+            await until(lambda: state_of(world) == ("open", "memory: cafile='/run/ca.pem' is not there"))
+            there = True
+            await until_equal(lambda: len(sent(broker)), 5)
+    (again,) = [record for record in caplog.records if "connected again after" in record.getMessage()]
+    assert again.__dict__["transport"] == "memory"
+
+
 async def test_a_broker_that_does_not_answer_does_not_either(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     broker = Memory()
 

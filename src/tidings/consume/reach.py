@@ -82,7 +82,9 @@ class Reach:
             StoreDown: the database cannot be used.
         """
         if self._down_since is not None:
-            self._logger.info("%s: connected again after %.0f s", self._compiled.label, elapsed() - self._down_since)
+            self._logger.info(
+                "%s: connected again after %.0f s", self._compiled.label, elapsed() - self._down_since, extra={"transport": self._transport}
+            )  # fmt: skip
         self._down_since = None
         await self._tell(lease, None)
 

@@ -25,7 +25,7 @@ from tidings.consume.reach import Reach, unless_stopped
 from tidings.consume.routing import Compiled
 from tidings.consume.sources import Feed
 from tidings.consume.tenure import Tenure, bounded, cause_of, hold, rest
-from tidings.errors import LeaseLost, ProvisionError, ReplicaError, TransportDown
+from tidings.errors import ConfigurationError, LeaseLost, ProvisionError, ReplicaError, TransportDown
 from tidings.stores.base import Lease
 from tidings.stores.sql.registry import inbound_reader
 from tidings.transports.base import Log, Provision
@@ -166,7 +166,8 @@ class Subscriber:
         """Connect and receive, until that fails; then wait before the next time."""
         try:
             channel = await unless_stopped(self._connect(tenure), self._stopping)
-        except (TransportDown, ProvisionError) as error:
+        except (TransportDown, ProvisionError, ConfigurationError) as error:
+            # The last: a file with a certificate is gone, say, which was there when the service started.
             await self.reach.failed(lease, error)
             return
         if channel is None:

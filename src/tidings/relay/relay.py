@@ -19,7 +19,7 @@ from tidings.consume.reach import Reach, unless_stopped
 from tidings.consume.routing import Compiled
 from tidings.consume.tenure import Tenure, bounded, cause_of, hold
 from tidings.consume.tuning import Tuning
-from tidings.errors import ProvisionError, TransportDown
+from tidings.errors import ConfigurationError, ProvisionError, TransportDown
 from tidings.publish.publisher import Publisher
 from tidings.relay.encoding import Encoder
 from tidings.relay.line import ChannelLost, Line
@@ -109,7 +109,8 @@ class Relay:
         """Connect and send, until that fails; then wait before the next time."""
         try:
             channel = await unless_stopped(self._connect(), self._stopping)
-        except (TransportDown, ProvisionError) as error:
+        except (TransportDown, ProvisionError, ConfigurationError) as error:
+            # The last: a file with a certificate is gone, say, which was there when the service started.
             await self.reach.failed(tenure.lease, error)
             return
         if channel is None:
