@@ -74,6 +74,7 @@ class Publisher:
         self._turn = asyncio.Lock()
 
     async def start(self) -> None:
+        """Connect."""
         self._client = client = await self._transport._connect(self._broke)
         try:
             self._inbox = f"{client.new_inbox()}."
@@ -83,6 +84,7 @@ class Publisher:
             raise self._transport._down(error) from error
 
     async def publish(self, batch: Sequence[Outgoing], /) -> list[Outcome]:
+        """Send messages; return what became of each."""
         headers: dict[int, dict[str, str]] = {}
         outcomes = sifted(batch, lambda outgoing: self._why_not(outgoing, headers))
         if None in outcomes and self._over is None:
@@ -101,6 +103,7 @@ class Publisher:
         return found
 
     async def close(self) -> None:
+        """Give the connection up; what is under way ends as confirmed or unconfirmed."""
         self._lost("the publisher is closed")
         await self._end()
 

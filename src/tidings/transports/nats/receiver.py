@@ -44,16 +44,19 @@ class Receiver:
         self._pulls: list[Pull] = []
 
     async def connect(self) -> JetStreamContext:
+        """Connect."""
         self._client = await self._transport._connect(self._lost)
         return self._client.jetstream(timeout=self._transport.timeout)
 
     async def start(self, group: str, topics: Sequence[str]) -> None:
+        """Connect, and begin to receive."""
         context = await self.connect()
         for topic in topics:
             await context.consumer_info(self._transport.stream(topic), consumer_of(group, topic))
             await self._pull(topic, consumer_of(group, topic), partial(self._take, topic))
 
     async def receive(self, most: int, seconds: float) -> list[Incoming]:
+        """Return messages as soon as there are any, or none after that time."""
         deadline = monotonic() + seconds
         while not self._waiting and self._over is None:
             self._news.clear()
@@ -74,17 +77,20 @@ class Receiver:
         return found
 
     async def acknowledge(self, incoming: Sequence[Incoming], /) -> None:
+        """Say that these need not be delivered again."""
         if self._over is not None:
             raise self._transport._down(self._over)
         await self._guarded(self._acknowledge(incoming))
 
     def withdrawn(self) -> frozenset[str]:
+        """Nothing is ever withdrawn."""
         return frozenset()
 
     def let_go(self, shards: Collection[str], /) -> None:
         """Nothing is ever withdrawn."""
 
     async def close(self) -> None:
+        """Give the connection up, and with it what was not acknowledged."""
         self._lost("the receiver is closed")
         if self._client is None:
             return
@@ -156,6 +162,7 @@ class Reader(Receiver):
         self._shared: set[str] = set()
 
     async def begin(self, after: Mapping[str, str]) -> None:
+        """Connect, and begin to read behind these positions."""
         context = await self.connect()
         api = load_nats().js.api
         for topic, position in after.items():
@@ -189,6 +196,7 @@ class Reader(Receiver):
         self._last[topic] = last
 
     async def acknowledge(self, incoming: Sequence[Incoming], /) -> None:
+        """Do nothing: whoever reads by position stores how far he has come."""
         if self._over is not None:
             raise self._transport._down(self._over)
 

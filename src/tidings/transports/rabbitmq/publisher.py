@@ -83,9 +83,11 @@ class Publisher:
         self._tag = 0
 
     async def start(self) -> None:
+        """Connect."""
         await self._link.open(confirms=True)
 
     async def publish(self, batch: Sequence[Outgoing], /) -> list[Outcome]:
+        """Send messages; return what became of each."""
         written: list[bytes] = []
         outcomes = sifted(batch, lambda outgoing: self._write(outgoing, written))
         numbers = [number for number, outcome in enumerate(outcomes) if outcome is None]
@@ -99,6 +101,7 @@ class Publisher:
         return [outcome for outcome in outcomes if outcome is not None]
 
     async def close(self) -> None:
+        """Give the connection up; what is under way ends as confirmed or unconfirmed."""
         self._lost("the publisher is closed")
         await self._link.close()
 
@@ -149,6 +152,7 @@ class Publisher:
         self._calls.clear()
 
     def confirmed(self, tag: int, multiple: bool, stored: bool) -> None:
+        """Note what the broker has confirmed, or could not store."""
         if not stored:
             self._lost("the broker could not store a message")
         for call in self._calls:
@@ -160,6 +164,7 @@ class Publisher:
             self._calls.popleft()
 
     def returned(self, content: Content) -> None:
+        """Note what no queue takes."""
         any(call.give_back(content.topic, content.message) for call in self._calls)
 
     def delivered(self, content: Content) -> None:

@@ -43,6 +43,7 @@ class Receiver:
         self._over: str | None = None
 
     async def start(self) -> None:
+        """Connect, and begin to receive."""
         channel = await self._link.open(confirms=False)
         await channel.basic_qos(prefetch_count=self._transport.prefetch)
         channel.on_consumer_cancel_callbacks.add(self._cancelled)
@@ -51,6 +52,7 @@ class Receiver:
             await channel.basic_consume(queue, _nobody, consumer_tag=queue)
 
     async def receive(self, most: int, seconds: float) -> list[Incoming]:
+        """Return messages as soon as there are any, or none after that time."""
         if not self._waiting and self._over is None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
@@ -65,6 +67,7 @@ class Receiver:
         return found
 
     async def acknowledge(self, incoming: Sequence[Incoming], /) -> None:
+        """Say that these need not be delivered again."""
         if self._over is not None:
             raise self._transport._down(self._over)
         tags = sorted(tag for owner, tag in (one.receipt for one in incoming) if owner is self and tag in self._open)
@@ -85,16 +88,19 @@ class Receiver:
             raise self._transport._down(self._over)
 
     def withdrawn(self) -> frozenset[str]:
+        """Nothing is ever withdrawn."""
         return frozenset()
 
     def let_go(self, shards: Collection[str], /) -> None:
         """Nothing is ever withdrawn."""
 
     async def close(self) -> None:
+        """Give the connection up, and with it what was not acknowledged."""
         self._lost("the receiver is closed")
         await self._link.close()
 
     def delivered(self, content: Content) -> None:
+        """Keep a message for whoever receives."""
         self._open[content.tag] = None
         self._waiting.append(content)
         self._bytes += len(content.message.body or b"")

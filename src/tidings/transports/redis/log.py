@@ -68,6 +68,7 @@ class Reader:
                 raise ProvisionError(f"there is no stream {topic!r}")
 
     async def receive(self, most: int, seconds: float) -> list[Incoming]:
+        """Return messages as soon as there are any, or none after that time."""
         deadline = time.monotonic() + seconds
         try:
             while not self._waiting and self._over is None:
@@ -85,16 +86,19 @@ class Reader:
         return [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
 
     async def acknowledge(self, incoming: Sequence[Incoming], /) -> None:
+        """Do nothing: whoever reads by position stores how far he has come."""
         if self._over is not None:
             raise self._down(self._over)
 
     def withdrawn(self) -> frozenset[str]:
+        """Nothing is ever withdrawn."""
         return frozenset()
 
     def let_go(self, shards: Collection[str], /) -> None:
         """Nothing is ever withdrawn."""
 
     async def close(self) -> None:
+        """Give the connection up, and with it what was not acknowledged."""
         self._over = self._over or "the reader is closed"
         await self._end()
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from tidings.transports.base import CONFIRMED, Outcome, Outgoing, refused, sifted, size_of, unconfirmed
+from tidings.transports.closing import close_within
 from tidings.transports.redis.client import close_client, load_redis
 from tidings.transports.redis.entries import fields_of
 
@@ -35,10 +35,12 @@ class Publisher:
         self._pack = _packer()
 
     async def start(self) -> None:
+        """Connect."""
         pool: Any = self._client.connection_pool
         self._connection = await pool.get_connection()
 
     async def publish(self, batch: Sequence[Outgoing], /) -> list[Outcome]:
+        """Send messages; return what became of each."""
         packed: list[bytes] = []
         outcomes = sifted(batch, lambda outgoing: self._write(outgoing, packed))
         commands = dict(zip([number for number, outcome in enumerate(outcomes) if outcome is None], packed, strict=True))
@@ -48,14 +50,13 @@ class Publisher:
         return [outcome or unconfirmed(self._over or "the connection is lost", broken=self._broken) for outcome in outcomes]
 
     async def close(self) -> None:
+        """Give the connection up; what is under way ends as confirmed or unconfirmed."""
         self._over = self._over or "the publisher is closed"
         await self._end()
 
     async def _end(self) -> None:
         if self._connection is not None:
-            with contextlib.suppress(Exception):
-                async with asyncio.timeout(5):
-                    await self._connection.disconnect(nowait=True)
+            await close_within(self._connection.disconnect(nowait=True), "redis")
         await close_client(self._client)
 
     def _write(self, outgoing: Outgoing, packed: list[bytes]) -> str | None:

@@ -45,6 +45,7 @@ class Receiver:
         self._over: str | None = None
 
     async def receive(self, most: int, seconds: float) -> list[Incoming]:
+        """Return messages as soon as there are any, or none after that time."""
         redis = load_redis()
         deadline = time.monotonic() + seconds
         try:
@@ -60,6 +61,7 @@ class Receiver:
         return [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
 
     async def acknowledge(self, incoming: Sequence[Incoming], /) -> None:
+        """Say that these need not be delivered again."""
         redis = load_redis()
         if self._over is not None:
             raise self._transport._down(self._over)
@@ -81,12 +83,14 @@ class Receiver:
             self._held[topic].difference_update(entries)
 
     def withdrawn(self) -> frozenset[str]:
+        """Nothing is ever withdrawn."""
         return frozenset()
 
     def let_go(self, shards: Collection[str], /) -> None:
         """Nothing is ever withdrawn."""
 
     async def close(self) -> None:
+        """Give the connection up, and with it what was not acknowledged."""
         if self._over is None:
             self._over = "the receiver is closed"
             with contextlib.suppress(load_redis().exceptions.RedisError, OSError, TimeoutError):
