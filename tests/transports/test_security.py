@@ -125,6 +125,24 @@ async def test_a_broker_whose_authority_is_unknown_gets_no_password(secure: tupl
     assert PASSWORD not in "".join(traceback.format_exception(caught.value, chain=True))
 
 
+@pytest.mark.parametrize("kind", ["rabbitmq", "redis", "kafka"])
+async def test_a_server_without_tls_hears_no_password(kind: str) -> None:
+    """NATS, where the server speaks first, has tests of its own."""
+    heard: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(await reader.read(4096))
+        writer.write(b"what?")
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        with pytest.raises(TransportDown):
+            await MAKE[kind](f"127.0.0.1:{server.sockets[0].getsockname()[1]}", PASSWORD, None).publisher()
+    assert heard
+    # The record that begins a handshake.
+    assert all(data[:1] == b"\x16" and PASSWORD.encode() not in data for data in heard if data)
+
+
 @pytest.mark.parametrize("kind", list(MAKE))
 async def test_an_unreachable_broker_is_named_without_the_password(kind: str) -> None:
     transport = MAKE[kind]("127.0.0.1:1", PASSWORD, None)
