@@ -19,9 +19,11 @@ from tidings.consume.dead import Dead
 from tidings.consume.deliveries import Retrier
 from tidings.consume.environments import Claims, EnvironmentRouting, Environments
 from tidings.consume.execution import Execution, Failed
+from tidings.consume.failures import this_process
 from tidings.consume.gate import Gatekeeper
 from tidings.consume.limits import Limit
 from tidings.consume.opening import Opener
+from tidings.consume.reach import Reach, reported
 from tidings.consume.receiver import Receiver
 from tidings.consume.routing import Compiled
 from tidings.consume.sources import Feed, Sources, sources_of
@@ -147,8 +149,11 @@ class Runtime:
         await store.transact(store.registry.add_task, "task:mover")
         await store.transact(store.registry.add_task, "task:purger")
         self._loop = asyncio.get_running_loop()
-        heart = Heart(store, self.worker, self.service, self.environment, ",".join(sorted(self.roles)), self.version, self.counters)
+        heart = Heart(
+            store, self.worker, self.service, self.environment, ",".join(sorted(self.roles)), self.version, self.counters, self._report_brokers
+        )  # fmt: skip
         await heart.first()
+        await self._sign([*self.subscriptions, *(compiled for _, compiled in (*relays, *fed))])
         self._heart = heart
         self._parts = [heart]
         slots = asyncio.Semaphore(self._slots(len(starts) + len(fed)))
@@ -166,6 +171,8 @@ class Runtime:
                     )
                 )  # fmt: skip
             self._parts += self.relays
+        for _, reach in self._reaches():
+            reach.changed = heart.soon
         if "schedule" in self.roles:
             self.mover = LeasedTask("task:mover", store, self.worker, Mover(store, self._wake_readers, self.counters).step)
             purger = LeasedTask(
@@ -189,6 +196,21 @@ class Runtime:
             "service %s started: %d subscriptions, roles %s", self.service, len(self.subscriptions), ",".join(sorted(self.roles)),
             extra={"service": self.service},
         )  # fmt: skip
+
+    async def _sign(self, all_: Sequence[Compiled]) -> None:
+        """Draw the number by which the inbox names this worker."""
+        store = self.store
+        number = await store.transact(store.numbers.draw, self.worker, self.service, *this_process())
+        if number is not None:
+            mine = [compiled.id for compiled in all_] + [compiled.claims.id for compiled in all_ if compiled.claims is not None]
+            store.inbox.workers.update(dict.fromkeys(mine, number))
+
+    def _reaches(self) -> list[tuple[Transport, Reach]]:
+        reaches = [(relay.transport, relay.reach) for relay in self.relays]
+        return reaches + [(subscriber.feed.transport, subscriber.reach) for subscriber in self.subscribers]
+
+    def _report_brokers(self) -> str:
+        return reported(() if self.routing is None else self.routing.brokers, self._reaches())
 
     def _needs(self, brokers: Sequence[Transport], sources: Sources) -> list[Needs]:
         """Return what has to be there at the brokers that this process uses."""

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import random
-import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -14,6 +12,7 @@ from dataclasses import dataclass, field
 from tidings.clock import elapsed
 from tidings.consume.counters import Counters
 from tidings.consume.execution import StoreDown
+from tidings.consume.failures import this_process
 from tidings.consume.parking import guarded
 from tidings.stores.base import Lease
 from tidings.stores.sql.stats import FINE, MINUTES
@@ -28,6 +27,9 @@ _BATCH = 500
 #: Seconds between two times that old counts are rolled up; more than the age of anything.
 _ROLLED = 60.0
 _EVER = 4e9
+#: Seconds between two beats at least, however often a connection breaks.
+_SOON = 1.0
+_DAY = 86400.0
 
 
 class LeasedTask:
@@ -136,6 +138,8 @@ class Purger:
         rows += await guarded(self.store.transact(upkeep.purge_inbox, lease, self.inbox, 5000))
         rows += await guarded(self.store.transact(upkeep.purge_dead, lease, self.dead, 500))
         rows += await guarded(self.store.transact(self.store.commands.purge_keys, lease, self.inbox, 5000))
+        # A little longer than the rows that name them, which go in batches.
+        await guarded(self.store.transact(self.store.numbers.purge, lease, self.inbox + _DAY, 5000))
         await self._roll_up(lease)
         if rows:
             logger.info("purged %d rows", rows, extra={"rows": rows})
@@ -180,7 +184,11 @@ class AuditPurger:
 
 
 class Heart:
-    """Says every ten seconds that this worker is alive, and writes its counters down."""
+    """Says every ten seconds that this worker is alive, and how it stands with the brokers, and writes its counters down.
+
+    Args:
+        brokers: returns the latter, as `stores.sql.brokers` reads it.
+    """
 
     def __init__(
         self,
@@ -191,28 +199,40 @@ class Heart:
         roles: str,
         version: str,
         counters: Counters,
+        brokers: Callable[[], str] = lambda: "[]",
         seconds: float = 10.0,
     ) -> None:
         self._store = store
         self._worker = worker
         self._service = service
-        self._about = (environment, roles, socket.gethostname()[:200], os.getpid(), version)
+        self._about = (environment, roles, *this_process(), version)
         self._counters = counters
+        self._brokers = brokers
         self._seconds = seconds
         self._stopping = asyncio.Event()
+        self._news = asyncio.Event()
 
     def stop(self) -> None:
         """Beat no more; `last` remains to be called."""
         self._stopping.set()
+        self._news.set()
+
+    def soon(self) -> None:
+        """Beat within a second: a connection to a broker has come or gone."""
+        self._news.set()
 
     async def run(self) -> None:
         """Beat until stopped."""
-        while not self._stopping.is_set():
+        while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._seconds):
-                    await self._stopping.wait()
-                    return
-            await self._write(self._store.upkeep.beat, self._worker, self._service, *self._about)
+                    await self._news.wait()
+                    async with asyncio.timeout(min(_SOON, self._seconds)):
+                        await self._stopping.wait()
+            if self._stopping.is_set():
+                return
+            self._news.clear()
+            await self._write(self._store.upkeep.beat, self._worker, self._service, *self._about, self._brokers())
 
     async def last(self) -> None:
         """Write down what was counted until the very end, and leave."""
@@ -235,4 +255,4 @@ class Heart:
 
     async def first(self) -> None:
         """Beat once, at start, so that everyone sees this worker at once."""
-        await guarded(self._store.call(self._store.upkeep.beat, self._worker, self._service, *self._about))
+        await guarded(self._store.call(self._store.upkeep.beat, self._worker, self._service, *self._about, self._brokers()))

@@ -99,9 +99,10 @@ class Upkeep:
         self.drop_lane = Sql(f"delete from {names.lanes} where {lane} and state = 'dead' and depth = 1 returning depth")
         self.drop_deliveries = Sql(f"delete from {names.deliveries} where {lane}")
         self.beat_ = Sql(f"""
-            insert into {names.workers} (id, service, environment, roles, host, pid, version{"" if pg else ", started_at, seen_at"})
-            values ({typed("$1", "uuid")}, $2, $3, $4, $5, {typed("$6", "int")}, $7{"" if pg else f", {dialect.now}, {dialect.now}"})
-            on conflict (id) do update set seen_at = {dialect.now}
+            insert into {names.workers} (id, service, environment, roles, host, pid, version, brokers{"" if pg else ", started_at, seen_at"})
+            values ({typed("$1", "uuid")}, $2, $3, $4, $5, {typed("$6", "int")}, $7, {typed("$8", "json")}
+                    {"" if pg else f", {dialect.now}, {dialect.now}"})
+            on conflict (id) do update set seen_at = {dialect.now}, brokers = excluded.brokers
         """)
         self.environments_ = Sql(f"""
             select distinct environment from {names.workers}
@@ -150,10 +151,11 @@ class Upkeep:
         return gone
 
     def beat(
-        self, connection: Connection, worker: str, service: str, environment: str | None, roles: str, host: str, pid: int, version: str
-    ) -> None:
-        """Say that this worker is alive."""
-        run(connection, Command(self.beat_, (worker, service, environment, roles, host, pid, version)))
+        self, connection: Connection, worker: str, service: str, environment: str | None, roles: str, host: str, pid: int, version: str,
+        brokers: str = "[]",
+    ) -> None:  # fmt: skip
+        """Say that this worker is alive, and how it stands with the brokers; `brokers` is JSON as `stores.sql.brokers` reads it."""
+        run(connection, Command(self.beat_, (worker, service, environment, roles, host, pid, version, brokers)))
 
     def environments(self, connection: Connection, service: str, seconds: float) -> frozenset[str]:
         """Return the environments of a service whose handlers run somewhere: a worker was seen within so many seconds."""
