@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
     from tidings.dashboard import Auth, Dashboard, Redact
+    from tidings.log import LoggedEvent
     from tidings.observability.asgi import App
     from tidings.observability.health import Health
     from tidings.observability.prometheus import Collector
@@ -219,7 +220,8 @@ class Service:
             session: a SQLAlchemy `Session` or `AsyncSession`, or a scoped form of one, on the store's database.
             event: an instance of an event class of the service's contracts.
             key: the partition key, if not the one that the contract takes from the event; None for no key.
-            delay, at: enter the log later: after this time on the database's clock, or at this time (aware). `cancel` can stop it.
+            delay: enter the log later, after this time on the database's clock. `cancel` can stop it.
+            at: the same, at this time (aware).
             expires: from when on nobody needs to handle it any more: a time (aware), or a time from now.
             headers: the user's own headers, text only.
 
@@ -295,7 +297,8 @@ class Service:
             command: the name of a command's class.
             actor: who asked for it.
             outcome: `succeeded`, `rejected`, `failed`, `rolled back` or `repeated`.
-            since, until: bounds of when it began (aware).
+            since: it began at this time (aware) or later.
+            until: it began before this time.
             limit: the most rows.
         """
         store = self.store
@@ -431,7 +434,8 @@ class Service:
         """Give metrics and traces to OpenTelemetry. Call it before the service starts and publishes.
 
         Args:
-            meter_provider, tracer_provider: None is the ones that the application has set for the process.
+            meter_provider: None is the one that the application has set for the process.
+            tracer_provider: likewise.
 
         Raises:
             MissingExtra: `tidings[opentelemetry]` is not installed.
@@ -481,6 +485,35 @@ class Service:
         """Return how many handlers run at once in each subscription, by `group/name`."""
         return {compiled.label: compiled.options.concurrency for compiled in self._compile()}
 
+    async def read_log(
+        self, after: str | None = None, *, events: Collection[type] | None = None, key: str | None = None
+    ) -> AsyncIterator[LoggedEvent]:
+        """Read the log by hand, to its end: what was published, handled or not, for clients that ask for what they have missed.
+
+        Within a key the order is that of publishing. Whoever reads on with the cursor of the last event that it got misses nothing: an event of a
+        transaction that was open for long comes later, not behind the cursor's back (PostgreSQL's snapshots see to that). What the retention has
+        taken out of the log is no longer there. Events of everybody who shares the log are there; those that came through a broker are not.
+
+            async for logged in service.read_log(after=cursor, events=[OrderPlaced]):
+                cursor = logged.cursor
+
+        Args:
+            after: the `cursor` of the event to read on from; None is the beginning.
+            events: only events of these classes, in whatever version; None for all.
+            key: only events of this partition key.
+
+        Raises:
+            InvalidCursor: `after` is no cursor of this log.
+            ContractError: one of `events` is in none of the service's contracts.
+            StoreError: the store's tables cannot be used.
+        """
+        from tidings.log import read_log
+
+        types = {(each.name, each.version): each for each in self._types.values()}
+        wanted = None if events is None else frozenset(self._type_of(cls).name for cls in events)
+        async for logged in read_log(self.store, types, after, wanted, key):
+            yield logged
+
     async def replay(
         self,
         subscription: str,
@@ -498,7 +531,8 @@ class Service:
         Args:
             subscription: `group/name`, or the name alone if one group has it.
             name: a replay that stopped goes on under its name.
-            since, until: bounds of the time of publishing (aware).
+            since: published at this time (aware) or later.
+            until: published before this time.
             key: only events of this key.
             progress: called after each page.
 

@@ -59,7 +59,9 @@ class Dashboard:
     Args:
         store: the tables.
         service: the service that it is part of, if there is one.
-        auth, read_only, redact: see `Service.dashboard`.
+        auth: see `Service.dashboard`.
+        read_only: likewise.
+        redact: likewise.
     """
 
     def __init__(
