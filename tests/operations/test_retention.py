@@ -128,6 +128,20 @@ async def test_a_service_with_the_same_tables_throws_nothing_of_ours_away(world:
     assert world.one("select count(*) from tidings_outbox") == 0
 
 
+async def test_the_number_of_a_worker_goes_after_the_rows_that_may_name_it(world: World, shop: Shop) -> None:
+    service = shop.service(inbox_retention=10 * DAY)
+    async with service:
+        await world.publish(service, OrderPlaced("a", 0))
+        await until_equal(world.effects, [("a", 0)])
+    await purge(service)
+    await age(world, "worker_numbers", "gone_at", 10)
+    await purge(service)
+    assert world.one("select count(*) from tidings_worker_numbers") == 1
+    await age(world, "worker_numbers", "gone_at", 2)
+    await purge(service)
+    assert world.one("select count(*) from tidings_worker_numbers") == 0
+
+
 @pytest.mark.parametrize("name", ["outbox_retention", "inbox_retention", "dead_retention", "audit_retention"])
 @pytest.mark.parametrize("value", [timedelta(0), -DAY, 7, "7 days"])
 def test_a_retention_is_a_time(name: str, value: Any) -> None:

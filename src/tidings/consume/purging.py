@@ -26,6 +26,7 @@ _BATCH = 5000
 #: Seconds between two times that old counts are rolled up; more than the age of anything.
 _ROLLED = 60.0
 _EVER = 4e9
+_DAY = 86400.0
 
 
 @dataclass(slots=True)
@@ -53,6 +54,9 @@ class Purger:
             arguments = (lease, seconds, _BATCH, services, others)
             counts.append(await guarded(store.transact(store.upkeep.purge_inbox, *arguments)))
             counts.append(await guarded(store.transact(store.commands.purge_keys, *arguments)))
+        # A little longer than the rows that name them, which go in batches.
+        remembered = max(retention.inbox for retention in known.values())
+        counts.append(await guarded(store.transact(store.numbers.purge, lease, remembered + _DAY, _BATCH)))
         for service, retention in known.items():
             if retention.dead is not None:
                 counts.append(await guarded(store.transact(self._give_up, lease, service, retention.dead)))

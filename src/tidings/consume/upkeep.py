@@ -23,7 +23,6 @@ logger = logging.getLogger("tidings.upkeep")
 _BATCH = 500
 #: Seconds between two beats at least, however often a connection breaks.
 _SOON = 1.0
-_DAY = 86400.0
 
 
 class LeasedTask:
