@@ -319,6 +319,13 @@ class Runtime:
 
     def wake(self) -> None:
         """Look for news at once; callable from any thread."""
+        self._at_once(self._wake_readers)
+
+    def scheduled(self) -> None:
+        """Look at once when the next scheduled event is due; callable from any thread."""
+        self._at_once(self._wake_mover)
+
+    def _at_once(self, function: Callable[[], None]) -> None:
         loop = self._loop
         if loop is None or self._main is None or loop.is_closed():
             return
@@ -327,12 +334,11 @@ class Runtime:
         except RuntimeError:
             running = None
         if running is loop:
-            self._wake_all()
+            function()
         else:
-            loop.call_soon_threadsafe(self._wake_all)
+            loop.call_soon_threadsafe(function)
 
-    def _wake_all(self) -> None:
-        self._wake_readers()
+    def _wake_mover(self) -> None:
         if self.mover is not None:
             self.mover.wake()
 

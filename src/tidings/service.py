@@ -193,7 +193,7 @@ class Service:
         self.publisher = Publisher(
             name, self._type_of, store.publishing_statements, environment=topics, max_message_bytes=max_message_bytes,
             same_database=store.leads_here(same_database), same_identity=store.is_here, wake=self._wake,
-            count=self.counters.committed, collision=self.routing.collision, context=self.context, filters=self._publish_filters,
+            scheduled=self._scheduled, count=self.counters.committed, collision=self.routing.collision, context=self.context, filters=self._publish_filters,
         )  # fmt: skip
         #: Adds a handler; see `Subscriptions.subscribe`. For small programs: in larger ones, give each module a `Subscriptions`.
         self.subscribe = self._own.subscribe
@@ -628,3 +628,7 @@ class Service:
     def _wake(self) -> None:
         if self._runtime is not None:
             self._runtime.wake()
+
+    def _scheduled(self) -> None:
+        if self._runtime is not None:
+            self._runtime.scheduled()

@@ -2,10 +2,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import nats
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from nats.aio.client import Client
 from private_services.control import Control
 
 from tests.transports.conftest import private
@@ -20,6 +24,7 @@ from tidings.testing.conformance import TransportConformance
 from tidings.testing.log_conformance import LogConformance, Remove
 from tidings.transports.base import Outgoing
 from tidings.transports.nats import NATS, stream_of
+from tidings.transports.nats.sturdy import Sturdy
 
 
 @pytest.fixture
@@ -108,3 +113,65 @@ async def test_a_subject_that_another_stream_has_is_said(nats_url: str) -> None:
     await NATS(nats_url).provision([topic], {})
     with pytest.raises(ProvisionError, match="overlap"):
         await NATS(nats_url, wire="cap").provision([topic], {})
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.sampled_from(
+                [b"ce-id: 1", b"ce-id:2", b" ce-id :\t3 ", b"no colon", b"", b"two words: x", b": empty", b"a:b:c", b"\x1fa: \x1f"]
+            ),
+            st.binary(max_size=12),
+        )
+    )
+)
+def test_headers_are_read_as_the_client_reads_them(lines: list[bytes]) -> None:
+    raw = b"\r\n".join(lines)
+    assert Sturdy._parse_header_lines(raw) == Client._parse_header_lines(raw)
+
+
+async def test_messages_are_taken_as_they_are_read(nats_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by way of the client's queue and its task, which costs as much as reading them."""
+    queued: list[bytes] = []
+    process = Client._process_msg
+
+    async def watched(self: Client, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+        if reply.startswith(b"$JS.ACK"):
+            queued.append(subject)
+        await process(self, sid, subject, reply, data, headers)
+
+    monkeypatch.setattr(Client, "_process_msg", watched)
+    transport = NATS(url=nats_url)
+    topic = f"nats.taken.{uuid4().hex}"
+    await transport.provision([topic], {topic: [topic]})
+    publisher = await transport.publisher()
+    await publisher.publish([Outgoing(topic, encode_binary(PLACED, BINDING))])
+    for receiver in (await transport.receiver(topic, [topic]), await transport.reader({topic: ""})):
+        (found,) = await receiver.receive(1, 5)
+        assert decode(found.message, BINDING) == PLACED
+        await receiver.close()
+    assert queued == []
+    await publisher.close()
+
+
+async def test_what_taking_a_message_raises_does_not_end_the_reading(nats_url: str) -> None:
+    client = Sturdy()
+    told: list[Exception] = []
+    taken: list[bytes] = []
+
+    async def tell(error: Exception) -> None:
+        told.append(error)
+
+    async def take(message: Any) -> None:
+        if message.data == b"1":
+            raise ValueError(message.data)
+        taken.append(message.data)
+
+    await client.connect(nats_url, error_cb=tell)
+    subject = f"taken.{uuid4().hex}"
+    client.deliver(await client.subscribe(subject, cb=take), take)
+    for number in (b"1", b"2"):
+        await client.publish(subject, number)
+    await client.flush()
+    assert ([str(error) for error in told], taken) == (["b'1'"], [b"2"])
+    await client.close()

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
-from importlib import import_module
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tidings.transports.base import CONFIRMED, Outcome, Outgoing, refused, sifted, size_of, unconfirmed
-from tidings.transports.redis.client import close_client, load_redis
+from tidings.transports.redis.client import close_client, load_redis, packer
 from tidings.transports.redis.entries import fields_of
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ class Publisher:
         self._over: str | None = None
         self._broken = False
         self._turn = asyncio.Lock()
-        self._pack = _packer()
+        self._pack = packer()
 
     async def start(self) -> None:
         pool: Any = self._client.connection_pool
@@ -133,16 +132,3 @@ class Publisher:
             return refused(str(result))
         self._over = self._over or str(result)
         return unconfirmed(self._over)
-
-
-def _packer() -> Callable[[tuple[Any, ...]], bytes]:
-    try:
-        pack: Callable[[tuple[Any, ...]], bytes] = import_module("hiredis").pack_command
-    except (ModuleNotFoundError, AttributeError):
-        plain = load_redis().asyncio.Connection()
-
-        def packed(command: tuple[Any, ...]) -> bytes:
-            return b"".join(plain.pack_command(*command))
-
-        return packed
-    return pack
