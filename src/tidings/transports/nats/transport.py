@@ -196,7 +196,7 @@ class NATS:
             )
             await context.add_consumer(self.stream(topic), settings)
 
-    async def _connect(self, lost: Callable[[str], None] | None = None) -> Client:
+    async def _connect(self, lost: Callable[[str], None] | None = None, client: Client | None = None) -> Client:
         nats = load_nats()
 
         async def closed() -> None:
@@ -207,7 +207,7 @@ class NATS:
 
         try:
             async with asyncio.timeout(self.timeout):
-                client = Sturdy()
+                client = client or Sturdy()
                 await client.connect(
                     [part.strip() for part in self.url.split(",")],
                     **{
