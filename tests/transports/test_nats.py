@@ -24,7 +24,9 @@ from tidings.testing.conformance import TransportConformance
 from tidings.testing.log_conformance import LogConformance, Remove
 from tidings.transports.base import Outgoing
 from tidings.transports.nats import NATS, stream_of
-from tidings.transports.nats.sturdy import Sturdy
+from tidings.transports.nats.messages import head_of
+from tidings.transports.nats.publisher import Publisher
+from tidings.transports.nats.sturdy import Sending, Sturdy
 
 
 @pytest.fixture
@@ -154,6 +156,69 @@ async def test_messages_are_taken_as_they_are_read(nats_url: str, monkeypatch: p
     await publisher.close()
 
 
+class Writing(Client):
+    """A client that keeps what it would write."""
+
+    async def _send_command(self, cmd: bytes, priority: bool = False) -> None:
+        self.written = cmd
+
+
+@given(
+    st.dictionaries(st.sampled_from(["h", "ce-source", "X-Some_thing.else"]), st.text(st.characters(codec="utf-8"))),
+    st.text(st.characters(codec="utf-8")),
+)
+async def test_headers_are_written_as_the_client_writes_them(headers: dict[str, str], message_id: str) -> None:
+    writing = Writing()
+    await writing._send_publish("s", "", b"body", 4, {**headers, "content-type": "application/json", "Nats-Msg-Id": message_id})
+    head = head_of(Message(headers, b"body", "application/json", None, message_id))
+    assert writing.written.partition(b"\r\n")[2] == head + b"body\r\n"
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a:b", "a\r\nb", "ä"])
+async def test_a_header_that_cannot_have_its_name_is_refused_alone(nats_url: str, name: str) -> None:
+    transport = NATS(nats_url)
+    await transport.provision(["nats.names"], {})
+    publisher = await transport.publisher()
+    messages = [Message({name: "x"}, b"1"), Message({"good": "x"}, b"2"), Message({"good": "\udc80"}, b"3"), Message({}, b"4")]
+    outcomes = await publisher.publish([Outgoing("nats.names", message) for message in messages])
+    assert [outcome.kind for outcome in outcomes] == ["refused", "confirmed", "refused", "confirmed"]
+    await publisher.close()
+
+
+async def test_values_with_line_breaks_add_no_headers_and_messages_larger_than_a_piece_arrive(nats_url: str) -> None:
+    transport = NATS(nats_url)
+    topic = f"nats.written.{uuid4().hex}"
+    await transport.provision([topic], {"written": [topic]})
+    publisher, receiver = await transport.publisher(), await transport.receiver("written", [topic])
+    bodies = [b"%d\r\n" % number * (1 << 16) for number in range(4)]
+    messages = [Message({"note": " one\r\nforged: yes\n ", "none": None, "bytes": b"x"}, body) for body in bodies]
+    outcomes = await publisher.publish([Outgoing(topic, message) for message in messages])
+    assert {outcome.kind for outcome in outcomes} == {"confirmed"}
+    found = []
+    while len(found) < len(messages):
+        found += await receiver.receive(10, 5)
+    assert [incoming.message.body for incoming in found] == bodies
+    assert {tuple(incoming.message.headers.items()) for incoming in found} == {(("note", "one  forged: yes"), ("none", ""), ("bytes", "x"))}
+    await publisher.close()
+    await receiver.close()
+
+
+async def test_confirmations_do_not_go_through_the_client_s_queue(nats_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    queued: list[object] = []
+
+    async def answered(self: Publisher, answer: object) -> None:
+        queued.append(answer)
+
+    monkeypatch.setattr(Publisher, "_answered", answered)
+    transport = NATS(nats_url)
+    await transport.provision(["nats.direct"], {})
+    publisher = await transport.publisher()
+    outcomes = await publisher.publish([Outgoing("nats.direct", Message({}, b"x"))] * 10)
+    assert {outcome.kind for outcome in outcomes} == {"confirmed"}
+    assert queued == []
+    await publisher.close()
+
+
 async def test_what_taking_a_message_raises_does_not_end_the_reading(nats_url: str) -> None:
     client = Sturdy()
     told: list[Exception] = []
@@ -175,3 +240,13 @@ async def test_what_taking_a_message_raises_does_not_end_the_reading(nats_url: s
     await client.flush()
     assert ([str(error) for error in told], taken) == (["b'1'"], [b"2"])
     await client.close()
+
+
+async def test_confirmations_that_come_the_client_s_way_count_too(nats_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Sending, "take", lambda *_: None)
+    transport = NATS(nats_url)
+    await transport.provision(["nats.queued"], {})
+    publisher = await transport.publisher()
+    outcomes = await publisher.publish([Outgoing("nats.queued", Message({}, b"x"))] * 10)
+    assert {outcome.kind for outcome in outcomes} == {"confirmed"}
+    await publisher.close()

@@ -216,3 +216,21 @@ async def test_what_a_crashed_receiver_held_comes_to_another_after_a_time(redis_
     await other.acknowledge([found])
     for one in (publisher, crashed, other):
         await one.close()
+
+
+async def test_a_server_that_does_not_answer_ends_the_publisher_in_time(redis_url: str) -> None:
+    transport = Redis(redis_url, timeout=0.3)
+    await transport.provision(["redis.silent"], {})
+    publisher = await transport.publisher()
+    message = encode_binary(PLACED, REDIS)
+    (outcome,) = await publisher.publish([Outgoing("redis.silent", message)])
+    assert outcome.kind == "confirmed"
+    async with client.Redis.from_url(redis_url) as server:
+        await server.execute_command("CLIENT", "PAUSE", 10_000, "WRITE")
+        try:
+            async with asyncio.timeout(5):
+                outcomes = await publisher.publish([Outgoing("redis.silent", message)] * 2)
+        finally:
+            await server.execute_command("CLIENT", "UNPAUSE")
+    assert [outcome.kind for outcome in outcomes] == ["unconfirmed", "unconfirmed"]
+    await publisher.close()

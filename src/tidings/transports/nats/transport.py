@@ -197,7 +197,7 @@ class NATS:
             )
             await context.add_consumer(self.stream(topic), settings)
 
-    async def _connect(self, lost: Callable[[str], None] | None = None) -> Sturdy:
+    async def _connect(self, lost: Callable[[str], None] | None = None, client: Sturdy | None = None) -> Sturdy:
         nats = load_nats()
 
         async def closed() -> None:
@@ -208,7 +208,7 @@ class NATS:
 
         try:
             async with asyncio.timeout(self.timeout):
-                client = Sturdy()
+                client = client or Sturdy()
                 await client.connect(
                     [part.strip() for part in self.url.split(",")],
                     **{

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from tidings.transports.base import CONFIRMED, Outcome, Outgoing, refused, sifted, size_of, unconfirmed
@@ -36,6 +37,8 @@ class Publisher:
     async def start(self) -> None:
         pool: Any = self._client.connection_pool
         self._connection = await pool.get_connection()
+        # A transaction has one bound of time, in place of a timer for each answer.
+        self._connection.socket_timeout = None
 
     async def publish(self, batch: Sequence[Outgoing], /) -> list[Outcome]:
         packed: list[bytes] = []
@@ -69,7 +72,7 @@ class Publisher:
 
     def _command(self, outgoing: Outgoing) -> bytes:
         limit = () if self._transport.retain is None else ("MAXLEN", "~", self._transport.retain)
-        fields = [part for pair in fields_of(outgoing.message, self._transport.wire).items() for part in pair]
+        fields = chain.from_iterable(fields_of(outgoing.message, self._transport.wire).items())
         # A stream that nobody has provisioned has a name that somebody has mistyped.
         return self._pack(("XADD", outgoing.topic, "NOMKSTREAM", *limit, "*", *fields))
 
