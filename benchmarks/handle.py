@@ -7,7 +7,6 @@ ours is a new service, whose group starts at the beginning of the log.
 from __future__ import annotations
 
 import asyncio
-import gc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ from benchmarks.settings import Settings
 from benchmarks.statements import counted
 from benchmarks.workload import WrongResult, check, contract, create_tables
 from tidings import Service, Subscriptions
+from tidings.cli.collector import settle
 from tidings.stores import SQLStore
 
 KEYS = 100
@@ -190,9 +190,8 @@ async def benches(database: Database, events: int) -> AsyncIterator[tuple[Bench,
         await store.upgrade()
         await fill(database, store.names.outbox, events, keys=keys, transaction=10)
     await warm(engine, CONNECTIONS)
-    # As `tidings run` does once it has started: the collector need not look again and again at what lives as long as the process.
-    gc.collect()
-    gc.freeze()
+    # As `tidings run` does once it has started.
+    settle()
     async with RawLoop(database, engine, stores[0].names.outbox) as first, RawLoop(database, engine, stores[1].names.outbox) as second:
         yield Bench(database, engine, stores[0], first, events), Bench(database, engine, stores[1], second, events)
     await engine.dispose()

@@ -6,7 +6,6 @@ Each run has a topic of its own. The reference handles one hundred in a transact
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -32,6 +31,7 @@ from benchmarks.report import Goal, Row, Section
 from benchmarks.settings import Settings
 from benchmarks.workload import INSERT_EFFECT, OrderPlaced, WrongResult, check, create_tables, raw_payload
 from tidings import Contract, Service, Subscriptions
+from tidings.cli.collector import settle
 from tidings.codecs.message import Message
 from tidings.contracts import EventType
 from tidings.ids import uuid7
@@ -207,8 +207,7 @@ async def run(settings: Settings) -> list[Section]:
         await store.upgrade()
         await warm(engine, CONNECTIONS)
         # As `tidings run` does once it has started.
-        gc.collect()
-        gc.freeze()
+        settle()
         events = settings.count(20_000, 1_000)
         for name in CLIENTS:
             if url := os.environ.get(f"TIDINGS_TEST_{name.upper()}", ""):
