@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 from uuid import UUID
 
 from tidings import __version__
-from tidings.checks import check_context, check_settings, check_subscriptions
+from tidings.checks import check_context, check_retention, check_settings, check_subscriptions
 from tidings.consume.breaker import Breaker
 from tidings.consume.counters import Counters
 from tidings.consume.environments import EnvironmentRouting, group_of, routing_of
@@ -97,9 +97,10 @@ class Service:
         max_hops: how many handlers may lead to an event one by one; what is beyond is dead at once: a circle of handlers ends.
         start: where a group starts that the store does not know yet: `earliest` (everything the log still has) or `now`; or by group. A relay
             starts with the earliest, unless its group says otherwise: `{"relay:rabbitmq": "now"}`.
-        outbox_retention: how long published events are kept.
+        outbox_retention: how long published events are kept; of services that share tables, the longest counts.
         inbox_retention: how long handled events are remembered; longer than anything that can bring an event again.
-        dead_retention: how long dead events are kept that nothing waits behind.
+        dead_retention: how long dead events are kept that nothing waits behind; then they are discarded, with a warning in the log. None is until
+            somebody decides.
         audit_retention: how long is kept what `Audit()` has written down about this service's commands; None for ever.
         max_message_bytes: the most bytes of one event, data and headers; also of one that a broker brings.
         grace: seconds that stopping waits for handlers under way.
@@ -136,7 +137,7 @@ class Service:
         start: Literal["earliest", "now"] | Mapping[str, Literal["earliest", "now"]] = "earliest",
         outbox_retention: timedelta = timedelta(days=7),
         inbox_retention: timedelta = timedelta(days=14),
-        dead_retention: timedelta = timedelta(days=30),
+        dead_retention: timedelta | None = None,
         audit_retention: timedelta | None = timedelta(days=365),
         max_message_bytes: int = 1 << 20,
         grace: float = 30.0,
@@ -175,8 +176,12 @@ class Service:
         self._own = Subscriptions()
         self._declared = (*subscriptions, self._own)
         self._start: Mapping[str, Literal["earliest", "now"]] | str = start
-        self._retention = (outbox_retention.total_seconds(), inbox_retention.total_seconds(), dead_retention.total_seconds())
-        self._audit_retention = None if audit_retention is None else audit_retention.total_seconds()
+        self._retention = check_retention(
+            outbox_retention=outbox_retention,
+            inbox_retention=inbox_retention,
+            dead_retention=dead_retention,
+            audit_retention=audit_retention,
+        )
         self.roles: Collection[Role] = frozenset(roles)
         self._providers = Providers()
         self._on_dead: list[Callable[[Dead], Awaitable[None] | None]] = []
@@ -188,7 +193,7 @@ class Service:
         self.publisher = Publisher(
             name, self._type_of, store.publishing_statements, environment=topics, max_message_bytes=max_message_bytes,
             same_database=store.leads_here(same_database), same_identity=store.is_here, wake=self._wake,
-            count=self.counters.committed, collision=self.routing.collision, context=self.context, filters=self._publish_filters,
+            scheduled=self._scheduled, count=self.counters.committed, collision=self.routing.collision, context=self.context, filters=self._publish_filters,
         )  # fmt: skip
         #: Adds a handler; see `Subscriptions.subscribe`. For small programs: in larger ones, give each module a `Subscriptions`.
         self.subscribe = self._own.subscribe
@@ -566,11 +571,10 @@ class Service:
         start = self._start if isinstance(self._start, Mapping) else dict.fromkeys((c.group for c in compiled), self._start)
         runtime = Runtime(
             self.name, self.environment, __version__, self.store, self.publisher, compiled, start,  # type: ignore[arg-type]
-            *self._retention, on_dead=self._on_dead, counters=self.counters, tuning=self.tuning,
+            self._retention, on_dead=self._on_dead, counters=self.counters, tuning=self.tuning,
             roles=self.roles if roles is None else frozenset(roles), limit=self.limit,
             routing=self.routing, provision=self.provision, max_message_bytes=self._max_message_bytes, environments=self._environments,
             watch=Watch(self._on_backlog, self._on_breaker), sampler=self._sampler,
-            audit_retention=self._audit_retention if self.commands.audited else None,
         )  # fmt: skip
         await runtime.start()
         self._runtime = runtime
@@ -624,3 +628,7 @@ class Service:
     def _wake(self) -> None:
         if self._runtime is not None:
             self._runtime.wake()
+
+    def _scheduled(self) -> None:
+        if self._runtime is not None:
+            self._runtime.scheduled()

@@ -8,16 +8,31 @@ import sys
 from uuid import UUID
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import create_engine, text
 
 from tests.cli.conftest import CommandLine
-from tests.cli.till import make_engine
+from tests.cli.till import fill, make_engine
 from tests.services.databases import Database
 from tidings.cli.progress import progress
 from tidings.consume.counters import percentile
-from tidings.ids import uuid7
+from tidings.consume.failures import this_process
+from tidings.ids import event_key, uuid7
 from tidings.stores import SQLStore
 from tidings.stores.base import Claim, Verdict
+
+HERE = ":".join(map(str, this_process()))
+
+
+def now_of(database: Database) -> str:
+    return "now()" if database.kind == "postgresql" else "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')"
+
+
+def execute(database: Database, *statements: str) -> None:
+    engine = create_engine(database.sync_url)
+    with engine.begin() as connection:
+        for statement in statements:
+            connection.execute(text(statement))
+    engine.dispose()
 
 
 def ids(database: Database, statement: str) -> list[str]:
@@ -37,18 +52,43 @@ def test_an_event_that_was_handled_shows_its_way(cli: CommandLine, filled: Datab
     assert ended.exit_code == 0
     assert "sale.made v2, key a-1" in ended.out
     assert "published by till to topic sale.made, position 1" in ended.out
-    assert "handled for till/book" in ended.out
+    assert f"handled for till/book by {HERE}" in ended.out
     assert "group till of till has read it" in ended.out
     assert '"text": "tea"' in ended.out
     found = cli("show", event_id, "--json", store=filled).json
     assert (found["id"], found["data"]["text"]) == (event_id, "tea")
-    assert [item["subscription"] for item in found["ended"]] == ["till/book"]
+    assert [(item["subscription"], item["worker"]) for item in found["ended"]] == [("till/book", HERE)]
+
+
+def test_an_event_from_elsewhere_is_found_in_the_inbox_by_its_producer_or_its_millisecond(cli: CommandLine, database: Database) -> None:
+    asyncio.run(fill(database))
+    event_id, foreign = str(uuid7()), "order/4711"
+    execute(
+        database,
+        f"insert into tidings_inbox (event_key, subscription_id, handled_at) select '{event_key('shop', event_id)}', id, {now_of(database)} "
+        "from tidings_subscriptions where name = 'book'",
+        f"insert into tidings_inbox (event_key, subscription_id, outcome, handled_at) select '{event_key('/legacy', foreign)}', id, 2, {now_of(database)} "
+        "from tidings_subscriptions where name = 'book'",
+    )
+    exact = cli("show", event_id, "--source", "/shop", store=database)
+    assert exact.exit_code == 0
+    assert f"event {event_id} of shop: it is over, and came from elsewhere" in exact.out
+    assert "handled for till/book\n" in exact.out
+    near = cli("show", event_id, "--json", store=database).json
+    assert (near["certain"], near["source"]) == (False, None)
+    assert [item["subscription"] for item in near["ended"]] == ["till/book"]
+    assert "--source PRODUCER says whether" in near["note"]
+    assert "discarded for till/book" in cli("show", foreign, "--source", "/legacy", store=database).out
+    for words in ((event_id, "--source", "other"), (foreign, "--source", "other"), (str(uuid7()),)):
+        ended = cli("show", *words, store=database)
+        assert (ended.exit_code, "there is no event" in ended.err) == (1, True), words
+    assert "add --source PRODUCER" in cli("show", foreign, store=database).err
 
 
 def test_dead_waiting_scheduled_and_unread_events_say_so(cli: CommandLine, filled: Database) -> None:
     dead, behind, _ = ids(filled, "select id from tidings_outbox where key = 'bad' order by position")
     ended = cli("show", dead, store=filled)
-    assert "attempt 1 of till/book failed:" in ended.out
+    assert f"attempt 1 of till/book failed in {HERE}: tests.cli.till.Refused" in ended.out
     assert "till/book: is dead" in ended.out
     assert "\x1b" not in ended.out
     assert "\u202e" not in ended.out

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from sqlalchemy import create_engine
 
+from tests.cli.conftest import filled
 from tests.cli.till import fill
-from tests.services.databases import Database, PostgreSQLDatabases
+from tests.services.databases import Database
 from tidings.dashboard import Dashboard
 from tidings.stores import SQLStore
+
+__all__ = ["filled"]
 
 LOCAL = ("127.0.0.1", 50000)
 
@@ -23,20 +24,6 @@ def client_of(dashboard: Any, address: tuple[str, int] = LOCAL, host: str = "loc
     """Return a client of an application in this process that comes from an address."""
     transport = httpx.ASGITransport(dashboard, client=address)
     return httpx.AsyncClient(transport=transport, base_url=f"http://{host}", headers=headers)
-
-
-@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
-def filled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
-    """Events that were handled, are dead, wait, are scheduled and unread. For all tests of a module: only look at it."""
-    if request.param == "sqlite":
-        database = Database.sqlite(Path(tmp_path_factory.mktemp("filled")) / "till.sqlite")
-        asyncio.run(fill(database))
-        yield database
-        return
-    databases: PostgreSQLDatabases = request.getfixturevalue("postgresql_databases")
-    with databases.fresh() as database:
-        asyncio.run(fill(database))
-        yield database
 
 
 @pytest.fixture

@@ -136,7 +136,67 @@ def _furnish(connection: Connection, pg: bool) -> dict[str, Any]:
     for index in range(3):
         add_dead(connection, 1, f"slow-{index}", "sale.made", b"{}", ("TimeoutError", "no answer within 5 s", "dddd"), state="retrying")
     _counts(connection)
-    return {"start": start, "hostile": hostile, "large": large, "dead": dead, "binary": binary}
+    _brokers(connection, pg)
+    return {
+        "start": start, "hostile": hostile, "large": large, "dead": dead, "binary": binary, "elsewhere": _from_elsewhere(connection, pg)
+    }  # fmt: skip
+
+
+def _brokers(connection: Connection, pg: bool) -> None:
+    """A broker that events are sent to, and one that nothing comes from; with a worker that is alive for as long as the tests."""
+    now = datetime.now(UTC)
+    worker, stamp = str(uuid7()), {"now": _time(connection, now), "later": _time(connection, now + timedelta(hours=6))}
+    as_json, as_uuid = ("json", "uuid") if pg else ("text", "text")
+    cut = (now - timedelta(minutes=3)).isoformat()
+    up = {"label": "relay:rabbitmq", "state": "connected", "since": cut, "error": "connection reset by <b>peer</b>", "error_at": cut}
+    down = {"label": "security/inbound:kafka", "state": "down", "since": cut, "error": "no answer within 30 s", "error_at": cut}
+    said = [
+        {"name": "rabbitmq", "kind": "RabbitMQ", "address": "amqps://rabbitmq.eu.example.com:5671", "links": [up]},
+        {"name": "kafka", "kind": "Kafka", "address": "kafka-1.example.com:9092,kafka-2.example.com:9092", "links": [down]},
+    ]
+    connection.execute(
+        text(
+            "insert into tidings_workers (id, service, roles, host, pid, version, brokers, started_at, seen_at) values "
+            f"(cast(:id as {as_uuid}), 'till', 'consume,relay', 'app-1', 17, '1.0', cast(:brokers as {as_json}), :now, :later)"
+        ),
+        {"id": worker, "brokers": json.dumps(said), **stamp},
+    )
+    for group, name, breaker, reason in (
+        ("relay:rabbitmq", "relay:rabbitmq", None, None),
+        ("security", "inbound:kafka", "open", "no answer within 30 s"),
+    ):
+        connection.execute(
+            text(
+                "insert into tidings_subscriptions (service, group_name, name, events, ordered, registered_at, breaker, breaker_since, breaker_reason,"
+                f" breaker_owner) values ('till', :group, :name, cast('[]' as {as_json}), :ordered, :now, :breaker, :since, :reason, :owner)"
+            ),
+            {
+                "group": group, "name": name, "ordered": False, "breaker": breaker, "since": stamp["now"] if breaker else None, "reason": reason,
+                "owner": worker if breaker else None, "now": stamp["now"],
+            },
+        )  # fmt: skip
+    for reader, group, kind in (
+        ("till/relay:rabbitmq@log", "relay:rabbitmq", "log"),
+        ("till/security@kafka", "security", "queue"),
+    ):
+        connection.execute(
+            text(
+                "insert into tidings_checkpoints (reader, shard, service, group_name, kind, lease_until, owner, moved_at) "
+                "values (:reader, 0, 'till', :group, :kind, :later, :owner, :now)"
+            ),
+            {"reader": reader, "group": group, "kind": kind, "owner": worker, **stamp},
+        )
+
+
+def _from_elsewhere(connection: Connection, pg: bool) -> str:
+    """An event of `shop` that was handled, and of which nothing but that is left; return its id."""
+    made, now = str(uuid7()), _time(connection, datetime.now(UTC))
+    key = "cast(:key as uuid)" if pg else ":key"
+    connection.execute(
+        text(f"insert into tidings_inbox (event_key, subscription_id, worker, handled_at) values ({key}, 1, 1, :now)"),
+        {"key": event_key("shop", made), "now": now},
+    )
+    return made
 
 
 def _counts(connection: Connection) -> None:

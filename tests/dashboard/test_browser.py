@@ -80,6 +80,8 @@ def test_every_page_is_clean_and_without_barriers(visit: Visitor, made: dict[str
     visit.open(f"/events/{made['start']}", "event")
     visit.open(f"/deliveries/{made['dead']}", "delivery")
     visit.open(f"/actions/edit?number={made['dead']}", "edit")
+    visit.open(f"/events/{made['elsewhere']}?source=shop", "event-from-elsewhere")
+    visit.open(f"/events/{made['elsewhere']}", "event-not-found-near")
     visit.open(f"/events/{'0' * 8}-0000-7000-8000-{'0' * 12}", "event-not-found")
     visit.page.goto(f"{visit.address}/scheduled")
     visit.page.get_by_role("link", name="drawer.opened").click()
@@ -91,7 +93,7 @@ def test_dark_and_on_a_phone_they_are_as_well(browser: Any, address: str, scene:
     phone = visitor(
         browser, address, scene, viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True, name=f"{scene[0].kind}-phone"
     )
-    more = {f"/events/{made['start']}": "event", f"/deliveries/{made['dead']}": "delivery"}
+    more = {f"/events/{made['start']}": "event", f"/deliveries/{made['dead']}": "delivery", f"/events/{made['elsewhere']}": "event-near"}
     for path, picture in {**PAGES, **more}.items():
         dark.open(path, picture)
         page = phone.open(path, picture)

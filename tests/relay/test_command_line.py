@@ -26,6 +26,11 @@ async def relays(cli: CommandLine, world: World) -> list[dict[str, Any]]:
     return found
 
 
+async def brokers(cli: CommandLine, world: World) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = (await run(cli, world, "status", "--json")).json["brokers"]
+    return found
+
+
 async def test_status_says_whether_the_broker_is_there(world: World, cli: CommandLine) -> None:
     broker = Memory()
     async with relaying(world, broker) as service:
@@ -38,17 +43,43 @@ async def test_status_says_whether_the_broker_is_there(world: World, cli: Comman
         assert "connected" in shown.out
         # It stands in its own table only.
         assert shown.out.count("relay:memory") == 1
+        assert "Brokers" in shown.out
+        (found,) = await brokers(cli, world)
+        assert (found["name"], found["service"], found["kind"], found["state"], found["error"]) == (
+            "memory",
+            "shop",
+            "Memory",
+            "connected",
+            None,
+        )
+        (link,) = found["links"]
+        assert (link["label"], link["way"], link["state"], link["backlog"], link["stalled"]) == (
+            "relay:memory",
+            "sends",
+            "connected",
+            0,
+            False,
+        )
         broker.stop()
         await world.publish(service, OrderPlaced("a", 2))
         await until(lambda: world.one("select breaker from tidings_subscriptions") == "open")
         (found,) = await relays(cli, world)
         assert (found["broker"], found["since"] is not None) == ("down", True)
         assert "stopped" in found["reason"]
+        await until(lambda: '"down"' in world.one("select cast(brokers as text) from tidings_workers"))
+        (broken,) = await brokers(cli, world)
+        assert (broken["state"], broken["since"], broken["error"]) == ("down", found["since"], found["reason"])
+        assert (broken["links"][0]["connected"], broken["links"][0]["workers"]) == (0, 1)
         shown = await run(cli, world, "status")
         assert shown.exit_code == 1
         assert "relay:memory: its broker has been down" in shown.out
         broker.start()
         await until_equal(lambda: numbers(sent(broker)), [1, 2])
+        # A heartbeat says it; what went wrong the last time is still known.
+        await until(lambda: '"connected"' in world.one("select cast(brokers as text) from tidings_workers"))
+        (back,) = await brokers(cli, world)
+        assert (back["state"], back["error"], back["links"][0]["connected"]) == ("connected", found["reason"], 1)
+        assert back["since"] > back["error_at"]
     (found,) = await relays(cli, world)
     assert found["broker"] == "unknown"
 

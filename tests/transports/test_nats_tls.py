@@ -54,10 +54,19 @@ async def false_server() -> AsyncIterator[tuple[FalseServer, str]]:
 )
 async def test_a_server_without_tls_hears_no_password(false_server: tuple[FalseServer, str], scheme: str, options: dict[str, Any]) -> None:
     false, address = false_server
-    with pytest.raises(TransportDown, match=f"{address}: .*does not offer TLS"):
-        await NATS(f"{scheme}://tidings:{PASSWORD}@{address}", options=options, timeout=10).publisher()
-    async with asyncio.timeout(10):
-        await false.gone.wait()
+    transport = NATS(f"{scheme}://tidings:{PASSWORD}@{address}", options=options, timeout=10)
+    attempts = (
+        transport.publisher,
+        lambda: transport.receiver("g", ["t"]),
+        lambda: transport.reader({"t": ""}),
+        lambda: transport.provision(["t"], {}),
+    )
+    for attempt in attempts:
+        false.gone.clear()
+        with pytest.raises(TransportDown, match=f"{address}: .*does not offer TLS"):
+            await attempt()
+        async with asyncio.timeout(10):
+            await false.gone.wait()
     assert false.heard == b""
 
 

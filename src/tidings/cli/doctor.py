@@ -117,7 +117,7 @@ async def _examine(store: SQLStore, target: Target) -> Facts:
             if item.service == service.name and item.state != "retired" and not is_relay(item) and ":" not in item.name
             and (item.group, item.name) not in own
         ]  # fmt: skip
-        retention = service._retention[:2]
+        retention = service._retention.outbox, service._retention.inbox
     return Facts(
         status, await store.call(asks.server), store.dialect.name == "sqlite", await store.call(asks.holders, _LONG),
         await store.call(asks.unvacuumed), await store.check(), await store.transact(asks.drift), await store.call(asks.waiting_for_code),
@@ -218,6 +218,16 @@ def _clocks(facts: Facts) -> Iterator[Finding]:
 
 
 def _brokers(facts: Facts) -> Iterator[Finding]:
+    if facts.brokers is None:
+        # That one is down is a problem of the status, with the reason.
+        for broker in facts.status.brokers:
+            if broker.state in ("connected", "unknown"):
+                said = "its workers are connected" if broker.state == "connected" else "no worker is connected to it now"
+                at = f" ({broker.kind} at {broker.address})" if broker.address else ""
+                yield Finding(
+                    "ok" if broker.state == "connected" else "note", "broker",
+                    f"{broker.name} of {broker.service}{at}: {said}; --service asks the broker itself",
+                )  # fmt: skip
     for name, reason in (facts.brokers or {}).items():
         if reason is None:
             yield Finding("ok", "broker", f"{name} can be reached")

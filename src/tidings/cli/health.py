@@ -11,6 +11,7 @@ from tidings.cli.text import duration
 
 if TYPE_CHECKING:
     from tidings.stores import SQLStore
+    from tidings.stores.sql.brokers import Broker
     from tidings.stores.sql.queries import Activity, Backlog, Reader, Scheduled, Subscription, Worker
 
 __all__ = ["Status", "gather", "is_inbound", "is_relay", "problems_of"]
@@ -31,6 +32,7 @@ class Status:
         now: the database's time.
         replica: whether the server is in recovery, where nothing may be judged.
         backlogs: of the readers of the log, by their names.
+        brokers: of all services, with what is known of the connections to them.
     """
 
     now: datetime
@@ -42,11 +44,13 @@ class Status:
     activity: Sequence[Activity]
     scheduled: Scheduled
     workers: Sequence[Worker]
+    brokers: Sequence[Broker] = ()
     problems: list[str] = field(default_factory=list)
 
 
 async def gather(store: SQLStore) -> Status:
     """Look at a store, and find what is wrong."""
+    from tidings.stores.sql.brokers import Brokers, brokers_of
     from tidings.stores.sql.migrate import current_version
     from tidings.stores.sql.queries import Queries
 
@@ -56,16 +60,19 @@ async def gather(store: SQLStore) -> Status:
     backlogs = {
         reader.reader: await store.call(queries.backlog, reader) for reader in readers if reader.kind == "log" and reader.state != "retired"
     }
+    subscriptions, activity = await store.call(queries.subscriptions), await store.call(queries.activity, RECENT)
+    reported = await store.call(Brokers(store.names, store.dialect).reported)
     status = Status(
         now,
         replica,
         await store.call(current_version, store.names),
         readers,
         backlogs,
-        await store.call(queries.subscriptions),
-        await store.call(queries.activity, RECENT),
+        subscriptions,
+        activity,
         await store.call(queries.scheduled),
         await store.call(queries.workers),
+        brokers_of(reported, subscriptions, readers, backlogs, activity, now),
     )
     status.problems.extend(problems_of(status))
     return status

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 import sys
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tidings.cli.collector import settle
 from tidings.cli.command import Command, Failed
 from tidings.cli.loading import load_service
 from tidings.cli.loop import run_loop, stop_on_signals
@@ -87,9 +87,7 @@ async def _run(target: str, roles: list[str] | None, app_dir: str, log_level: st
     stop = stop_on_signals()
     try:
         await _start(service, roles)
-        # What was imported and built up to here lives as long as the process: the collector need not look at it again and again.
-        gc.collect()
-        gc.freeze()
+        settle()
         await _until_stopped(service, stop)
     finally:
         await service.stop()

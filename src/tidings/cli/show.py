@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["show"]
 
-_OUTCOMES = {0: "handled", 1: "expired before it was handled", 2: "discarded", 3: "dead, set aside"}
+_OUTCOMES = {1: "expired before it was handled", 2: "discarded", 3: "dead, set aside"}
 
 
 @click.command(
@@ -29,36 +29,51 @@ _OUTCOMES = {0: "handled", 1: "expired before it was handled", 2: "discarded", 3
     examples=(
         ("tidings show 0199a3f0-5b1c-7cc2-a6d1-3f2a9c01d4e5", "its way, and its payload"),
         ("tidings show 0199a3f0-5b1c-7cc2-a6d1-3f2a9c01d4e5 --json | jq .timeline", "for a script"),
+        ("tidings show 4711 --source /legacy/orders", "one that another producer made, whatever its ids look like"),
     ),
 )
 @store_options
 @click.argument("event_id", metavar="EVENT")
+@click.option("--source", metavar="PRODUCER", help="Who published it, for an event from elsewhere: the CloudEvents attribute 'source'.")
 @click.option("--json", "json_", is_flag=True, help="Print JSON.")
-def show(target: Target, event_id: str, json_: bool) -> None:
+def show(target: Target, event_id: str, source: str | None, json_: bool) -> None:
     """Show one event by its id: when it was published, who has read it, each attempt, how it ended, and its headers and data.
 
-    An event that this service only received is found while it is parked; 'tidings dead list' lists those.
+    Of an event that came from elsewhere, through a broker, there is all of it while it is parked ('tidings dead list'). When it is over, there
+    remains for whom, when, and which worker handled it.
     """
-    try:
-        wanted = UUID(event_id)
-    except ValueError:
-        raise click.UsageError(f"{event_id!r} is not the id of an event, which is a UUID") from None
+    wanted = _canonical(event_id)
+    if wanted is None and source is None:
+        raise click.UsageError(f"{event_id!r} is no UUID, as ids of events of this log are: for one from elsewhere, add --source PRODUCER")
+    event_id = wanted or event_id
 
     async def work(store: SQLStore) -> tuple[Timeline, list[Parked]]:
         from tidings.stores.sql.parked import ParkedQueries
         from tidings.stores.sql.timeline import Timelines
 
-        timeline = await store.call(Timelines(store.names, store.dialect).of, wanted)
-        return timeline, await store.call(ParkedQueries(store.names, store.dialect).by_event, str(wanted))
+        timeline = await store.call(Timelines(store.names, store.dialect).of, event_id, source)
+        parked = await store.call(ParkedQueries(store.names, store.dialect).by_event, event_id)
+        return timeline, [item for item in parked if source in (None, item.source)]
 
     timeline, parked = on_store(target, work)
-    if timeline.event is None and timeline.waiting is None and not parked:
-        raise Failed(f"there is no event {wanted}: it was purged, or never committed here")
+    if timeline.source is None and _content(timeline, parked) is not None:
+        # What else was made in its millisecond is of no interest then.
+        timeline = timeline._replace(ended=[])
+    if timeline.event is None and timeline.waiting is None and not parked and not timeline.ended:
+        more = "" if source is not None else "; if it came from elsewhere, --source PRODUCER finds what the inbox remembers of it"
+        raise Failed(f"there is no event {event_id}: it was purged, or never committed here{more}")
     lines = sorted(_lines(timeline, parked), key=lambda line: (line[0] is None, line[0]))
     if json_:
-        click.echo(as_json(_as_object(timeline, parked, lines)))
+        click.echo(as_json(_as_object(event_id, timeline, parked, lines)))
     else:
-        _show(timeline, parked, lines)
+        _show(event_id, timeline, parked, lines)
+
+
+def _canonical(event_id: str) -> str | None:
+    try:
+        return str(UUID(event_id))
+    except ValueError:
+        return None
 
 
 def _lines(timeline: Timeline, parked: list[Parked]) -> Iterator[tuple[datetime | None, str]]:
@@ -67,18 +82,21 @@ def _lines(timeline: Timeline, parked: list[Parked]) -> Iterator[tuple[datetime 
     event = timeline.event
     if event is not None:
         yield event.time, f"published by {event.source} to topic {event.topic}, position {event.position}"
-    ended = {item.subscription for item in timeline.ended}
-    for item in timeline.ended:
-        yield item.at, f"{_OUTCOMES.get(item.outcome, 'over')} for {item.subscription}"
+    # What was set aside dead is parked as well, and may be on its way again.
+    held = {delivery.label for delivery in parked}
+    over = [item for item in timeline.ended if item.subscription not in held or item.word != "dead"]
+    ended = {item.subscription for item in over}
+    for item in over:
+        by = "" if item.worker is None else f" by {item.worker}"
+        yield item.at, f"{_OUTCOMES.get(item.outcome, item.word)} for {item.subscription}{by}"
     for delivery in parked:
         if delivery.label in ended:
             continue
         for attempt in delivery.history:
             if isinstance(attempt, dict):
-                yield (
-                    _time(attempt.get("at")),
-                    f"attempt {attempt.get('attempt', '?')} of {delivery.label} failed: {attempt.get('error', '')}",
-                )
+                by = f" in {attempt['worker']}" if "worker" in attempt else ""
+                what = f"attempt {attempt.get('attempt', '?')} of {delivery.label} failed{by}: {attempt.get('error', '')}"
+                yield _time(attempt.get("at")), what
         if delivery.state == "waiting":
             state = f"waits behind event {delivery.head} of its key"
         elif delivery.state == "dead":
@@ -93,13 +111,15 @@ def _lines(timeline: Timeline, parked: list[Parked]) -> Iterator[tuple[datetime 
             yield None, f"group {reader.group} of {reader.service} has {'read it' if reader.passed else 'not read it to its end yet'}"
 
 
-def _show(timeline: Timeline, parked: list[Parked], lines: list[tuple[datetime | None, str]]) -> None:
-    found: Any = timeline.event or (timeline.waiting.event if timeline.waiting is not None else parked[0])
+def _show(event_id: str, timeline: Timeline, parked: list[Parked], lines: list[tuple[datetime | None, str]]) -> None:
+    found = _content(timeline, parked)
+    if found is None:
+        click.echo(f"event {safe(event_id)}{'' if timeline.source is None else f' of {safe(timeline.source)}'}: {_note(timeline)}")
+        _show_lines(lines)
+        return
     version = "" if found.version is None else f" v{found.version}"
     click.echo(f"{safe(found.name)}{version}, key {safe(found.key) or '-'}")
-    click.echo("\ntimeline")
-    for time, line in lines:
-        click.echo(f"  {when(time) or 'now':<19}  {safe(line)}")
+    _show_lines(lines)
     for title, content in (("headers", found.headers), ("data", found.data)):
         text = pretty(content if isinstance(content, bytes) else content.encode())
         click.echo(f"\n{title}")
@@ -107,13 +127,39 @@ def _show(timeline: Timeline, parked: list[Parked], lines: list[tuple[datetime |
             click.echo(f"  {line}")
 
 
-def _as_object(timeline: Timeline, parked: list[Parked], lines: list[tuple[datetime | None, str]]) -> dict[str, Any]:
-    found: Any = timeline.event or (timeline.waiting.event if timeline.waiting is not None else parked[0])
+def _show_lines(lines: list[tuple[datetime | None, str]]) -> None:
+    click.echo("\ntimeline")
+    for time, line in lines:
+        click.echo(f"  {when(time) or 'now':<19}  {safe(line)}")
+
+
+def _content(timeline: Timeline, parked: list[Parked]) -> Any:
+    """Return what has the event's data, or None."""
+    return timeline.event or (timeline.waiting.event if timeline.waiting is not None else parked[0] if parked else None)
+
+
+def _note(timeline: Timeline) -> str:
+    """Say what it means that only the inbox knows of an event."""
+    if timeline.source is not None:
+        return "it is over, and came from elsewhere or was purged; the inbox remembers for whom"
+    return "neither in the log nor parked; these events have an id of the same millisecond, and --source PRODUCER says whether it is one of them"
+
+
+def _as_object(
+    event_id: str, timeline: Timeline, parked: list[Parked], lines: list[tuple[datetime | None, str]]
+) -> dict[str, Any]:  # fmt: skip
+    found = _content(timeline, parked)
+    timed = [{"at": time, "what": what} for time, what in lines]
+    if found is None:
+        return {
+            "id": event_id, "source": timeline.source, "certain": timeline.source is not None, "note": _note(timeline), "timeline": timed,
+            "readers": [], "ended": [item._asdict() for item in timeline.ended], "parked": [],
+        }  # fmt: skip
     return {
         "id": timeline.event.id if timeline.event is not None else str(getattr(found, "event_id", None) or found.id),
         "name": found.name, "version": found.version, "topic": found.topic, "key": found.key, "source": found.source,
         "headers": _json(found.headers), "data": _json(found.data),
-        "timeline": [{"at": time, "what": what} for time, what in lines],
+        "timeline": timed,
         "readers": [reader._asdict() for reader in timeline.passed], "ended": [item._asdict() for item in timeline.ended],
         "parked": [item.number for item in parked],
     }  # fmt: skip

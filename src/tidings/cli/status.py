@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["status"]
 
+#: Most characters of an error in a table.
+_ERROR = 60
+
 _MEASURES = ("handled", "failed", "duplicates")
 
 
@@ -79,6 +82,7 @@ def _show(found: Status, target: Target) -> None:
         right=("retrying", "dead", "waiting", "blocked", *_MEASURES),
         title="Subscriptions (handled, failed, duplicates: in the last 15 minutes)",
     )  # fmt: skip
+    _show_brokers(found)
     _show_inbound(found, recent)
     _show_relays(found, recent)
     alive = [worker for worker in found.workers if worker.alive]
@@ -92,6 +96,23 @@ def _show(found: Status, target: Target) -> None:
         title="Workers",
     )
     _show_rest(found)
+
+
+def _show_brokers(found: Status) -> None:
+    if found.brokers:
+        show_table(
+            ("broker", "service", "kind", "address", "state", "for", "last error", "ago"),
+            [
+                (
+                    item.name, item.service, item.kind, safe(item.address),
+                    Cell(item.state, {"down": "bold red", "connected": ""}.get(item.state, "yellow")), _age(found, item.since),
+                    safe((item.error or "")[:_ERROR]), _age(found, item.error_at),
+                )
+                for item in found.brokers
+            ],
+            right=("for", "ago"),
+            title="Brokers",
+        )  # fmt: skip
 
 
 def _show_relays(found: Status, recent: dict[tuple[str, str], int]) -> None:
@@ -144,17 +165,10 @@ def _inbound_reader(found: Status, item: Subscription) -> Reader | None:
     return next((reader for reader in found.readers if reader.reader == name), None)
 
 
-def broker_state(item: Subscription) -> str:
-    """Return what is known of the broker: `connected`, `down`, `paused` by an operator, or `unknown` while nobody relays or receives."""
-    if item.state == "paused":
-        return "paused"
-    if item.breaker is None:
-        return "unknown"
-    return "connected" if item.breaker == "closed" else "down"
-
-
 def _broker(found: Status, item: Subscription) -> Cell:
-    state = broker_state(item)
+    from tidings.stores.sql.brokers import state_of
+
+    state = state_of(item)
     if state == "down":
         return Cell(f"down {_age(found, item.breaker_since)}", "bold red")
     return Cell(state, "" if state == "connected" else "yellow")
@@ -198,6 +212,8 @@ def _lease(reader: Reader, now: datetime) -> Cell:
 
 
 def _as_object(found: Status) -> dict[str, object]:
+    from tidings.stores.sql.brokers import state_of
+
     recent = {(item.subject, item.measure): item.total for item in found.activity}
     readers = []
     for reader in found.readers:
@@ -210,7 +226,7 @@ def _as_object(found: Status) -> dict[str, object]:
         {
             "relay": item.label,
             "service": item.service,
-            "broker": broker_state(item),
+            "broker": state_of(item),
             "since": item.breaker_since,
             "reason": item.breaker_reason,
             "retrying": item.retrying,
@@ -226,7 +242,7 @@ def _as_object(found: Status) -> dict[str, object]:
             "inbound": item.label,
             "service": item.service,
             "group": item.group,
-            "broker": broker_state(item),
+            "broker": state_of(item),
             "since": item.breaker_since,
             "reason": item.breaker_reason,
             "dead": item.dead,
@@ -245,6 +261,7 @@ def _as_object(found: Status) -> dict[str, object]:
         "time": found.now,
         "schema_version": found.schema_version,
         "readers": readers,
+        "brokers": [{**broker._asdict(), "links": [link._asdict() for link in broker.links]} for broker in found.brokers],
         "inbound": inbound,
         "relays": relays,
         "subscriptions": subscriptions,

@@ -185,7 +185,7 @@ def decode(message: Message, binding: Binding, limits: Limits = LIMITS) -> Cloud
             own[name] = value
         elif value is not None:
             text = value if isinstance(value, str) else text_of(value, attribute)
-            if decoded is not None:
+            if decoded is not None and ("%" in text or text[:1] == '"'):
                 text = decoded(text, attribute)
             if attributes.setdefault(attribute, text) != text:
                 raise Undecodable("attributes", f"there are two different headers for {attribute!r}")

@@ -7,13 +7,14 @@ import concurrent.futures
 import json
 import os
 import re
+import socket
 import traceback
 from datetime import UTC, datetime
 from hashlib import blake2b
 
 from tidings.stores.base import Failure
 
-__all__ = ["HISTORY", "failure_of", "printable", "remember", "said"]
+__all__ = ["HISTORY", "failure_of", "printable", "remember", "said", "this_process"]
 
 #: How many attempts a delivery remembers.
 HISTORY = 10
@@ -67,13 +68,20 @@ def _users(frames: list[traceback.FrameSummary]) -> list[traceback.FrameSummary]
 
 
 def remember(history: str, attempt: int, failure: Failure) -> str:
-    """Return the history with one more attempt, the oldest forgotten."""
+    """Return the history with one more attempt, made in this process, the oldest forgotten."""
     try:
         past = json.loads(history)
     except ValueError:
         past = []
     past = past if isinstance(past, list) else []
-    past.append(
-        {"attempt": attempt, "at": datetime.now(UTC).isoformat(timespec="milliseconds"), "error": f"{failure[0]}: {failure[1][:200]}"}
-    )
+    host, pid = this_process()
+    past.append({
+        "attempt": attempt, "at": datetime.now(UTC).isoformat(timespec="milliseconds"), "error": f"{failure[0]}: {failure[1][:200]}",
+        "worker": f"{host}:{pid}",
+    })  # fmt: skip
     return json.dumps(past[-HISTORY:])
+
+
+def this_process() -> tuple[str, int]:
+    """Return host and process id, by which operators know a worker."""
+    return printable(socket.gethostname(), 200), os.getpid()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import random
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine, Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal, TypeVar
 
 from tidings.clock import elapsed
 from tidings.consume.failures import printable
@@ -17,8 +19,10 @@ from tidings.consume.tuning import Tuning
 from tidings.stores.base import Lease
 from tidings.stores.sql.breakers import Told
 from tidings.stores.sql.store import SQLStore
+from tidings.transports.base import Transport
+from tidings.transports.urls import address_of
 
-__all__ = ["Reach", "unless_stopped"]
+__all__ = ["Reach", "reported", "unless_stopped"]
 
 T = TypeVar("T")
 
@@ -50,6 +54,12 @@ class Reach:
         self._delay = tuning.again
         self._failed = 0
         self._failing_since = 0.0
+        self._state: Literal["idle", "connected", "down"] = "idle"
+        self._since = datetime.now(UTC)
+        #: Called when `report` would say another state.
+        self.changed: Callable[[], None] = lambda: None
+        self._error: str | None = None
+        self._error_at: datetime | None = None
 
     @property
     def told(self) -> str | None:
@@ -60,6 +70,23 @@ class Reach:
     def hopeless(self) -> bool:
         """Whether attempts have failed so often, and for so long, that another process should have the lease: it may be this one that is cut off."""
         return self._failed >= _ATTEMPTS and elapsed() - self._failing_since >= self._tuning.lease
+
+    def report(self) -> dict[str, str | None]:
+        """Return how this process stands with the broker: `idle` while another one has the lease. Times are this computer's."""
+        return {
+            "label": self._compiled.label, "state": self._state, "since": self._since.isoformat(timespec="milliseconds"), "error": self._error,
+            "error_at": None if self._error_at is None else self._error_at.isoformat(timespec="milliseconds"),
+        }  # fmt: skip
+
+    def over(self) -> None:
+        """The lease is gone, and with it the connection."""
+        self._become("idle", datetime.now(UTC))
+
+    def _become(self, state: Literal["idle", "connected", "down"], since: datetime) -> None:
+        changed = state != self._state
+        self._state, self._since = state, since
+        if changed:
+            self.changed()
 
     async def begin(self, lease: Lease) -> None:
         """Take over what was told before this lease: since when the broker is down does not depend on who tries.
@@ -86,6 +113,7 @@ class Reach:
                 "%s: connected again after %.0f s", self._compiled.label, elapsed() - self._down_since, extra={"transport": self._transport}
             )  # fmt: skip
         self._down_since = None
+        self._become("connected", datetime.now(UTC))
         await self._tell(lease, None)
 
     def worked(self) -> None:
@@ -106,6 +134,8 @@ class Reach:
         if self._down_since is None:
             self._down_since = now
         reason = printable(" ".join(str(error).split()) or type(error).__name__, 300)
+        self._error, self._error_at = reason, datetime.now(UTC)
+        self._become("down", self._error_at - timedelta(seconds=now - self._down_since))
         delay = self._delay * random.uniform(0.5, 1.0)
         self._delay = min(self._delay * 2, self._tuning.again_longest)
         self._logger.warning(
@@ -130,6 +160,18 @@ class Reach:
         age = elapsed() - (self._down_since or elapsed())
         told = Told(None, 0.0, "", None) if reason is None else Told("open", age, reason, self._worker)
         await guarded(self._store.call(self._store.breakers.tell, lease, self._compiled.id, told))
+
+
+def reported(brokers: Iterable[Transport], reaches: Iterable[tuple[Transport, Reach]]) -> str:
+    """Return how this process stands with each broker, as `stores.sql.brokers` reads it."""
+    held = list(reaches)
+    return json.dumps([
+        {
+            "name": transport.name, "kind": type(transport).__name__, "address": printable(address_of(transport), 500),
+            "links": [reach.report() for where, reach in held if where is transport],
+        }
+        for transport in brokers
+    ])  # fmt: skip
 
 
 async def unless_stopped(work: Coroutine[Any, Any, T], stopping: asyncio.Event) -> T | None:

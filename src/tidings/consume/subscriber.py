@@ -124,6 +124,7 @@ class Subscriber:
         except BaseExceptionGroup as group:
             raise cause_of(group) from None
         finally:
+            self.reach.over()
             await bounded(self._leave(lease))
 
     async def _leave(self, lease: Lease) -> None:
@@ -158,6 +159,8 @@ class Subscriber:
         except asyncio.CancelledError:
             await bounded(tenure.leave())
             raise
+        finally:
+            reach.over()
         await tenure.leave()
         if reach.hopeless:
             await reach.stand_back()

@@ -21,6 +21,7 @@ from tidings.dashboard.shapes import (
     AuditPage,
     Charted,
     Delivery,
+    Ending,
     EventStory,
     FailureGroups,
     FailureList,
@@ -32,6 +33,7 @@ from tidings.dashboard.shapes import (
     Workers,
     charted,
     delivery_of,
+    ending_of,
     payload_of,
     story_of,
 )
@@ -116,8 +118,15 @@ async def _event(call: Call, _: dict[str, Any]) -> EventStory:
     story, further = await single.event_of(call)
     if story is None:
         more = f" within the window that was searched: search further with after={further}" if further is not None else ""
-        raise Problem(404, f"There is no event of this id in the log{more}.")
+        raise Problem(404, f"There is no event of this id in the log{more}. /ending has what is left of one that came from elsewhere.")
     return story_of(story, call.redaction)
+
+
+async def _ending(call: Call, _: dict[str, Any]) -> Ending:
+    found, parked = await single.left_of(call)
+    if not found.ended and not parked:
+        raise Problem(404, "The inbox remembers no event of this id; one from elsewhere is found with its producer: source=...")
+    return ending_of(call.request.path_params["event_id"], found, parked)
 
 
 async def _subscriptions(call: Call, _: dict[str, Any]) -> list[SubscriptionState]:
@@ -200,6 +209,10 @@ READS = (
     Read("/charts", "Counts and durations of the last hours, as the pages draw them.", (RANGE, *_OF), Charted, _charts),
     Read("/events", "The log, newest first.", EVENTS, Page, _events),
     Read("/events/{event_id}", "One event: data, headers, what happened to it, its conversation.", single.AT, EventStory, _event),
+    Read(
+        "/events/{event_id}/ending", "What is left of an event that is not in the log: for whom it is over, since when, by which worker.",
+        (single.SOURCE,), Ending, _ending,
+    ),
     Read("/subscriptions", "The subscriptions and how they do.", (), list[SubscriptionState], _subscriptions),
     Read("/failures/groups", "Failures by fingerprint and subscription.", _OF, FailureGroups, _groups),
     Read(

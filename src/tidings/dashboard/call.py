@@ -48,6 +48,7 @@ class Later(BackgroundTask):
         try:
             await super().__call__()
         except Exception:
+            # Whatever it is: the answer is given, and nobody is left to whom it could be raised.
             logger.exception("an action that went on in the background failed")
 
 
@@ -130,6 +131,7 @@ def guarded(endpoint: Endpoint, role: Role, settings: Settings, *, api: bool) ->
         except ClientDisconnect:
             raise
         except Exception as error:
+            # Whatever it is: without this, it would be the application's that the dashboard is mounted in.
             logger.exception("%s %s failed", request.method, request.scope["path"])
             response = _failed(call, error, api)
         if fresh and not api and role != "public":

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from sqlalchemy import Connection
 
 from tidings.dashboard.charts import Charts, charts_of
-from tidings.ids import event_key
+from tidings.dashboard.story import Story, correlation_of, steps_of
 from tidings.stores.sql.audit import Audit, Entry
+from tidings.stores.sql.brokers import Broker, Brokers, brokers_of
 from tidings.stores.sql.parked import Parked, ParkedQueries
-from tidings.stores.sql.queries import Event, Queries, Reader, Subscription, Worker
+from tidings.stores.sql.queries import Activity, Backlog, Queries, Reader, Subscription, Worker
+from tidings.stores.sql.remembered import Found, Remembered
 from tidings.stores.sql.store import SQLStore
-from tidings.stores.sql.views import LogRow, LogViews
+from tidings.stores.sql.views import LogViews
 from tidings.stores.sql.views_parked import ParkedViews
 from tidings.stores.sql.views_stats import StatsViews, durations, quantile
 
 if TYPE_CHECKING:
     from tidings.service import Service
 
-__all__ = ["Desk", "Overview", "ReaderState", "Step", "Story", "SubscriptionState", "Topic", "Topics", "WorkerState"]
+__all__ = ["Desk", "Overview", "ReaderState", "SubscriptionState", "Topic", "Topics", "WorkerState"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -33,7 +35,8 @@ BACKLOG = 10_000
 #: The time of which rates and durations of subscriptions are given.
 LATELY = timedelta(minutes=15)
 
-_OUTCOMES = {0: "handled", 1: "expired", 2: "discarded", 3: "dead"}
+#: Readers of these kinds read the log, or a broker; the others are leased tasks.
+_SOURCES = ("log", "queue", "stream")
 
 
 class ReaderState(NamedTuple):
@@ -109,27 +112,7 @@ class Overview(NamedTuple):
     readers: list[ReaderState]
     subscriptions: list[SubscriptionState]
     workers: list[WorkerState]
-
-
-class Step(NamedTuple):
-    """One thing that happened to an event, or has not yet."""
-
-    at: datetime | None
-    what: str
-    who: str
-    state: str
-    detail: str = ""
-    link: str = ""
-
-
-class Story(NamedTuple):
-    """An event with all that is known of it."""
-
-    event: Event
-    steps: list[Step]
-    parked: list[Parked]
-    conversation: list[tuple[LogRow, str | None]]
-    correlation: str
+    brokers: list[Broker]
 
 
 class Topic(NamedTuple):
@@ -207,43 +190,47 @@ class Desk:
         queries = self.queries
         now, replica = queries.clock(connection)
         scheduled = queries.scheduled(connection)
-        workers, readers, _ = self._workers(connection)
-        return Overview(
-            now, replica, self.log.size(connection), scheduled.events, scheduled.next_due, readers, self._subscriptions(connection), workers
+        workers, readers = queries.workers(connection), queries.readers(connection)
+        backlogs = self._backlogs(connection, readers)
+        subscriptions, activity = self._active(connection)
+        brokers = brokers_of(
+            Brokers(self.store.names, self.store.dialect).reported(connection), subscriptions, readers, backlogs, activity, now
         )
+        return Overview(
+            now, replica, self.log.size(connection), scheduled.events, scheduled.next_due, _readers(workers, readers, backlogs),
+            self._states(subscriptions, activity), [_worker(worker, readers) for worker in workers], brokers,
+        )  # fmt: skip
 
     def _workers(self, connection: Connection) -> tuple[list[WorkerState], list[ReaderState], list[Reader]]:
-        queries = self.queries
-        workers, readers = queries.workers(connection), queries.readers(connection)
-        alive = {worker.id for worker in workers if worker.alive}
-        states = [self._reader(connection, queries, item, alive) for item in readers if item.kind in ("log", "queue", "stream")]
-        tasks = [item for item in readers if item.kind not in ("log", "queue", "stream")]
-        return [_worker(worker, readers) for worker in workers], states, tasks
+        workers, readers = self.queries.workers(connection), self.queries.readers(connection)
+        states = _readers(workers, readers, self._backlogs(connection, readers))
+        return [_worker(worker, readers) for worker in workers], states, [item for item in readers if item.kind not in _SOURCES]
 
-    def _reader(self, connection: Connection, queries: Queries, item: Reader, alive: set[str]) -> ReaderState:
-        known = item.kind == "log" and item.state != "retired"
-        backlog = queries.backlog(connection, item) if known else None
-        return ReaderState(
-            item.reader, item.service, item.group, item.kind, item.state, item.owner, item.host, item.pid, item.owner in alive, item.moved_at,
-            item.restarts, None if backlog is None else backlog.events, None if backlog is None else backlog.oldest,
-        )  # fmt: skip
+    def _backlogs(self, connection: Connection, readers: list[Reader]) -> dict[str, Backlog]:
+        queries = self.queries
+        return {item.reader: queries.backlog(connection, item) for item in readers if item.kind == "log" and item.state != "retired"}
 
     async def subscriptions(self) -> list[SubscriptionState]:
         """Return every subscription."""
         return await self.ask(self._subscriptions)
 
     def _subscriptions(self, connection: Connection) -> list[SubscriptionState]:
+        return self._states(*self._active(connection))
+
+    def _active(self, connection: Connection) -> tuple[list[Subscription], list[Activity]]:
         queries = Queries(self.store.names, self.store.dialect)
+        return queries.subscriptions(connection), queries.activity(connection, LATELY)
+
+    def _states(self, subscriptions: list[Subscription], activity: list[Activity]) -> list[SubscriptionState]:
         lately: dict[str, list[tuple[str, int]]] = {}
-        for item in queries.activity(connection, LATELY):
+        for item in activity:
             lately.setdefault(item.subject, []).append((item.measure, item.total))
         if self._concurrency is None:
             self._concurrency = {} if self.service is None else self.service.concurrency()
         own = None if self.service is None else self.service.name
         mine = self._concurrency
         return [
-            _subscription(item, lately.get(item.label, []), mine.get(item.label) if item.service == own else None)
-            for item in queries.subscriptions(connection)
+            _subscription(item, lately.get(item.label, []), mine.get(item.label) if item.service == own else None) for item in subscriptions
         ]
 
     async def charts(self, span: timedelta, service: str | None = None, subject: str | None = None) -> Charts:
@@ -276,50 +263,27 @@ class Desk:
         if event is None:
             return None, further
         parked = self.deliveries_of(connection, event_id)
-        headers = _headers(event.headers)
-        correlation = headers.get("correlationid", event.id)
-        steps = self._steps(connection, log, event, parked)
+        correlation = correlation_of(event)
+        remembered = Remembered(self.store.names, self.store.dialect).of(connection, event.source, event.id)
+        steps = steps_of(
+            event, parked, remembered, log.passed(connection, event.position), self.queries.subscriptions(connection), self.queries.workers(connection)
+        )  # fmt: skip
         return Story(event, steps, parked, log.conversation(connection, correlation, event.position), correlation), None
 
     def deliveries_of(self, connection: Connection, event_id: str) -> list[Parked]:
         """Return where an event is parked."""
         return ParkedQueries(self.store.names, self.store.dialect).by_event(connection, event_id)
 
+    async def remembered(self, event_id: str, source: str | None) -> Found:
+        """Return what the inbox remembers of an event that is not in the log."""
+        contracts = () if self.service is None else self.service.contracts
+        known = [name for contract in contracts for name in (contract.source, contract.name) if name is not None]
+        return await self.ask(Remembered(self.store.names, self.store.dialect).search, event_id, source, known)
+
     async def delivery(self, number: int) -> Parked | None:
         """Return a parked event in full."""
         found = await self.ask(ParkedQueries(self.store.names, self.store.dialect).by_number, number)
         return found[0] if found else None
-
-    def _steps(self, connection: Connection, log: LogViews, event: Event, parked: list[Parked]) -> list[Step]:
-        steps = [Step(event.time, "committed", event.source, "ok", f"position {event.position:,} of the log, topic {event.topic}")]
-        handled = log.handled(connection, event_key(event.source, event.id))
-        passed = {
-            (service, group): (yes, moved, owner) for _, service, group, _, yes, moved, owner in log.passed(connection, event.position)
-        }
-        hosts = {worker.id: f"{worker.host}:{worker.pid}" for worker in self.queries.workers(connection)}
-        held = {item.label: item for item in parked}
-        for item in self.queries.subscriptions(connection):
-            relay = item.name.startswith("relay:")
-            if (relay and item.service != event.source) or (not relay and event.name not in item.events):
-                continue
-            yes, moved, owner = passed.get((item.service, item.group), (False, None, None))
-            if (delivery := held.get(item.label)) is not None:
-                steps += _attempts(delivery)
-            elif item.id in handled:
-                outcome, at = handled[item.id]
-                word = _OUTCOMES.get(outcome, "handled")
-                steps.append(Step(at, word, item.label, "bad" if word == "dead" else "ok"))
-            elif (item.service, item.group) not in passed:
-                continue
-            elif relay:
-                who = hosts.get(owner or "", "")
-                steps.append(
-                    Step(None, "relayed" if yes else "not relayed yet", item.label, "ok" if yes else "wait", _since(yes, moved, who))
-                )
-            elif item.state != "retired":
-                steps.append(Step(None, "passed" if yes else "not read yet", item.label, "ok" if yes else "wait", _passed(yes)))
-        known = [step for step in steps if step.at is not None]
-        return sorted(known, key=lambda step: step.at or event.time or datetime.now(UTC)) + [step for step in steps if step.at is None]
 
     async def topics(self) -> Topics:
         """Return the types of events."""
@@ -352,16 +316,6 @@ def _look(connection: Connection, store: SQLStore) -> None:
     require_usable(connection, store.names)
 
 
-def _headers(text: str) -> dict[str, str]:
-    import json
-
-    try:
-        found = json.loads(text)
-    except ValueError:
-        return {}
-    return {str(name): str(value) for name, value in found.items()} if isinstance(found, dict) else {}
-
-
 def _subscription(item: Subscription, lately: list[tuple[str, int]], concurrency: int | None) -> SubscriptionState:
     counts = dict(lately)
     took, lag = durations(lately, "took"), durations(lately, "lag")
@@ -376,39 +330,13 @@ def _worker(worker: Worker, readers: list[Reader]) -> WorkerState:
     return WorkerState(*worker, holds=tuple(item.reader for item in readers if item.owner == worker.id))
 
 
-def _attempts(delivery: Parked) -> list[Step]:
-    link = f"/deliveries/{delivery.number}"
-    steps = []
-    for attempt in delivery.history:
-        if isinstance(attempt, dict):
-            what = f"attempt {attempt.get('attempt', '?')} failed"
-            steps.append(Step(_parsed(attempt.get("at")), what, delivery.label, "bad", str(attempt.get("error", "")), link))
-    if not steps:
-        steps.append(Step(delivery.parked_at, "parked", delivery.label, "wait", delivery.reason, link))
-    if delivery.state == "retrying":
-        steps.append(Step(delivery.due_at, "is tried again", delivery.label, "wait", "", link))
-    elif delivery.state == "waiting":
-        steps.append(Step(None, "waits behind another", delivery.label, "wait", f"delivery {delivery.head}", link))
-    else:
-        # Attempts are timed by the worker's clock, the rest by the database's: what is the last must not come before them.
-        at = max((time for time in (steps[-1].at, delivery.failed_at) if time is not None), default=None)
-        steps.append(Step(at, delivery.state, delivery.label, "bad", delivery.reason, link))
-    return steps
-
-
-def _parsed(at: object) -> datetime | None:
-    try:
-        time = datetime.fromisoformat(at) if isinstance(at, str) else None
-    except ValueError:
-        return None
-    return time if time is None or time.tzinfo is not None else time.replace(tzinfo=UTC)
-
-
-def _since(yes: bool, moved: datetime | None, who: str) -> str:
-    if not yes or moved is None:
-        return ""
-    return f"at the latest at {moved:%Y-%m-%d %H:%M:%S} UTC" + (f" by {who}" if who else "")
-
-
-def _passed(yes: bool) -> str:
-    return "its reader has it behind it; the inbox does not remember it any more, or never wanted it" if yes else ""
+def _readers(workers: list[Worker], readers: list[Reader], backlogs: dict[str, Backlog]) -> list[ReaderState]:
+    alive = {worker.id for worker in workers if worker.alive}
+    return [
+        ReaderState(
+            item.reader, item.service, item.group, item.kind, item.state, item.owner, item.host, item.pid, item.owner in alive, item.moved_at,
+            item.restarts, *((None, None) if (backlog := backlogs.get(item.reader)) is None else backlog),
+        )
+        for item in readers
+        if item.kind in _SOURCES
+    ]  # fmt: skip

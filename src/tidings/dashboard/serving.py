@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, contextmanager
 
 import uvicorn
 
+from tidings.consume.tenure import cause_of
 from tidings.dashboard.app import Dashboard
 
 __all__ = ["CannotListen", "serving"]
@@ -48,14 +49,20 @@ async def serving(dashboard: Dashboard, host: str, port: int, root_path: str = "
     )  # fmt: skip
     server = _Server(config)
     shown = f"[{host}]" if ":" in host else host
-    # Not a task group: what the block raises must come out of it as it is.
-    running = asyncio.create_task(server.serve([listening]))
     try:
-        yield f"http://{shown}:{listening.getsockname()[1]}{root_path}/"
-    finally:
-        dashboard.close()
-        server.should_exit = True
-        await running
+        # A server that fails ends the block.
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(server.serve([listening]))
+            try:
+                yield f"http://{shown}:{listening.getsockname()[1]}{root_path}/"
+            finally:
+                dashboard.close()
+                server.should_exit = True
+                # Or what the block raises would have the group cancel it while it answers.
+                await asyncio.wait([running])
+    except BaseExceptionGroup as group:
+        # What the block raises comes out of it as it is.
+        raise cause_of(group) from None
 
 
 def _listening(host: str, port: int) -> socket.socket:

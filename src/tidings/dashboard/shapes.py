@@ -7,10 +7,12 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from tidings.dashboard.charts import Chart, Charts
-from tidings.dashboard.desk import ReaderState, Story, WorkerState
+from tidings.dashboard.desk import ReaderState, WorkerState
 from tidings.dashboard.payload import Redaction, Shown
+from tidings.dashboard.story import Step, Story, ended_step
 from tidings.stores.sql.audit import Entry
 from tidings.stores.sql.parked import Parked
+from tidings.stores.sql.remembered import Found
 from tidings.stores.sql.views import LogRow
 from tidings.stores.sql.views_parked import FailedRow, Group, KeyRow, Waiting
 
@@ -18,6 +20,7 @@ __all__ = [
     "AuditPage",
     "Charted",
     "Delivery",
+    "Ending",
     "EventStory",
     "FailureGroups",
     "FailureList",
@@ -30,6 +33,7 @@ __all__ = [
     "Workers",
     "charted",
     "delivery_of",
+    "ending_of",
     "payload_of",
     "story_of",
 ]
@@ -53,13 +57,14 @@ class Page(NamedTuple):
 
 
 class Happened(NamedTuple):
-    """One thing that happened to an event."""
+    """One thing that happened to an event; `worker` is the process that did it, as `host:pid`, where that is known."""
 
     at: datetime | None
     what: str
     who: str
     state: str
     detail: str
+    worker: str | None
 
 
 class Said(NamedTuple):
@@ -86,6 +91,19 @@ class EventStory(NamedTuple):
     happened: list[Happened]
     parked: list[int]
     conversation: list[Said]
+
+
+class Ending(NamedTuple):
+    """What is left of an event that is not in the log: how it ended for whom, and where it is parked.
+
+    `source` is the producer under which the inbox knows it. Where that is null, what happened may have happened to another event, made in the
+    same millisecond: give the producer to be sure.
+    """
+
+    id: str
+    source: str | None
+    happened: list[Happened]
+    parked: list[int]
 
 
 class Delivery(NamedTuple):
@@ -217,9 +235,20 @@ def story_of(story: Story, redaction: Redaction) -> EventStory:
     return EventStory(
         event.position, event.id, event.source, event.name, event.version, event.topic, event.key, event.time, story.correlation,
         payload_of(event.headers, event.name, redaction), payload_of(event.data, event.name, redaction),
-        [Happened(step.at, step.what, step.who, step.state, "" if hidden and step.link else step.detail) for step in story.steps],
+        [_happened(step, hidden) for step in story.steps],
         [item.number for item in story.parked], [Said(row, cause) for row, cause in story.conversation],
     )  # fmt: skip
+
+
+def ending_of(event_id: str, found: Found, parked: list[Parked]) -> Ending:
+    """Return what is left of an event."""
+    return Ending(
+        event_id, found.source, [_happened(ended_step(item), False) for item in found.ended], [item.number for item in parked]
+    )  # fmt: skip
+
+
+def _happened(step: Step, hidden: bool) -> Happened:
+    return Happened(step.at, step.what, step.who, step.state, "" if hidden and step.link else step.detail, step.worker or None)
 
 
 def delivery_of(item: Parked, redaction: Redaction) -> Delivery:

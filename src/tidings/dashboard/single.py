@@ -11,17 +11,36 @@ from tidings.dashboard.call import Call, Problem
 from tidings.dashboard.diagrams import conversation
 from tidings.dashboard.params import Param, canonical, read
 from tidings.dashboard.payload import SHOWN, Shown
+from tidings.dashboard.story import ended_step
 from tidings.dashboard.views import number_of
 from tidings.stores.sql.parked import Parked
+from tidings.stores.sql.remembered import Found
 from tidings.stores.sql.views import LogRow
 
-__all__ = ["AT", "delivery", "delivery_data", "event", "event_data", "event_of", "find", "parked_of", "waiting", "waiting_of"]
+__all__ = [
+    "AT",
+    "SOURCE",
+    "delivery",
+    "delivery_data",
+    "event",
+    "event_data",
+    "event_of",
+    "find",
+    "left_of",
+    "parked_of",
+    "waiting",
+    "waiting_of",
+]
 
 #: How the page of an event is told where the event is.
 AT = (
     Param("at", "the event's position in the log, if it is known", "integer", low=0, high=2**62),
     Param("after", "the position at which to search further", "integer", low=-(2**62), high=2**62),
 )
+
+
+#: Who made an event that came from elsewhere.
+SOURCE = Param("source", "the producer of an event from elsewhere: the CloudEvents attribute `source`", high=255)
 
 
 async def event_of(call: Call) -> tuple[Any, int | None]:
@@ -44,9 +63,15 @@ async def event(call: Call) -> Response:
     story, further = await event_of(call)
     given = call.request.path_params["event_id"]
     if story is None:
-        parked = await call.desk.ask(call.desk.deliveries_of, given) if "\0" not in given and len(given) <= 255 else []
         waiting = await waiting_of(call, given)
-        return call.page("no_event.html", 404, event_id=given, further=further, parked=parked, waiting=waiting)
+        found, parked = await left_of(call)
+        if found.source is None and (parked or waiting):
+            # What else was made in its millisecond is of no interest then.
+            found = found._replace(ended=[])
+        steps = [ended_step(item) for item in found.ended]
+        return call.page(
+            "no_event.html", 404 if found.source is None else 200, event_id=given, further=further, parked=parked, waiting=waiting, steps=steps, source=found.source
+        )  # fmt: skip
     found = story.event
 
     def link(row: LogRow) -> str:
@@ -57,6 +82,16 @@ async def event(call: Call) -> Response:
         "event.html", story=story, event=found, data=Shown.of(found.data, found.name, call.redaction),
         headers=Shown.of(found.headers, found.name, call.redaction), tree=tree, limit=SHOWN, hide=bool(call.redaction),
     )  # fmt: skip
+
+
+async def left_of(call: Call) -> tuple[Found, list[Parked]]:
+    """Return what is left of an event that is not in the log: in the inbox, and where it is parked."""
+    source = read((SOURCE,), call.request.query_params, text=True)["source"]
+    given = call.request.path_params["event_id"]
+    if "\0" in given or len(given) > 255:
+        return Found(None, []), []
+    parked = await call.desk.ask(call.desk.deliveries_of, given)
+    return await call.desk.remembered(canonical(given) or given, source), [item for item in parked if source in (None, item.source)]
 
 
 async def event_data(call: Call) -> Response:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 from tidings.consume.lanes import Lanes, Taken
-from tidings.transports.base import Failure, Outcome
+from tidings.transports.base import CONFIRMED, Failure, Outcome
 
 __all__ = ["Call", "Flight", "Settled", "settle"]
 
@@ -96,6 +96,8 @@ def settle(items: Sequence[T], outcomes: Sequence[Outcome]) -> Settled[T]:
     """Sort what was sent by what became of it, each kind in the order in which it was sent."""
     if len(items) != len(outcomes):
         return Settled([], [], [], f"the transport gave {len(outcomes)} outcomes for {len(items)} messages")
+    if outcomes.count(CONFIRMED) == len(outcomes):
+        return Settled(list(items), [], [], None)
     settled: Settled[T] = Settled([], [], [], next((outcome.reason for outcome in outcomes if outcome.kind == "unconfirmed"), None))
     for item, outcome in zip(items, outcomes, strict=True):
         if outcome.kind == "confirmed":

@@ -10,7 +10,7 @@ from tidings.consume.execution import StoreDown
 from tidings.consume.tenure import rest
 from tidings.errors import TransportDown, Unsendable
 from tidings.relay.suspicion import Suspicion
-from tidings.transports.base import Outcome, Outgoing, unconfirmed
+from tidings.transports.base import CONFIRMED, Outcome, Outgoing, unconfirmed
 from tidings.transports.base import Publisher as Channel
 
 __all__ = ["FIRST_ANOTHER", "ChannelLost", "Line"]
@@ -110,6 +110,9 @@ class Line:
         events = [one.message.id for one in outgoing]
         self._under_way.update(events)
         outcomes = await self._channel.publish(outgoing)
+        if self.through and len(outcomes) == len(events) and outcomes.count(CONFIRMED) == len(events):
+            self._under_way.difference_update(events)
+            return outcomes
         for event, outcome in zip(events, outcomes, strict=False):
             if outcome.kind != "unconfirmed":
                 self._under_way.discard(event)

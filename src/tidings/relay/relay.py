@@ -101,6 +101,8 @@ class Relay:
         except asyncio.CancelledError:
             await bounded(tenure.leave())
             raise
+        finally:
+            reach.over()
         await tenure.leave()
         if reach.hopeless:
             await reach.stand_back()

@@ -30,6 +30,7 @@ TIMES = {
     "limits": ("spent_until",),
     "permits": ("lease_until",),
     "workers": ("started_at", "seen_at"),
+    "worker_numbers": ("started_at", "gone_at"),
     "command_keys": ("created_at",),
     "commands": ("started_at",),
     "audit": ("time", "changed_at"),

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from tidings.errors import ConfigurationError
 
-__all__ = ["described", "unreadable"]
+if TYPE_CHECKING:
+    from tidings.transports.base import Transport
+
+__all__ = ["address_of", "described", "unreadable"]
 
 _WHO = re.compile(r"(?:(?<=://)|^)[^/]*@")
 _UNREADABLE = "(an unreadable address)"
@@ -22,6 +26,12 @@ def described(url: str) -> str:
     """Return scheme, host and port of a URL, or of several that commas separate; never its user, password, path or parameters."""
     # Before the commas: a password may have some.
     return ",".join(_one(part.strip()) for part in _WHO.sub("", url).split(","))
+
+
+def address_of(transport: Transport) -> str:
+    """Return where a transport's broker is, as `described`; empty for a transport that has no `url`."""
+    url = getattr(transport, "url", None)
+    return described(url) if isinstance(url, str) else ""
 
 
 def _one(url: str) -> str:

@@ -19,6 +19,7 @@ TABLES = (
     "limits",
     "permits",
     "workers",
+    "worker_numbers",
     "stats",
     "command_keys",
     "commands",
@@ -46,6 +47,7 @@ class Names:
     limits: str
     permits: str
     workers: str
+    worker_numbers: str
     stats: str
     command_keys: str
     commands: str

@@ -19,6 +19,7 @@ from tidings.stores.sql.statement import Command, Sql
 from tidings.stores.sql.stats import buckets
 
 __all__ = [
+    "ALIVE",
     "COUNTED",
     "INBOUND",
     "RELAY",
@@ -50,7 +51,7 @@ INBOUND = "inbound:"
 SHARED = "@"
 
 #: Seconds after its last sign of life for which a worker counts as alive (it gives one every ten); most rows of a list.
-_ALIVE = 30.0
+ALIVE = 30.0
 _LISTED = 500
 
 
@@ -219,7 +220,7 @@ class Queries:
         events = "events::text" if pg else "events"
         # A state of the breaker is that of the process that told it: it counts as long as that one reads. Where several read side by side, what was
         # told last does. Who cannot reach a broker gives the lease up now and then: what it told counts until the next one knows better.
-        alive = f"exists (select 1 from {names.workers} w where {worker} = s.breaker_owner and w.seen_at > {dialect.after(f'-{_ALIVE:g}')})"
+        alive = f"exists (select 1 from {names.workers} w where {worker} = s.breaker_owner and w.seen_at > {dialect.after(f'-{ALIVE:g}')})"
         of_broker = f"(s.name like '{RELAY}%' or s.name like '{INBOUND}%') and {alive}"
         told = f"s.breaker is not null and (s.breaker_owner = c.owner or c.kind = 'queue' and c.owner is not null or {of_broker})"
         # A group may read several sources; what has come in over one of them and was not understood belongs to that one.
@@ -255,7 +256,7 @@ class Queries:
         """)
         self.workers_ = Sql(f"""
             select {worker}, w.service, w.environment, w.roles, w.host, w.pid, w.version, w.started_at, w.seen_at,
-                   w.seen_at > {dialect.after(f"-{_ALIVE:g}")}
+                   w.seen_at > {dialect.after(f"-{ALIVE:g}")}
             from {names.workers} w order by w.seen_at desc limit {_LISTED}
         """)
         text = "::text" if pg else ""

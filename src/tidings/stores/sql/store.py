@@ -26,6 +26,7 @@ from tidings.stores.sql.identity import engine_of, identity_of, same_identity
 from tidings.stores.sql.leases import Leases
 from tidings.stores.sql.limits import Limits
 from tidings.stores.sql.names import Names
+from tidings.stores.sql.numbers import WorkerNumbers
 from tidings.stores.sql.postgresql import inbox as pg_inbox
 from tidings.stores.sql.postgresql import lanes as pg_lanes
 from tidings.stores.sql.postgresql import log as pg_log
@@ -100,6 +101,7 @@ class SQLStore:
         self.history = History(names, self.dialect)
         self.commands = Commands(names, self.dialect)
         self.upkeep = Upkeep(names, self.dialect, self.lock_class)
+        self.numbers = WorkerNumbers(names, self.dialect, self.lock_class)
         self.stats = Stats(names, self.dialect)
 
     def leads_here(self, others: Sequence[Any] = ()) -> Callable[[Any], bool]:

@@ -8,14 +8,14 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
-from tidings.ids import event_key
 from tidings.stores.sql.dialect import Dialect, as_datetime
 from tidings.stores.sql.driver import run
 from tidings.stores.sql.names import Names
-from tidings.stores.sql.queries import Event, event_of, label_of
+from tidings.stores.sql.queries import Event, event_of
+from tidings.stores.sql.remembered import Ended, Remembered
 from tidings.stores.sql.statement import Command, Sql
 
-__all__ = ["Ended", "Passed", "Timeline", "Timelines", "Waiting"]
+__all__ = ["Passed", "Timeline", "Timelines", "Waiting"]
 
 
 class Passed(NamedTuple):
@@ -25,15 +25,6 @@ class Passed(NamedTuple):
     service: str
     group: str
     passed: bool
-
-
-class Ended(NamedTuple):
-    """How an event ended for a subscription: `outcome` as in the inbox (`consume.outcome`)."""
-
-    subscription: str
-    service: str
-    outcome: int
-    at: datetime | None
 
 
 class Waiting(NamedTuple):
@@ -51,12 +42,14 @@ class Timeline(NamedTuple):
         waiting: its row in the schedule.
         passed: of the readers of the log.
         ended: of subscriptions, by the inbox.
+        source: with which producer the inbox has it; None when `ended` may be of another event that was made in the same millisecond.
     """
 
     event: Event | None
     waiting: Waiting | None
     passed: list[Passed]
     ended: list[Ended]
+    source: str | None
 
 
 class Timelines:
@@ -90,14 +83,26 @@ class Timelines:
             from {names.outbox} o, {names.checkpoints} c
             where o.position = {typed("$1", "bigint")} and c.kind = 'log' and c.state <> 'retired' order by c.reader limit 500
         """)
-        self.ended_ = Sql(f"""
-            select s.group_name, s.name, s.service, i.outcome, i.handled_at
-            from {names.inbox} i join {names.subscriptions} s on s.id = i.subscription_id
-            where i.event_key = {typed("$1", kind)} order by i.handled_at, s.id limit 500
-        """)
+        self.remembered = Remembered(names, dialect)
 
-    def of(self, connection: Connection, event_id: UUID) -> Timeline:
-        """Return what is known of an event."""
+    def of(self, connection: Connection, event_id: str, source: str | None = None) -> Timeline:
+        """Return what is known of an event.
+
+        Args:
+            event_id: as its producer gave it; those of events of this log are UUIDs.
+            source: its producer. Another one may have used the same id.
+        """
+        uuid = _uuid(event_id)
+        event = None if uuid is None else self._logged(connection, uuid)
+        if event is not None and source in (None, event.source):
+            passed = [Passed(row[0], row[1], row[2], bool(row[3])) for row in run(connection, Command(self.passed_, (event.position,)))]
+            return Timeline(event, None, passed, self.remembered.of(connection, event.source, event.id), event.source)
+        found = [] if uuid is None else run(connection, Command(self.waiting_, (str(uuid),)))
+        waiting = Waiting(event_of(found[0][:10]), as_datetime(found[0][10])) if found else None
+        elsewhere = self.remembered.search(connection, event_id, source)
+        return Timeline(None, waiting, [], elsewhere.ended, elsewhere.source)
+
+    def _logged(self, connection: Connection, event_id: UUID) -> Event | None:
         rows = []
         made = _made(event_id)
         if made is not None:
@@ -105,18 +110,14 @@ class Timelines:
             near = (str(event_id), _written(made - timedelta(minutes=10)), _written(made + timedelta(hours=6)))
             rows = run(connection, Command(self.near_, near))
         rows = rows or run(connection, Command(self.anywhere_, (str(event_id),)))
-        event = event_of(rows[0]) if rows else None
-        found = run(connection, Command(self.waiting_, (str(event_id),)))
-        waiting = Waiting(event_of(found[0][:10]), as_datetime(found[0][10])) if found else None
-        if event is None:
-            return Timeline(None, waiting, [], [])
-        passed = [Passed(row[0], row[1], row[2], bool(row[3])) for row in run(connection, Command(self.passed_, (event.position,)))]
-        key = event_key(event.source, event.id)
-        ended = [
-            Ended(label_of(group, name), service, int(outcome), as_datetime(at))
-            for group, name, service, outcome, at in run(connection, Command(self.ended_, (key,)))
-        ]
-        return Timeline(event, waiting, passed, ended)
+        return event_of(rows[0]) if rows else None
+
+
+def _uuid(text: str) -> UUID | None:
+    try:
+        return UUID(text)
+    except ValueError:
+        return None
 
 
 def _made(event_id: UUID) -> datetime | None:

@@ -19,7 +19,7 @@ from tidings.stores.sql.names import Names
 from tidings.stores.sql.queries import Event, event_of
 from tidings.stores.sql.statement import Command, Sql
 
-__all__ = ["WINDOW", "LogFilter", "LogPage", "LogRow", "LogViews", "born"]
+__all__ = ["WINDOW", "LogFilter", "LogPage", "LogRow", "LogViews", "Passed", "born"]
 
 #: How many rows one search looks through; one that reads payloads, through fewer.
 WINDOW = 20_000
@@ -76,6 +76,18 @@ class LogPage(NamedTuple):
     before: int | None
     searched: int | None
     reached: datetime | None
+
+
+class Passed(NamedTuple):
+    """Whether a reader of the log has a position behind it, and who reads there now, since when its checkpoint has not moved."""
+
+    reader: str
+    service: str
+    group: str
+    state: str
+    passed: bool
+    moved_at: datetime | None
+    owner: str | None
 
 
 class LogViews:
@@ -155,8 +167,6 @@ class LogViews:
             from {names.checkpoints} c cross join {names.outbox} o where o.position = {typed("$1", "bigint")} and c.kind = 'log'
             order by c.reader limit 500
         """)
-        key = typed("$1", "uuid")
-        self.handled_ = Sql(f"select subscription_id, outcome, handled_at from {names.inbox} where event_key = {key}")
 
     def size(self, connection: Connection) -> int:
         """Return about how many rows the log has: the planner's estimate on PostgreSQL, the span of positions on SQLite."""
@@ -236,13 +246,12 @@ class LogViews:
         """Return the types among the newest 10,000 rows: source, name, version, topic, how many, when last."""
         return [(*row[:4], int(row[4]), as_datetime(row[5])) for row in run(connection, Command(self.kinds_, ()))]
 
-    def passed(self, connection: Connection, position: int) -> list[tuple[str, str, str, str, bool, datetime | None, str | None]]:
-        """Return of each reader of the log whether it has this position behind it: reader, service, group, state, passed, moved at, owner."""
-        return [(*row[:4], bool(row[4]), as_datetime(row[5]), row[6]) for row in run(connection, Command(self.passed_, (position,)))]
-
-    def handled(self, connection: Connection, event_key: str) -> dict[int, tuple[int, datetime | None]]:
-        """Return outcome and time by subscription, as far as the inbox remembers them."""
-        return {row[0]: (row[1], as_datetime(row[2])) for row in run(connection, Command(self.handled_, (event_key,)))}
+    def passed(self, connection: Connection, position: int) -> list[Passed]:
+        """Return of each reader of the log whether it has this position behind it."""
+        return [
+            Passed._make((*row[:4], bool(row[4]), as_datetime(row[5]), row[6]))
+            for row in run(connection, Command(self.passed_, (position,)))
+        ]
 
     def _pattern(self, name: str | None) -> str | None:
         if name is None:

@@ -27,8 +27,9 @@ from tidings.transports.nats.receiver import Reader, Receiver, made_at
 from tidings.transports.urls import described, unreadable
 
 if TYPE_CHECKING:
-    from nats.aio.client import Client
     from nats.js import JetStreamContext
+
+    from tidings.transports.nats.sturdy import Sturdy
 
 __all__ = ["NATS"]
 
@@ -230,7 +231,7 @@ class NATS:
             )
             await context.add_consumer(self.stream(topic), settings)
 
-    async def _connect(self, lost: Callable[[str], None] | None = None) -> Client:
+    async def _connect(self, lost: Callable[[str], None] | None = None, client: Sturdy | None = None) -> Sturdy:
         nats = load_nats()
 
         async def closed() -> None:
@@ -245,11 +246,11 @@ class NATS:
             check_files(self.url, {"user_credentials": path})
         check_files(self.url, {"nkeys_seed": self.options.get("nkeys_seed")})
 
-        from tidings.transports.nats.secure import Secure
         from tidings.transports.nats.sturdy import Sturdy
 
         servers = [part.strip() for part in self.url.split(",")]
-        client = Secure() if self._asks_for_tls(servers) else Sturdy()
+        client = client or Sturdy()
+        client.tls_only = self._asks_for_tls(servers)
         said = ""
 
         async def noticed(error: Exception) -> None:

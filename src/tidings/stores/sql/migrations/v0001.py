@@ -54,6 +54,7 @@ create table {t:inbox} (
   event_key uuid not null,
   subscription_id integer not null,
   outcome smallint not null default 0,
+  worker smallint,
   handled_at timestamptz not null default clock_timestamp(),
   primary key (event_key, subscription_id)
 );
@@ -179,8 +180,19 @@ create table {t:workers} (
   host text not null,
   pid integer not null,
   version text not null,
+  brokers json not null default '[]',
   started_at timestamptz not null default clock_timestamp(),
   seen_at timestamptz not null default clock_timestamp()
+);
+
+create table {t:worker_numbers} (
+  number smallint not null primary key,
+  worker uuid not null,
+  service text not null,
+  host text not null,
+  pid integer not null,
+  started_at timestamptz not null default clock_timestamp(),
+  gone_at timestamptz
 );
 
 create table {t:stats} (
@@ -259,6 +271,7 @@ create table {t:inbox} (
   event_key text not null,
   subscription_id integer not null,
   outcome integer not null default 0,
+  worker integer,
   handled_at text not null,
   primary key (event_key, subscription_id)
 ) without rowid;
@@ -382,8 +395,19 @@ create table {t:workers} (
   host text not null,
   pid integer not null,
   version text not null,
+  brokers text not null default '[]',
   started_at text not null,
   seen_at text not null
+);
+
+create table {t:worker_numbers} (
+  number integer not null primary key,
+  worker text not null,
+  service text not null,
+  host text not null,
+  pid integer not null,
+  started_at text not null,
+  gone_at text
 );
 
 create table {t:stats} (

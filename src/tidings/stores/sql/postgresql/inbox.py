@@ -25,6 +25,8 @@ class Inbox:
     """
 
     def __init__(self, names: Names) -> None:
+        #: The number of the worker that handles events here, by subscription; where there is none, nobody is written down.
+        self.workers: dict[int, int] = {}
         # Only exceptions come back: the place (from 1) of each event that does not run, and why.
         standing = f"""
             with todo as materialized (select u.k, u.l, u.ord from unnest($2::uuid[], $3::uuid[]) with ordinality u(k, l, ord)),
@@ -35,8 +37,8 @@ class Inbox:
         self.open_ = Sql(f"""
             {standing},
                  fresh as (
-                   insert into {names.inbox} (event_key, subscription_id)
-                   select t.k, $1::int from todo t where t.ord not in (select p.ord from parked p) order by t.k
+                   insert into {names.inbox} (event_key, subscription_id, worker)
+                   select t.k, $1::int, $4::smallint from todo t where t.ord not in (select p.ord from parked p) order by t.k
                    on conflict do nothing returning event_key)
             select p.ord, {Standing.PARKED} from parked p
             union all
@@ -66,13 +68,13 @@ class Inbox:
             f"delete from {names.inbox} i where i.event_key = any($2::uuid[]) and i.subscription_id = $1::int and outcome = 3"
         )
         self.record_ = Sql(f"""
-            insert into {names.inbox} (event_key, subscription_id, outcome)
-            select u.k, $1::int, $3::smallint from unnest($2::uuid[]) u(k) order by u.k on conflict do nothing
+            insert into {names.inbox} (event_key, subscription_id, outcome, worker)
+            select u.k, $1::int, $3::smallint, $4::smallint from unnest($2::uuid[]) u(k) order by u.k on conflict do nothing
         """)
 
     def open(self, connection: Connection, subscription_id: int, keys: Sequence[str], lanes: Sequence[str]) -> dict[int, int]:
         """Insert the inbox rows of what may run; return the `Standing` of the others by index. Keys must be distinct."""
-        rows = run(connection, Command(self.open_, (subscription_id, keys, lanes)))
+        rows = run(connection, Command(self.open_, (subscription_id, keys, lanes, self.workers.get(subscription_id))))
         return {row[0] - 1: row[1] for row in rows}
 
     def standing(self, connection: Connection, subscription_id: int, keys: Sequence[str], lanes: Sequence[str]) -> dict[int, int]:
@@ -97,7 +99,7 @@ class Inbox:
 
     def record(self, connection: Connection, subscription_id: int, keys: Sequence[str], outcome: int) -> None:
         """Insert inbox rows with an outcome, where there are none yet."""
-        run(connection, Command(self.record_, (subscription_id, keys, outcome)))
+        run(connection, Command(self.record_, (subscription_id, keys, outcome, self.workers.get(subscription_id))))
 
     def handled(self, connection: Connection, subscription_id: int, keys: Sequence[str]) -> int:
         """Return how many of the events are over; those that were set aside dead are not."""

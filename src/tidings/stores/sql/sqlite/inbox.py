@@ -20,13 +20,15 @@ class Inbox:
     """Invariant 4. `open` runs under BEGIN IMMEDIATE, so nobody else writes between its statements."""
 
     def __init__(self, names: Names) -> None:
+        #: The number of the worker that handles events here, by subscription; where there is none, nobody is written down.
+        self.workers: dict[int, int] = {}
         self.parked = Sql(f"select lane from {names.lanes} where lane in (select value from json_each($2)) and subscription_id = $1")
         self.known = Sql(
             f"select event_key from {names.inbox} where event_key in (select value from json_each($2)) and subscription_id = $1"
         )
         self.record_ = Sql(f"""
-            insert into {names.inbox} (event_key, subscription_id, outcome, handled_at)
-            select value, $1, $3, {SQLITE.now} from json_each($2) where true on conflict do nothing
+            insert into {names.inbox} (event_key, subscription_id, outcome, worker, handled_at)
+            select value, $1, $3, $4, {SQLITE.now} from json_each($2) where true on conflict do nothing
         """)
         self.prove_ = Sql(f"""
             select count(*) from {names.inbox} where event_key in (select value from json_each($2)) and subscription_id = $1
@@ -83,7 +85,8 @@ class Inbox:
 
     def record(self, connection: Connection, subscription_id: int, keys: Sequence[str], outcome: int) -> None:
         """Insert inbox rows with an outcome, where there are none yet."""
-        run(connection, Command(self.record_, (subscription_id, json.dumps(list(keys)), outcome)))
+        arguments = (subscription_id, json.dumps(list(keys)), outcome, self.workers.get(subscription_id))
+        run(connection, Command(self.record_, arguments))
 
     def handled(self, connection: Connection, subscription_id: int, keys: Sequence[str]) -> int:
         """Return how many of the events are over; those that were set aside dead are not."""
