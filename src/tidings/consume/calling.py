@@ -34,6 +34,10 @@ __all__ = ["AFTER", "HandlerFailed", "Scope", "call", "resolve", "resolve_simply
 
 logger = logging.getLogger("tidings.consume")
 
+# Names of the module: looking up a member of an Enum costs ten times as much, for each parameter of each event.
+_SESSION, _ASYNC_SESSION, _ASYNC_CONNECTION = Need.SESSION, Need.ASYNC_SESSION, Need.ASYNC_CONNECTION
+_DRIVER, _ENVELOPE, _ENVELOPES, _PUBLISH = Need.DRIVER, Need.ENVELOPE, Need.ENVELOPES, Need.PUBLISH
+
 #: Where a handler's session keeps its `Scope`, for what has to wait until the transaction that it joined has ended.
 AFTER = "_tidings_after_commit"
 
@@ -265,7 +269,7 @@ async def call(
     Raises:
         TimeoutError: it took too long. A thread is waited for all the same: it cannot be stopped.
     """
-    if scope.stands_in_the_way(plan.session):
+    if scope._sessions and scope.stands_in_the_way(plan.session):
         # Effects and events stand in the order of the calls.
         with deadline:
             await scope.finish()
@@ -289,7 +293,9 @@ async def _call_async(plan: Plan, event: Any, envelope: Any, scope: Scope) -> No
     used = None if plan.session is None else scope.session(plan.session, asynchronous=True)
     session = None if used is None else used.session
     if plan.simple:
-        values = {p.name: resolve_simply(p, envelope, scope, session) for p in plan.parameters}
+        values: dict[str, Any] = {}
+        for parameter in plan.parameters:
+            values[parameter.name] = resolve_simply(parameter, envelope, scope, session)
         result = await plan.function(event, **values)
     else:
         error: BaseException | None = None
@@ -304,7 +310,8 @@ async def _call_async(plan: Plan, event: Any, envelope: Any, scope: Scope) -> No
             raise error  # a provider's context manager swallowed it: the handler has failed all the same
     if plan.replies and result is not None:
         scope.reply(result, envelope, session)
-    scope.check_commands()
+    if scope._works:
+        scope.check_commands()
     if used is not None:
         used.check()
         if not used.shared:
@@ -342,23 +349,22 @@ async def _call_sync(plan: Plan, event: Any, envelope: Any, scope: Scope) -> Non
 def resolve_simply(parameter: Parameter, envelope: Any, scope: Any, session: Any) -> Any:
     """Return what a parameter stands for that no factory provides."""
     need = parameter.need
-    if need is Need.ENVELOPE or need is Need.ENVELOPES:
-        return envelope
-    if need is Need.SESSION or need is Need.ASYNC_SESSION:
+    if need is _SESSION or need is _ASYNC_SESSION:
         return session
-    if need is Need.PUBLISH:
+    if need is _DRIVER:
+        return scope.held.sync.connection.driver_connection
+    if need is _ASYNC_CONNECTION:
+        return scope.held.asynchronous
+    if need is _ENVELOPE or need is _ENVELOPES:
+        return envelope
+    if need is _PUBLISH:
         return scope.publish(session)
-    if need is Need.EXECUTE or need is Need.EXECUTE_SYNC:
-        return scope.execute(session, parameter.need)
+    if need is Need.CONNECTION:
+        return scope.held.sync
     if need is Need.PROVIDED:
         assert parameter.provider is not None
         return parameter.provider.value
-    assert scope.held is not None
-    if need is Need.CONNECTION:
-        return scope.held.sync
-    if need is Need.ASYNC_CONNECTION:
-        return scope.held.asynchronous
-    return scope.held.sync.connection.driver_connection
+    return scope.execute(session, need)
 
 
 async def resolve(parameter: Parameter, envelope: Any, scope: Any, session: Any, stack: AsyncExitStack) -> Any:

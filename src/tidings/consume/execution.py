@@ -265,7 +265,8 @@ class Execution:
 
     async def _call_all(self, attempts: Sequence[Attempt], scope: Scope, shared: Deadline | None = None) -> None:
         started = before = perf_counter()
-        took, filters = self.compiled.took, self.compiled.filters
+        took: list[float] = []
+        filters = self.compiled.filters
         tracing = self.publisher.tracing
         made = call if tracing is None else tracing.calling(call, self.compiled.label)
         self.pace.begin()
@@ -278,7 +279,7 @@ class Execution:
                         await made(attempt.route.plan, attempt.event, attempt.envelope, scope, deadline, filters)
                     finally:
                         now = perf_counter()
-                        took.observe(now - before)
+                        took.append(now - before)
                         before = now
             else:
                 for first in range(0, len(attempts), self.compiled.batch):
@@ -287,7 +288,7 @@ class Execution:
                         await made(part[0].route.plan, [a.event for a in part], [a.envelope for a in part], scope, deadline, filters)
                     finally:
                         now = perf_counter()
-                        took.observe(now - before)
+                        took.append(now - before)
                         before = now
             if scope.stands_in_the_way(None):
                 with deadline:
@@ -297,6 +298,7 @@ class Execution:
         finally:
             if shared is None:
                 deadline.close()
+            self.compiled.took.observe_each(took)
             self.pace.end(perf_counter() - started, len(attempts))
 
     def _open(self, connection: Connection, fence: Fence, events: Sequence[Received]) -> dict[int, int]:

@@ -112,7 +112,7 @@ class Received(msgspec.Struct, gc=False, eq=False):
         try:
             hops = extensions.get("hops")
             return Envelope(
-                id=_id(self.id, self.event_key),
+                id=_id(self.id, self.event_key) if self.uuid is None else self.uuid,
                 source=self.source,
                 name=self.name,
                 version=self.version,
@@ -125,7 +125,7 @@ class Received(msgspec.Struct, gc=False, eq=False):
                 attempt=attempt,
                 subscription=subscription,
                 scheduled_for=_time(extensions.get("scheduledfor")),
-                expires=self.expires(),
+                expires=self.expires() if "expires" in extensions else None,
                 subject=_text(extensions.get("subject")),
                 tenant=_text(extensions.get("tenantid")),
                 traceparent=_text(extensions.get("traceparent")),
