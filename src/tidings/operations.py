@@ -119,7 +119,7 @@ class Operations:
         """Return the keys that something is parked of, with head, error, depth and age; the longest blocked first.
 
         Args:
-            state: `retrying`, `dead` or `paused`; None is all.
+            state: `retrying` or `dead`; None is both.
         """
         heads = self._heads(None, None, subscription, None, key, None, None, None)
         return await self._store.call(self._store.repair.blocked, heads, state=state, limit=limit)

@@ -37,7 +37,19 @@ from tidings.dashboard.shapes import (
     payload_of,
     story_of,
 )
-from tidings.dashboard.views import AUDIT, EVENTS, FAILURES, KEYS, RANGE, SCHEDULED, SPANS, number_of, place_of
+from tidings.dashboard.views import (
+    AUDIT,
+    EVENTS,
+    FAILURES,
+    KEYS,
+    RANGE,
+    SCHEDULED,
+    SPANS,
+    lane_of_place,
+    number_of,
+    place_of,
+    place_text,
+)
 from tidings.stores.sql.audit import Entry
 from tidings.stores.sql.views_parked import GROUPS
 
@@ -150,10 +162,8 @@ async def _delivery(call: Call, _: dict[str, Any]) -> Delivery:
 
 async def _keys(call: Call, values: dict[str, Any]) -> KeyPage:
     limit, after, state = values.pop("limit"), values.pop("after"), values.pop("state")
-    found = await call.desk.ask(call.desk.parked.keys, limit + 1, state, place_of(after), **values)
-    last = found[limit - 1] if len(found) > limit else None
-    place = None if last is None else cursor(last.due_at if state == "retrying" else last.blocked_at, last.lane)
-    return KeyPage([_quiet(call, row) for row in found[:limit]], place)
+    found = await call.desk.ask(call.desk.keys.page, limit, state, lane_of_place(after), **values)
+    return KeyPage([_quiet(call, row) for row in found.rows], place_text(found.after), found.searched)
 
 
 async def _scheduled(call: Call, values: dict[str, Any]) -> ScheduledPage:

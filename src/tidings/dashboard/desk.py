@@ -18,6 +18,7 @@ from tidings.stores.sql.queries import Activity, Backlog, Queries, Reader, Subsc
 from tidings.stores.sql.remembered import Found, Remembered
 from tidings.stores.sql.store import SQLStore
 from tidings.stores.sql.views import LogViews
+from tidings.stores.sql.views_keys import KeyViews
 from tidings.stores.sql.views_parked import ParkedViews
 from tidings.stores.sql.views_stats import StatsViews, durations, quantile
 
@@ -176,6 +177,11 @@ class Desk:
     def parked(self) -> ParkedViews:
         """Queries on what failed or waits."""
         return ParkedViews(self.store.names, self.store.dialect)
+
+    @property
+    def keys(self) -> KeyViews:
+        """Queries on keys that something is parked of."""
+        return KeyViews(self.store.names, self.store.dialect)
 
     @property
     def queries(self) -> Queries:

@@ -14,7 +14,8 @@ from tidings.stores.sql.audit import Entry
 from tidings.stores.sql.parked import Parked
 from tidings.stores.sql.remembered import Found
 from tidings.stores.sql.views import LogRow
-from tidings.stores.sql.views_parked import FailedRow, Group, KeyRow, Waiting
+from tidings.stores.sql.views_keys import KeyRow
+from tidings.stores.sql.views_parked import FailedRow, Group, Waiting
 
 __all__ = [
     "AuditPage",
@@ -154,10 +155,11 @@ class FailureList(NamedTuple):
 
 
 class KeyPage(NamedTuple):
-    """Blocked keys."""
+    """Blocked keys; `after` leads to the next page, also where the search ended after looking through `searched` keys."""
 
     keys: list[KeyRow]
     after: str | None
+    searched: int | None
 
 
 class ScheduledPage(NamedTuple):

@@ -1,10 +1,10 @@
-"""What a dashboard asks about failures, blocked keys and scheduled events. Read only, by keyset, each count bounded and said to be."""
+"""What a dashboard asks about failures and scheduled events. Read only, by keyset, each count bounded and said to be."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
@@ -15,9 +15,7 @@ from tidings.stores.sql.queries import label_of
 from tidings.stores.sql.repair import Heads
 from tidings.stores.sql.statement import Command, Sql
 
-__all__ = ["GROUPS", "FailedRow", "FailurePage", "Group", "KeyRow", "LaneState", "ParkedViews", "Waiting"]
-
-LaneState = Literal["dead", "retrying", "paused"]
+__all__ = ["GROUPS", "FailedRow", "FailurePage", "Group", "ParkedViews", "Waiting"]
 
 #: Most groups of failures that are looked at, and up to which the failures of a group are counted.
 GROUPS = 200
@@ -92,34 +90,6 @@ class FailurePage(NamedTuple):
     rows: list[FailedRow]
     before: int | None
     searched: int | None
-
-
-class KeyRow(NamedTuple):
-    """A key that something is parked of, with its head. `lane` and `at` are its place in the list."""
-
-    lane: str
-    subscription_id: int
-    service: str
-    group: str
-    subscription: str
-    key: str | None
-    state: str
-    depth: int
-    attempts: int
-    blocked_at: datetime | None
-    due_at: datetime | None
-    number: int | None
-    event_id: str | None
-    event: str | None
-    reason: str | None
-    error_type: str | None
-    error_message: str | None
-    fingerprint: str | None
-
-    @property
-    def label(self) -> str:
-        """What the subscription is called."""
-        return label_of(self.group, self.subscription)
 
 
 class Waiting(NamedTuple):
@@ -200,27 +170,6 @@ class ParkedViews:
         self.floor_ = Sql(f"""
             select number from {names.deliveries} where number < {typed("$1", "bigint")} order by number desc limit 1 offset {_WINDOW - 1}
         """)
-        order = {"dead": "l.blocked_at, l.lane", "retrying": "l.due_at, l.lane", "paused": "l.lane, l.subscription_id"}
-        # The place in the list is (time, lane): several lanes may have one time.
-        after = {
-            "dead": f"(l.blocked_at, l.lane) > ({typed('$1', 'timestamptz')}, {typed('$2', uuid)})",
-            "retrying": f"(l.due_at, l.lane) > ({typed('$1', 'timestamptz')}, {typed('$2', uuid)})",
-            "paused": f"({typed('$1', 'timestamptz')} is null or l.lane > {typed('$2', uuid)})",
-        }
-        self.keys_ = {
-            state: Sql(f"""
-                select l.lane{text}, l.subscription_id, s.service, s.group_name, s.name, l.key, l.state, l.depth, l.attempts, l.blocked_at, l.due_at,
-                       d.number, d.event_id, d.name, d.reason, d.error_type, d.error_message, d.fingerprint
-                from (select * from {names.lanes} l where l.state = '{state}' and {after[state]} order by {order[state]} limit {_WINDOW}) l
-                join {names.subscriptions} s on s.id = l.subscription_id
-                left join {names.deliveries} d on d.number = (
-                  select min(x.number) from {names.deliveries} x where x.lane = l.lane and x.subscription_id = l.subscription_id)
-                where {is_or_any("s.service", "$3")} and ({typed("$4", "text")} is null or s.name = {typed("$4", "text")}
-                  or s.group_name || '/' || s.name = {typed("$4", "text")}) and {is_or_any("l.key", "$5")}
-                order by {order[state]} limit {typed("$6", "int")}
-            """)
-            for state in order
-        }
         first = f"select min(x.number) from {names.deliveries} x where x.lane = l.lane and x.subscription_id = l.subscription_id"
         time = "timestamptz"
         # The dry run of an action, counted up to a bound. With a fingerprint the way leads through its index.
@@ -309,16 +258,6 @@ class ParkedViews:
             return FailurePage(found[:limit], found[limit - 1].number, None)
         floor = run(connection, Command(self.floor_, (start,)))
         return FailurePage(found, floor[0][0], _WINDOW) if floor else FailurePage(found, None, None)
-
-    def keys(
-        self, connection: Connection, limit: int, state: LaneState, after: tuple[datetime, str] | None = None, *, service: str | None = None,
-        subscription: str | None = None, key: str | None = None,
-    ) -> list[KeyRow]:  # fmt: skip
-        """Return blocked keys of one state: dead ones the longest blocked first, retrying ones by when they are due."""
-        at, lane = after or (datetime(1970, 1, 1, tzinfo=UTC), "00000000-0000-0000-0000-000000000000" if self._pg else "")
-        place: Any = None if state == "paused" and after is None else self._time(at)
-        rows = run(connection, Command(self.keys_[state], (place, lane, service, subscription, key, limit)))
-        return [KeyRow._make((*row[:9], as_datetime(row[9]), as_datetime(row[10]), *row[11:])) for row in rows]
 
     def matched(self, connection: Connection, heads: Heads, limit: int = MATCHED) -> tuple[int, int]:
         """Return how many dead lanes an action would change, and the events in them: at most `limit` + 1 lanes are counted."""
