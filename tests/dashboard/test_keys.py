@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -10,11 +13,15 @@ import httpx
 import pytest
 from sqlalchemy import create_engine, text
 
+from tests.cli.conftest import CommandLine, cli
+from tests.cli.till import fill
 from tests.dashboard.conftest import client_of
 from tests.dashboard.scenes import add_dead
 from tests.services.databases import Database
 from tidings.dashboard import Dashboard
 from tidings.ids import lane_of
+
+__all__ = ["cli"]
 
 ERROR = ("shop.Declined", "the card was declined", "cccc")
 AT_ONCE = "2026-01-01T00:00:00.000Z"
@@ -96,3 +103,69 @@ async def test_pages_miss_no_subscription_of_a_key(client: httpx.AsyncClient, fr
     found, _ = await walked(client, state=state, limit=1)
     expected = [(name, key) for key in sorted("xy", key=lane_of) for name in ("till/book", "security/watch")]
     assert found[:4] == expected
+
+
+def later(database: Database, **values: str) -> None:
+    """Let what is retrying be due in an hour; set more columns of the lanes of a key."""
+    engine = create_engine(database.sync_url)
+    hour = "clock_timestamp() + interval '1 hour'" if database.kind == "postgresql" else "strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '1 hour')"
+    with engine.begin() as connection:
+        connection.execute(text(f"update tidings_lanes set due_at = {hour} where state = 'retrying'"))
+        for key, column in values.items():
+            connection.execute(text(f"update tidings_lanes set {column} = {hour} where key = :key"), {"key": key})
+    engine.dispose()
+
+
+async def due(client: httpx.AsyncClient) -> dict[str, bool]:
+    """Return of each key that is retrying whether it is due."""
+    rows = (await client.get("/api/keys?state=retrying")).json()["keys"]
+    return {row["key"]: datetime.fromisoformat(row["due_at"]) < datetime.now(UTC) + timedelta(minutes=30) for row in rows}
+
+
+async def test_a_key_that_waits_for_another_attempt_is_tried_now(client: httpx.AsyncClient, fresh: Database) -> None:
+    park(fresh, ("book", "x", None), ("book", "y", None), ("book", "under-way", None), state="retrying")
+    later(fresh, **{"under-way": "lease_until"})
+    row = next(row for row in (await client.get("/api/keys?state=retrying")).json()["keys"] if row["key"] == "x")
+    for page in ("/keys?state=retrying", f"/deliveries/{row['number']}"):
+        assert f"/actions/try-now?number={row['number']}" in (await client.get(page)).text
+    page = await client.get(f"/actions/try-now?number={row['number']}&back=/keys")
+    assert "1 key that waits for another attempt" in page.text
+    hidden = dict(re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)">', page.text))
+    assert (await client.post("/actions/try-now", data=hidden)).status_code == 303
+    assert await due(client) == {"x": True, "y": False, "under-way": False}
+    entry = (await client.get("/api/audit")).json()["entries"][0]
+    assert (entry["action"], entry["target"]["number"], entry["outcome"]) == ("try now", row["number"], "done")
+    planned = (await client.post("/api/actions/try-now", json={"all": True, "dry_run": True})).json()
+    assert planned == {"status": "planned", "changed": 1, "sentence": "1 key that waits for another attempt"}
+    by_kind = (await client.post("/api/actions/try-now", json={"fingerprint": "cccc", "dry_run": True})).json()
+    assert by_kind["changed"] == 1
+    done = (await client.post("/api/actions/try-now", json={"all": True})).json()
+    assert done == {"status": "done", "changed": 1, "sentence": "1 keys are tried now"}
+    assert await due(client) == {"x": True, "y": True, "under-way": False}
+    assert [item["key"] for item in (await client.get("/api/keys")).json()["keys"]] == ["bad"], "dead ones stay dead"
+
+
+async def test_what_is_offered_for_failures_concerns_what_is_listed(client: httpx.AsyncClient, fresh: Database) -> None:
+    park(fresh, ("book", "x", None), state="retrying")
+    every, retrying = [(await client.get(f"/failures{query}")).text for query in ("", "?state=retrying")]
+    assert "Redrive everything" in every
+    assert "Discard everything" in every
+    assert "Try everything now" in retrying
+    assert "Redrive" not in retrying
+    assert "Discard" not in retrying
+
+
+def test_the_command_line_tries_a_key_now(cli: CommandLine, fresh_and_retrying: Database) -> None:
+    store = fresh_and_retrying
+    assert cli("keys", "try-now", "--key", "x", "--dry-run", store=store).out == "1 keys wait for another attempt, with 1 events\n"
+    assert cli("keys", "try-now", "--key", "x", "--yes", store=store).out == "1 keys are tried now\n"
+    assert cli("keys", "try-now", "--all", "--dry-run", store=store).out == "0 keys wait for another attempt, with 0 events\n"
+    assert cli("keys", "try-now", "--subscription", "boook", "--yes", store=store).exit_code == 1
+
+
+@pytest.fixture
+def fresh_and_retrying(database: Database) -> Database:
+    asyncio.run(fill(database))
+    park(database, ("book", "x", None), state="retrying")
+    later(database)
+    return database

@@ -12,7 +12,7 @@ from tidings.stores.sql.dialect import Dialect, as_datetime
 from tidings.stores.sql.driver import run
 from tidings.stores.sql.names import Names
 from tidings.stores.sql.queries import label_of
-from tidings.stores.sql.repair import Heads
+from tidings.stores.sql.repair import Heads, Standing, standing
 from tidings.stores.sql.statement import Command, Sql
 
 __all__ = ["GROUPS", "FailedRow", "FailurePage", "Group", "ParkedViews", "Waiting"]
@@ -183,22 +183,26 @@ class ParkedViews:
         # The head by look-up, lane by lane, until there are enough.
         of_lane = f"select d.* from {names.deliveries} d where d.lane = l.lane and d.subscription_id = l.subscription_id order by d.number limit 1"
         head = f"cross join lateral ({of_lane}) d" if pg else f"join {names.deliveries} d on d.number = ({first})"
-        self.matched_ = Sql(f"""
-            select count(*), coalesce(sum(depth), 0) from ({found} {head} where l.state = 'dead' and {meant} limit {typed("$10", "int")}) m
-        """)
+        stands = standing(dialect)
+        self.matched_ = {
+            state: Sql(f"""
+                select count(*), coalesce(sum(depth), 0) from ({found} {head} where {condition} and {meant} limit {typed("$10", "int")}) m
+            """)
+            for state, condition in stands.items()
+        }
         exact = meant.replace(is_or_any("d.fingerprint", "$7"), f"d.fingerprint = {typed('$7', 'text')}")
-        dead = (
-            f"select l.depth, l.key, ({first}) as head from {names.lanes} l where l.lane = d.lane and l.subscription_id = d.subscription_id"
-        )
-        dead = f"{dead} and l.state = 'dead'"
-        on = f"join {names.lanes} l on l.lane = d.lane and l.subscription_id = d.subscription_id and l.state = 'dead'"
-        self.matched_kind_ = Sql(f"""
-            select count(*), coalesce(sum(depth), 0) from (
-              select l.depth from {names.deliveries} d
-              {f"cross join lateral ({dead} offset 0) l" if pg else on}
-              join {names.subscriptions} s on s.id = d.subscription_id
-              where {exact} and d.number = {"l.head" if pg else f"({first})"} limit {typed("$10", "int")}) m
-        """)
+        its = "l.lane = d.lane and l.subscription_id = d.subscription_id"
+        one = f"select l.depth, l.key, ({first}) as head from {names.lanes} l where {its}"
+        self.matched_kind_ = {
+            state: Sql(f"""
+                select count(*), coalesce(sum(depth), 0) from (
+                  select l.depth from {names.deliveries} d
+                  {f"cross join lateral ({one} and {condition} offset 0) l" if pg else f"join {names.lanes} l on {its} and {condition}"}
+                  join {names.subscriptions} s on s.id = d.subscription_id
+                  where {exact} and d.number = {"l.head" if pg else f"({first})"} limit {typed("$10", "int")}) m
+            """)
+            for state, condition in stands.items()
+        }
         scheduled = f"id{text}, source, name, version, topic, key, due_at, published_at"
         self.scheduled_ = Sql(f"""
             select {scheduled} from {names.scheduled} where (due_at, id) > ({typed("$1", "timestamptz")}, {typed("$2", uuid)})
@@ -259,10 +263,10 @@ class ParkedViews:
         floor = run(connection, Command(self.floor_, (start,)))
         return FailurePage(found, floor[0][0], _WINDOW) if floor else FailurePage(found, None, None)
 
-    def matched(self, connection: Connection, heads: Heads, limit: int = MATCHED) -> tuple[int, int]:
-        """Return how many dead lanes an action would change, and the events in them: at most `limit` + 1 lanes are counted."""
+    def matched(self, connection: Connection, heads: Heads, limit: int = MATCHED, state: Standing = "dead") -> tuple[int, int]:
+        """Return how many lanes of a state an action would change, and the events in them: at most `limit` + 1 lanes are counted."""
         *rest, since, until = heads
-        statement = self.matched_ if heads.fingerprint is None else self.matched_kind_
+        statement = (self.matched_ if heads.fingerprint is None else self.matched_kind_)[state]
         ((lanes, events),) = run(connection, Command(statement, (*rest, self._time(since), self._time(until), limit + 1)))
         return int(lanes), int(events)
 
