@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from tidings.dashboard.desk import Desk
+from tidings.dashboard.desk import Desk, SubscriptionState
 from tidings.dashboard.params import BadParameter, Param
 from tidings.operations import Operations
 from tidings.stores.sql.repair import Heads, Standing
@@ -39,6 +39,7 @@ class Planned(NamedTuple):
     keys: int
     events: int
     sentence: str
+    known: bool = True
 
 
 class Done(NamedTuple):
@@ -47,11 +48,13 @@ class Done(NamedTuple):
     Attributes:
         changed: how many; None while it runs on.
         later: the rest of the work, for after the answer.
+        known: whether there is what was named at all.
     """
 
     changed: int | None
     sentence: str
     later: Callable[[], Awaitable[Any]] | None = None
+    known: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,20 +159,26 @@ async def _plan_switch(desk: Desk, values: Mapping[str, Any]) -> Planned:
     found = [
         item
         for item in await desk.subscriptions()
-        if item.service == values["service"] and values["subscription"] in (item.label, item.name)
+        if item.service == values["service"] and item.state != "retired" and values["subscription"] in (item.label, item.name)
     ]
-    return Planned(
-        len(found), 0, ", ".join(f"{item.label} of {item.service}, which is {item.state}" for item in found) or "there is none of that name"
-    )
+    if not found:
+        return Planned(0, 0, _no_subscription(values, await desk.subscriptions()), known=False)
+    return Planned(len(found), 0, ", ".join(f"{item.label} of {item.service}, which is {item.state}" for item in found))
+
+
+def _no_subscription(values: Mapping[str, Any], known: Iterable[SubscriptionState]) -> str:
+    of = ", ".join(sorted(item.label for item in known if item.service == values["service"] and item.state != "retired"))
+    there = f"; it has {of}" if of else ""
+    return f"service {values['service']!r} has no subscription {values['subscription']!r} that is not retired{there}"
 
 
 def _switch(paused: bool) -> Callable[[Desk, Mapping[str, Any], str], Awaitable[Done]]:
     async def run(desk: Desk, values: Mapping[str, Any], actor: str) -> Done:
         operations = Operations(desk.store, values["service"], actor)
         found = await (operations.pause if paused else operations.resume)(values["subscription"])
-        return Done(
-            int(found), ("it is paused" if paused else "it goes on") if found else "there is none of that name: nothing was changed"
-        )
+        if not found:
+            return Done(0, _no_subscription(values, await desk.subscriptions()), known=False)
+        return Done(1, "it is paused" if paused else "it goes on")
 
     return run
 

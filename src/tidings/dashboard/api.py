@@ -30,6 +30,7 @@ from tidings.dashboard.shapes import (
     Result,
     ScheduledEvent,
     ScheduledPage,
+    Task,
     Workers,
     charted,
     delivery_of,
@@ -98,8 +99,12 @@ def acting(action: Action) -> Endpoint:
         dry = values.pop("dry_run")
         if dry:
             planned = await action.plan(call.desk, values)
+            if not planned.known:
+                raise Problem(404, planned.sentence)
             return _answer(Result("planned", planned.keys, planned.sentence))
         done = await perform(call, action, values)
+        if not done.known:
+            raise Problem(404, done.sentence)
         if done.later is None:
             return _answer(Result("done", done.changed, done.sentence))
         return _answer(Result("running", None, done.sentence), 202, Later(done.later))
@@ -185,8 +190,10 @@ async def _topics(call: Call, _: dict[str, Any]) -> Topics:
 
 
 async def _workers(call: Call, _: dict[str, Any]) -> Workers:
-    workers, readers, _tasks = await call.desk.workers()
-    return Workers(workers, readers)
+    workers, readers, tasks = await call.desk.workers()
+    return Workers(
+        workers, readers, [Task(item.reader, item.service, item.kind, item.owner, item.host, item.pid, item.lease_until) for item in tasks]
+    )
 
 
 async def _audit(call: Call, values: dict[str, Any]) -> AuditPage:
@@ -235,7 +242,7 @@ READS = (
     Read("/scheduled", "Events that wait for their time.", SCHEDULED, ScheduledPage, _scheduled),
     Read("/scheduled/{event_id}", "One of them in full.", (), ScheduledEvent, _waiting),
     Read("/topics", "Types of events, who publishes and who subscribes.", (), Topics, _topics),
-    Read("/workers", "Processes and readers.", (), Workers, _workers),
+    Read("/workers", "Processes, readers, and leased tasks.", (), Workers, _workers),
     Read("/audit", "What operators have done.", AUDIT, AuditPage, _audit),
     Read("/audit/{number}", "One of these actions.", (), Entry, _entry),
 )  # fmt: skip

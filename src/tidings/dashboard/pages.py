@@ -90,7 +90,7 @@ async def failures(call: Call) -> Response:
     groups, many = await call.desk.ask(call.desk.parked.groups, 25, values["service"], values["subscription"])
     one_by_one = await call.desk.ask(
         call.desk.parked.failures, values["limit"], values["before"], service=values["service"], subscription=values["subscription"],
-        event=values["event"], key=values["key"], state=values["state"],
+        event=values["event"], key=values["key"], state=values["state"], event_id=values["event_id"],
     )  # fmt: skip
     return call.page("failures.html", groups=groups, many=many, found=one_by_one, values=values, did=await _did(call))
 

@@ -58,6 +58,7 @@ FAILURES = (
     _SERVICE,
     _SUBSCRIPTION,
     Param("event", "events of this name", high=255),
+    Param("event_id", "of the event with this id, wherever it came from", high=255),
     _KEY,
     Param("state", "of keys in this state", among=("dead", "retrying")),
     _BEFORE,

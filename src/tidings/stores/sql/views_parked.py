@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
+from tidings.ids import event_key_bounds
 from tidings.stores.sql.dialect import Dialect, as_datetime
 from tidings.stores.sql.driver import run
 from tidings.stores.sql.names import Names
@@ -153,13 +154,24 @@ class ParkedViews:
             join {names.subscriptions} s on s.id = d.subscription_id
         """
         named = f"(s.name = {typed('$2', 'text')} or s.group_name || '/' || s.name = {typed('$2', 'text')})"
+        chosen = f"""
+            ({typed("$2", "text")} is null or {named}) and {is_or_any("d.name", "$3")} and {is_or_any("d.key", "$4")}
+              and {is_or_any("s.service", "$5")} and {is_or_any("l.state", "$6")} and d.failed_at is not null
+        """
         light = "number, lane, subscription_id, event_id, source, name, version, key, reason, attempts, error_type, error_message, fingerprint, failed_at"
         self.failures_ = Sql(f"""
             select {columns} from (
               select {light} from {names.deliveries} where number < {typed("$1", "bigint")} order by number desc limit {_WINDOW}) d
             {joined}
-            where ({typed("$2", "text")} is null or {named}) and {is_or_any("d.name", "$3")} and {is_or_any("d.key", "$4")}
-              and {is_or_any("s.service", "$5")} and {is_or_any("l.state", "$6")} and d.failed_at is not null
+            where {chosen}
+            order by d.number desc limit {typed("$7", "int")}
+        """)
+        # The index on event keys leads to an event by the time in its id, whoever made it.
+        within = f"event_key between {typed('$8', uuid)} and {typed('$9', uuid)} and event_id = {typed('$10', 'text')}"
+        self.of_event_ = Sql(f"""
+            select {columns} from (select {light} from {names.deliveries} where {within}) d
+            {joined}
+            where d.number < {typed("$1", "bigint")} and {chosen}
             order by d.number desc limit {typed("$7", "int")}
         """)
         self.of_group_ = Sql(f"""
@@ -249,17 +261,21 @@ class ParkedViews:
     def failures(
         self, connection: Connection, limit: int, before: int | None = None, *, fingerprint: str | None = None, subscription_id: int | None = None,
         service: str | None = None, subscription: str | None = None, event: str | None = None, key: str | None = None, state: str | None = None,
+        event_id: str | None = None,
     ) -> FailurePage:  # fmt: skip
-        """Return failed events that are parked, newest first; those of one group by its index, else through a window of parked events."""
+        """Return failed events that are parked, newest first; those of a group or an event by index, else through a window of parked events."""
         start = 2**62 if before is None else before
         if fingerprint is not None:
             rows = run(connection, Command(self.of_group_, (fingerprint, subscription_id, start, limit + 1)))
             found = [_failed(row) for row in rows]
             return FailurePage(found[:limit], found[limit - 1].number if len(found) > limit else None, None)
         arguments = (start, subscription, event, key, service, state, limit + 1)
-        found = [_failed(row) for row in run(connection, Command(self.failures_, arguments))]
-        if len(found) > limit:
-            return FailurePage(found[:limit], found[limit - 1].number, None)
+        command = Command(self.failures_, arguments)
+        if event_id is not None:
+            command = Command(self.of_event_, (*arguments, *event_key_bounds(event_id), event_id))
+        found = [_failed(row) for row in run(connection, command)]
+        if len(found) > limit or event_id is not None:
+            return FailurePage(found[:limit], found[limit - 1].number if len(found) > limit else None, None)
         floor = run(connection, Command(self.floor_, (start,)))
         return FailurePage(found, floor[0][0], _WINDOW) if floor else FailurePage(found, None, None)
 
