@@ -9,7 +9,7 @@ JOBS ?= 2
 python := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo sample test check check-format check-lint check-mypy check-pyright format services services-stop bench chaos clean
+.PHONY: help setup demo sample test check check-format check-lint check-mypy check-pyright format services services-stop bench chaos docs clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -56,6 +56,9 @@ bench: setup ## Run the benchmarks (they need PostgreSQL); ARGS choose among the
 chaos: setup ## Break everything for ten minutes and balance the books; ARGS="--seconds 60 --seed 7" shortens and repeats
 	@$(python) scripts/services run postgresql -- $(python) -m chaos --seconds 600 $(ARGS)
 
+docs: setup ## Build the documentation into build/docs; ARGS=serve shows it and follows changes
+	@$(python) -m zensical $(or $(ARGS),build --strict)
+
 clean: services-stop ## Remove everything that was made here
-	rm -rf .venv .services .hypothesis .pytest_cache .mypy_cache .ruff_cache build dist
+	rm -rf .venv .services .hypothesis .pytest_cache .mypy_cache .ruff_cache .cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -43,7 +43,7 @@ from tidings.stores import SQLStore
 KEYS = 100
 CONNECTIONS = 32
 PATIENCE = 120.0
-#: The best stack of peers from outbox to effect, in events a second: see the README.
+#: The best stack of peers from outbox to effect, in events a second: see the README. Nobody has been measured on Kafka.
 BEST_PEERS = {"rabbitmq": 991, "nats": 1_445, "redis": 1_089}
 
 
@@ -76,7 +76,7 @@ class Bench:
         service = Service(
             group, contracts=[contract], subscriptions=[subscriptions], store=self.store, transport=transport, environment=environment
         )
-        took = await self._until_handled(service, group)
+        took = await self._until_handled(service, group, joined=self.name == "kafka")
         check(self.name, inbox=(await self.database.admin.fetchval(f"select count(*) from {self.store.names.inbox}"), self.events))
         if effects:
             await self._check([message.id or "" for message in messages])
@@ -100,6 +100,9 @@ class Bench:
         topic = await self._raw_topic()
         await RAW[self.name].publish(self.url, topic, messages)
         began = perf_counter()
+        if self.name == "kafka":
+            # Not as a group: it would first agree about who reads what.
+            return self.events / (await drain(CLIENTS[self.name], self.url, topic, None, self.events) - began)
         await RAW[self.name].receive(self.url, topic, self.events)
         return self.events / (perf_counter() - began)
 
@@ -156,13 +159,20 @@ class Bench:
         await transport.provision([topic], {topic: [topic]})
         return topic
 
-    async def _until_handled(self, service: Service, group: str) -> float:
+    async def _until_handled(self, service: Service, group: str, *, joined: bool = False) -> float:
+        """Return the seconds until all are handled.
+
+        Args:
+            joined: begin to count with the first one: a group of Kafka agrees about who reads what, which the raw loop is told.
+        """
         async with service:
             subject = (f"{group}/effect", "handled")
-            began = perf_counter()
+            started = began = perf_counter()
             while service.counters.total[subject] < self.events:
+                if joined and not service.counters.total[subject]:
+                    began = perf_counter()
                 await asyncio.sleep(0.002)
-                if perf_counter() - began > PATIENCE:
+                if perf_counter() - started > PATIENCE:
                     raise WrongResult(f"{self.name}: after {PATIENCE:.0f} s only {dict(service.counters.total)} of {self.events:,} events")
             return perf_counter() - began
 
@@ -187,7 +197,7 @@ class Bench:
 
 
 async def run(settings: Settings) -> list[Section]:
-    """Every broker whose URL is known: RabbitMQ, NATS, Redis."""
+    """Every broker whose URL is known: RabbitMQ, NATS, Redis, Kafka."""
     sections: list[Section] = []
     missing = []
     async with fresh_database(settings.server, "inbound") as database:
@@ -222,7 +232,9 @@ async def run(settings: Settings) -> list[Section]:
 async def _measure(settings: Settings, bench: Bench) -> list[Row]:
     """Run ours and the client's in turn."""
     messages = _messages(bench)
-    peer = BEST_PEERS[bench.name]
+    path = [Goal("ratio", ">=", 0.8)]
+    if bench.name in BEST_PEERS:
+        path.append(Goal("ours", ">=", 3 * BEST_PEERS[bench.name]))
     contenders: list[tuple[str, Run, Run, tuple[Goal, ...]]] = [
         (
             "consume, asyncpg connection", lambda: bench.consume(handlers.driver, messages, effects=True),
@@ -232,7 +244,7 @@ async def _measure(settings: Settings, bench: Bench) -> list[Row]:
             "consume, plain", lambda: bench.consume(handlers.plain, messages, effects=False),
             lambda: bench.raw_receive(messages), (Goal("ratio", ">=", 0.6),),
         ),
-        ("end to end", bench.end_to_end, bench.raw_end_to_end, (Goal("ratio", ">=", 0.8), Goal("ours", ">=", 3 * peer))),
+        ("end to end", bench.end_to_end, bench.raw_end_to_end, tuple(path)),
     ]  # fmt: skip
     rows = []
     for what, ours, raw, goals in contenders:

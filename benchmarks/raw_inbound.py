@@ -6,6 +6,7 @@ The least that a careful person would write by hand. Nothing here keeps order by
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from time import perf_counter
@@ -66,8 +67,12 @@ class Client(Protocol):
     async def source(self, url: str, topic: str) -> Source: ...
 
 
-async def drain(client: Client, url: str, topic: str, unit: Unit, count: int) -> float:
-    """Handle so many events, several units at a time, each from a connection of its own; return when the last was acknowledged."""
+async def drain(client: Client, url: str, topic: str, unit: Unit | None, count: int) -> float:
+    """Handle so many events, several units at a time, each from a connection of its own; return when the last was acknowledged.
+
+    Args:
+        unit: what is done with them; None for nothing at all.
+    """
     sources = [await client.source(url, topic) for _ in range(TASKS)]
     left = count
     ended = 0.0
@@ -77,7 +82,8 @@ async def drain(client: Client, url: str, topic: str, unit: Unit, count: int) ->
         while left > 0:
             messages = await source.take(SIZE)
             if messages:
-                await unit([_decode(source.body(message)) for message in messages])
+                if unit is not None:
+                    await unit([_decode(source.body(message)) for message in messages])
                 await source.acknowledge(messages)
                 left -= len(messages)
                 ended = perf_counter()
@@ -280,4 +286,68 @@ class _RedisClient:
         await self._client.aclose()
 
 
-CLIENTS: dict[str, Client] = {"rabbitmq": _RabbitMQ(), "nats": _NATS(), "redis": _Redis()}
+class _Kafka:
+    """Each source has a partition of its own, and there is one for each task: no group has to agree about who reads what."""
+
+    def __init__(self) -> None:
+        self._sources: Counter[str] = Counter()
+
+    async def sender(self, url: str, topic: str) -> Sender:
+        return _KafkaSender(url, topic)
+
+    async def source(self, url: str, topic: str) -> Source:
+        self._sources[topic] += 1
+        return _KafkaSource(url, topic, self._sources[topic] - 1)
+
+
+class _KafkaSender:
+    def __init__(self, url: str, topic: str) -> None:
+        import confluent_kafka
+
+        settings: Any = {"bootstrap.servers": url.removeprefix("kafka://"), "enable.idempotence": True, "acks": "all", "linger.ms": 0}
+        self._producer = confluent_kafka.Producer(settings)
+        self._topic = topic
+
+    async def send(self, events: Sequence[tuple[UUID, bytes]]) -> None:
+        for event_id, data in events:
+            self._producer.produce(self._topic, data, str(event_id.int % 100))
+        await asyncio.to_thread(self._producer.flush)
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._producer.flush)
+
+
+class _KafkaSource:
+    def __init__(self, url: str, topic: str, partition: int) -> None:
+        import confluent_kafka
+
+        settings: Any = {"bootstrap.servers": url.removeprefix("kafka://"), "group.id": f"{topic}-raw", "enable.auto.commit": False}
+        self._consumer = confluent_kafka.Consumer(settings)
+        self._idle = partition >= TASKS
+        if not self._idle:
+            self._consumer.assign([confluent_kafka.TopicPartition(topic, partition, confluent_kafka.OFFSET_BEGINNING)])
+
+    async def take(self, most: int) -> Sequence[Any]:
+        if self._idle:
+            await asyncio.sleep(_WAIT)
+            return []
+        return await asyncio.to_thread(self._take, most)
+
+    def _take(self, most: int) -> Sequence[Any]:
+        first = self._consumer.poll(_WAIT)
+        if first is None:
+            return []
+        return [first, *self._consumer.consume(most - 1, 0)] if most > 1 else [first]
+
+    def body(self, message: Any) -> bytes:
+        body: bytes = message.value()
+        return body
+
+    async def acknowledge(self, messages: Sequence[Any]) -> None:
+        self._consumer.commit(message=messages[-1], asynchronous=True)
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._consumer.close)
+
+
+CLIENTS: dict[str, Client] = {"rabbitmq": _RabbitMQ(), "nats": _NATS(), "redis": _Redis(), "kafka": _Kafka()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from datetime import timedelta
 from typing import Any
 
 from tidings.consume.breaker import Breaker
@@ -14,9 +15,10 @@ from tidings.context.keys import ContextKey
 from tidings.errors import ConfigurationError
 from tidings.relay.routing import PREFIX, Routing, is_relay
 from tidings.runtime import ROLES
+from tidings.stores.base import Retention
 from tidings.stores.sql.store import SQLStore
 
-__all__ = ["check_context", "check_settings", "check_subscriptions"]
+__all__ = ["check_context", "check_retention", "check_settings", "check_subscriptions"]
 
 
 def check_settings(
@@ -45,6 +47,23 @@ def check_settings(
         raise ConfigurationError(f"Service max_hops={max_hops!r}: give a whole number from 1 to 1000")
     if max_message_bytes < 1024:
         raise ConfigurationError(f"Service max_message_bytes={max_message_bytes}: give at least 1024")
+
+
+def check_retention(*, outbox_retention: object, inbox_retention: object, dead_retention: object, audit_retention: object) -> Retention:
+    """Return them in seconds.
+
+    Raises:
+        ConfigurationError: one of them is no time, or not more than none.
+    """
+    seconds: list[float | None] = []
+    for what, given, optional in (
+        ("outbox_retention", outbox_retention, False), ("inbox_retention", inbox_retention, False),
+        ("dead_retention", dead_retention, True), ("audit_retention", audit_retention, True),
+    ):  # fmt: skip
+        if (given is None and not optional) or (given is not None and (not isinstance(given, timedelta) or given <= timedelta(0))):
+            raise ConfigurationError(f"Service {what}={given!r}: give a timedelta above 0{', or None for ever' if optional else ''}")
+        seconds.append(given.total_seconds() if isinstance(given, timedelta) else None)
+    return Retention(*seconds)  # type: ignore[arg-type]
 
 
 def check_context(keys: Sequence[object], routing: Routing) -> None:

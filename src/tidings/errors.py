@@ -25,6 +25,7 @@ TidingsError
 ├── TransportError              a broker cannot be used
 │   ├── TransportDown           it cannot be reached, refuses us, or the connection is lost
 │   └── ProvisionError          a topic, queue or stream is missing, or is there with other properties
+├── InvalidCursor               what was given to read on from is no cursor of the log
 ├── CircularChain               handlers publish what leads to themselves, again and again
 ├── DecodeError                 a stored or received event cannot be understood
 │   └── Undecodable             a message from outside is no event in any format that is read here
@@ -52,6 +53,7 @@ __all__ = [
     "DuplicatePublication",
     "IdempotencyConflict",
     "InvalidContext",
+    "InvalidCursor",
     "InvalidEvent",
     "LeaseLost",
     "MissingExtra",
@@ -119,6 +121,10 @@ class PublishError(TidingsError):
 
 class DuplicatePublication(PublishError):
     """A converter and the program publish the same fact in one transaction; nothing was committed."""
+
+
+class InvalidCursor(TidingsError, ValueError):
+    """What was given to `Service.read_log` is no cursor of that log."""
 
 
 class InvalidEvent(PublishError, ValueError):

@@ -23,6 +23,7 @@ from tidings.consume.failures import this_process
 from tidings.consume.gate import Gatekeeper
 from tidings.consume.limits import Limit
 from tidings.consume.opening import Opener
+from tidings.consume.purging import PURGER, Purger
 from tidings.consume.reach import Reach, reported
 from tidings.consume.receiver import Receiver
 from tidings.consume.routing import Compiled
@@ -31,7 +32,7 @@ from tidings.consume.strangers import Reopening, compiled_inbound
 from tidings.consume.subscriber import Subscriber, unordered_warning
 from tidings.consume.tenure import cause_of
 from tidings.consume.tuning import Tuning
-from tidings.consume.upkeep import AuditPurger, Heart, LeasedTask, Mover, Purger
+from tidings.consume.upkeep import Heart, LeasedTask, Mover
 from tidings.ids import uuid7
 from tidings.observability.alerts import Alerts, Watch, task_name
 from tidings.observability.logs import about
@@ -41,6 +42,7 @@ from tidings.relay.contact import Needs, first_contact
 from tidings.relay.relay import Relay
 from tidings.relay.routing import Routing, is_relay
 from tidings.relay.sending import compiled_relay
+from tidings.stores.base import Retention
 from tidings.stores.sql.observed import Observer
 from tidings.stores.sql.registry import Inbound, Wanted
 from tidings.stores.sql.store import SQLStore
@@ -65,9 +67,7 @@ class Runtime:
     publisher: Publisher
     subscriptions: Sequence[Compiled]
     start_at: Mapping[str, Literal["earliest", "now"]]
-    outbox_retention: float
-    inbox_retention: float
-    dead_retention: float
+    retention: Retention
     on_dead: Sequence[Callable[[Dead], Awaitable[None] | None]]
     counters: Counters
     tuning: Tuning
@@ -79,7 +79,6 @@ class Runtime:
     environments: EnvironmentRouting | None = None
     watch: Watch = field(default_factory=Watch)
     sampler: Sampler | None = None
-    audit_retention: float | None = None
     worker: str = field(default_factory=lambda: str(uuid7()))
     receivers: list[Receiver] = field(default_factory=list)
     subscribers: list[Subscriber] = field(default_factory=list)
@@ -108,10 +107,10 @@ class Runtime:
             ConfigurationError: a subscription cannot be registered.
         """
         store = self.store
-        if self.inbox_retention < self.outbox_retention:
+        if self.retention.inbox < self.retention.outbox:
             logger.warning(
                 "inbox_retention (%.1f days) is shorter than outbox_retention (%.1f days): an event that is read again after its inbox row was "
-                "purged is handled again", self.inbox_retention / 86400, self.outbox_retention / 86400,
+                "purged is handled again", self.retention.inbox / 86400, self.retention.outbox / 86400,
             )  # fmt: skip
         await store.open()
         # Which schema the tables are in may have been found only now.
@@ -147,7 +146,9 @@ class Runtime:
         for compiled in (*self.subscriptions, *(compiled for _, compiled in (*relays, *fed))):
             compiled.count_in(self.counters)
         await store.transact(store.registry.add_task, "task:mover")
-        await store.transact(store.registry.add_task, "task:purger")
+        await store.transact(store.registry.add_task, PURGER)
+        if self.roles:
+            await store.transact(store.upkeep.retain, PURGER, self.service, self.retention)
         self._loop = asyncio.get_running_loop()
         heart = Heart(
             store, self.worker, self.service, self.environment, ",".join(sorted(self.roles)), self.version, self.counters, self._report_brokers
@@ -175,14 +176,8 @@ class Runtime:
             reach.changed = heart.soon
         if "schedule" in self.roles:
             self.mover = LeasedTask("task:mover", store, self.worker, Mover(store, self._wake_readers, self.counters).step)
-            purger = LeasedTask(
-                "task:purger", store, self.worker, Purger(store, self.outbox_retention, self.inbox_retention, self.dead_retention).step
-            )
+            purger = LeasedTask(PURGER, store, self.worker, Purger(store, self.service, self.retention).step)
             self._parts += [self.mover, purger]
-            if self.audit_retention is not None:
-                task = f"task:audit:{self.service}"
-                await store.transact(store.registry.add_task, task)
-                self._parts.append(LeasedTask(task, store, self.worker, AuditPurger(store, self.service, self.audit_retention).step))
         if self.watch and self.roles:
             await store.transact(store.registry.add_task, task_name(self.service))
             self._parts.append(
@@ -324,6 +319,13 @@ class Runtime:
 
     def wake(self) -> None:
         """Look for news at once; callable from any thread."""
+        self._at_once(self._wake_readers)
+
+    def scheduled(self) -> None:
+        """Look at once when the next scheduled event is due; callable from any thread."""
+        self._at_once(self._wake_mover)
+
+    def _at_once(self, function: Callable[[], None]) -> None:
         loop = self._loop
         if loop is None or self._main is None or loop.is_closed():
             return
@@ -332,12 +334,11 @@ class Runtime:
         except RuntimeError:
             running = None
         if running is loop:
-            self._wake_all()
+            function()
         else:
-            loop.call_soon_threadsafe(self._wake_all)
+            loop.call_soon_threadsafe(function)
 
-    def _wake_all(self) -> None:
-        self._wake_readers()
+    def _wake_mover(self) -> None:
         if self.mover is not None:
             self.mover.wake()
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 from uuid import UUID
 
 from tidings import __version__
-from tidings.checks import check_context, check_settings, check_subscriptions
+from tidings.checks import check_context, check_retention, check_settings, check_subscriptions
 from tidings.consume.breaker import Breaker
 from tidings.consume.counters import Counters
 from tidings.consume.environments import EnvironmentRouting, group_of, routing_of
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
     from tidings.dashboard import Auth, Dashboard, Redact
+    from tidings.log import LoggedEvent
     from tidings.observability.asgi import App
     from tidings.observability.health import Health
     from tidings.observability.prometheus import Collector
@@ -96,9 +97,10 @@ class Service:
         max_hops: how many handlers may lead to an event one by one; what is beyond is dead at once: a circle of handlers ends.
         start: where a group starts that the store does not know yet: `earliest` (everything the log still has) or `now`; or by group. A relay
             starts with the earliest, unless its group says otherwise: `{"relay:rabbitmq": "now"}`.
-        outbox_retention: how long published events are kept.
+        outbox_retention: how long published events are kept; of services that share tables, the longest counts.
         inbox_retention: how long handled events are remembered; longer than anything that can bring an event again.
-        dead_retention: how long dead events are kept that nothing waits behind.
+        dead_retention: how long dead events are kept that nothing waits behind; then they are discarded, with a warning in the log. None is until
+            somebody decides.
         audit_retention: how long is kept what `Audit()` has written down about this service's commands; None for ever.
         max_message_bytes: the most bytes of one event, data and headers; also of one that a broker brings.
         grace: seconds that stopping waits for handlers under way.
@@ -135,7 +137,7 @@ class Service:
         start: Literal["earliest", "now"] | Mapping[str, Literal["earliest", "now"]] = "earliest",
         outbox_retention: timedelta = timedelta(days=7),
         inbox_retention: timedelta = timedelta(days=14),
-        dead_retention: timedelta = timedelta(days=30),
+        dead_retention: timedelta | None = None,
         audit_retention: timedelta | None = timedelta(days=365),
         max_message_bytes: int = 1 << 20,
         grace: float = 30.0,
@@ -174,8 +176,12 @@ class Service:
         self._own = Subscriptions()
         self._declared = (*subscriptions, self._own)
         self._start: Mapping[str, Literal["earliest", "now"]] | str = start
-        self._retention = (outbox_retention.total_seconds(), inbox_retention.total_seconds(), dead_retention.total_seconds())
-        self._audit_retention = None if audit_retention is None else audit_retention.total_seconds()
+        self._retention = check_retention(
+            outbox_retention=outbox_retention,
+            inbox_retention=inbox_retention,
+            dead_retention=dead_retention,
+            audit_retention=audit_retention,
+        )
         self.roles: Collection[Role] = frozenset(roles)
         self._providers = Providers()
         self._on_dead: list[Callable[[Dead], Awaitable[None] | None]] = []
@@ -187,7 +193,7 @@ class Service:
         self.publisher = Publisher(
             name, self._type_of, store.publishing_statements, environment=topics, max_message_bytes=max_message_bytes,
             same_database=store.leads_here(same_database), same_identity=store.is_here, wake=self._wake,
-            count=self.counters.committed, collision=self.routing.collision, context=self.context, filters=self._publish_filters,
+            scheduled=self._scheduled, count=self.counters.committed, collision=self.routing.collision, context=self.context, filters=self._publish_filters,
         )  # fmt: skip
         #: Adds a handler; see `Subscriptions.subscribe`. For small programs: in larger ones, give each module a `Subscriptions`.
         self.subscribe = self._own.subscribe
@@ -219,7 +225,8 @@ class Service:
             session: a SQLAlchemy `Session` or `AsyncSession`, or a scoped form of one, on the store's database.
             event: an instance of an event class of the service's contracts.
             key: the partition key, if not the one that the contract takes from the event; None for no key.
-            delay, at: enter the log later: after this time on the database's clock, or at this time (aware). `cancel` can stop it.
+            delay: enter the log later, after this time on the database's clock. `cancel` can stop it.
+            at: the same, at this time (aware).
             expires: from when on nobody needs to handle it any more: a time (aware), or a time from now.
             headers: the user's own headers, text only.
 
@@ -295,7 +302,8 @@ class Service:
             command: the name of a command's class.
             actor: who asked for it.
             outcome: `succeeded`, `rejected`, `failed`, `rolled back` or `repeated`.
-            since, until: bounds of when it began (aware).
+            since: it began at this time (aware) or later.
+            until: it began before this time.
             limit: the most rows.
         """
         store = self.store
@@ -435,7 +443,8 @@ class Service:
         """Give metrics and traces to OpenTelemetry. Call it before the service starts and publishes.
 
         Args:
-            meter_provider, tracer_provider: None is the ones that the application has set for the process.
+            meter_provider: None is the one that the application has set for the process.
+            tracer_provider: likewise.
 
         Raises:
             MissingExtra: `tidings[opentelemetry]` is not installed.
@@ -488,6 +497,35 @@ class Service:
         """Return how many handlers run at once in each subscription, by `group/name`."""
         return {compiled.label: compiled.options.concurrency for compiled in self._compile()}
 
+    async def read_log(
+        self, after: str | None = None, *, events: Collection[type] | None = None, key: str | None = None
+    ) -> AsyncIterator[LoggedEvent]:
+        """Read the log by hand, to its end: what was published, handled or not, for clients that ask for what they have missed.
+
+        Within a key the order is that of publishing. Whoever reads on with the cursor of the last event that it got misses nothing: an event of a
+        transaction that was open for long comes later, not behind the cursor's back (PostgreSQL's snapshots see to that). What the retention has
+        taken out of the log is no longer there. Events of everybody who shares the log are there; those that came through a broker are not.
+
+            async for logged in service.read_log(after=cursor, events=[OrderPlaced]):
+                cursor = logged.cursor
+
+        Args:
+            after: the `cursor` of the event to read on from; None is the beginning.
+            events: only events of these classes, in whatever version; None for all.
+            key: only events of this partition key.
+
+        Raises:
+            InvalidCursor: `after` is no cursor of this log.
+            ContractError: one of `events` is in none of the service's contracts.
+            StoreError: the store's tables cannot be used.
+        """
+        from tidings.log import read_log
+
+        types = {(each.name, each.version): each for each in self._types.values()}
+        wanted = None if events is None else frozenset(self._type_of(cls).name for cls in events)
+        async for logged in read_log(self.store, types, after, wanted, key):
+            yield logged
+
     async def replay(
         self,
         subscription: str,
@@ -505,7 +543,8 @@ class Service:
         Args:
             subscription: `group/name`, or the name alone if one group has it.
             name: a replay that stopped goes on under its name.
-            since, until: bounds of the time of publishing (aware).
+            since: published at this time (aware) or later.
+            until: published before this time.
             key: only events of this key.
             progress: called after each page.
 
@@ -539,11 +578,10 @@ class Service:
         start = self._start if isinstance(self._start, Mapping) else dict.fromkeys((c.group for c in compiled), self._start)
         runtime = Runtime(
             self.name, self.environment, __version__, self.store, self.publisher, compiled, start,  # type: ignore[arg-type]
-            *self._retention, on_dead=self._on_dead, counters=self.counters, tuning=self.tuning,
+            self._retention, on_dead=self._on_dead, counters=self.counters, tuning=self.tuning,
             roles=self.roles if roles is None else frozenset(roles), limit=self.limit,
             routing=self.routing, provision=self.provision, max_message_bytes=self._max_message_bytes, environments=self._environments,
             watch=Watch(self._on_backlog, self._on_breaker), sampler=self._sampler,
-            audit_retention=self._audit_retention if self.commands.audited else None,
         )  # fmt: skip
         await runtime.start()
         self._runtime = runtime
@@ -597,3 +635,7 @@ class Service:
     def _wake(self) -> None:
         if self._runtime is not None:
             self._runtime.wake()
+
+    def _scheduled(self) -> None:
+        if self._runtime is not None:
+            self._runtime.scheduled()

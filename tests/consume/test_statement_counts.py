@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from tests.consume.waiting import until
 from tests.consume.world import EFFECT, World, effect
 from tidings import Subscriptions
 from tidings.consume.pace import Pace
+from tidings.consume.upkeep import LeasedTask
 
 EVENTS = 2000
 
@@ -99,3 +101,16 @@ async def test_publishing_costs_one_statement_a_transaction(world: World) -> Non
     assert counts["handler"] == 20
     assert counts["ours"] <= 20 + 5
     assert len(world.published("order.placed")) == 100
+
+
+async def test_only_what_is_scheduled_lets_the_mover_look(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would ask the database three times for every transaction of a publisher."""
+    looks: list[str] = []
+    wake = LeasedTask.wake
+    monkeypatch.setattr(LeasedTask, "wake", lambda self: (looks.append(self.name), wake(self))[1])
+    service = world.service()
+    async with service:
+        await world.publish(service, OrderPlaced("k", 1))
+        await world.publish(service, OrderPlaced("k", 2), delay=timedelta(hours=1))
+        await until(lambda: looks)
+    assert looks == ["task:mover"]

@@ -198,6 +198,16 @@ class _Inbox(_Part):
     def present(self, transaction: Transaction, subscription: int, keys: Sequence[str]) -> int:
         return sum((subscription, key) in self.store.done or (subscription, key) in transaction.inserted for key in keys)
 
+    def handled(self, transaction: Transaction, subscription: int, keys: Sequence[str]) -> int:
+        return sum(self.store.done.get((subscription, key), 3) != 3 or (subscription, key) in transaction.inserted for key in keys)
+
+    def revive(self, transaction: Transaction, subscription: int, keys: Sequence[str]) -> None:
+        for row in [(subscription, key) for key in keys if self.store.done.get((subscription, key)) == 3]:
+            if row in self.store.pending:
+                raise Blocked
+            self.keep(transaction, self.store.done, row)
+            del self.store.done[row]
+
     def record(self, transaction: Transaction, subscription: int, keys: Sequence[str], outcome: int) -> None:
         for key in keys:
             row = (subscription, key)
@@ -383,11 +393,6 @@ class _Repair(_Part):
         row = self.store.table[place]
         self.keep(transaction, self.store.table, place)
         row.state, row.attempts, row.due, row.until, row.owner = "retrying", 0, 0.0, None, None
-        for parked in self.store.deliveries(*place):
-            done = (place[0], parked.item.event_key)
-            if self.store.done.get(done) == 3:
-                self.keep(transaction, self.store.done, done)
-                del self.store.done[done]
 
     def discard(self, transaction: Transaction, place: tuple[int, str], *, whole: bool) -> list[str]:
         """Give up the head of a dead lane, or all of it; return which events."""

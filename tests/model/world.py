@@ -166,11 +166,7 @@ class World:
             if row.state == "retrying" and row.due == TTL and self.can_write():
                 steps.append(f"{name} comes due")
             if row.state == "dead" and self.can_write():
-                steps += [f"discard the head of {name}", f"discard {name}"]
-                # Known, and not mended: what was set aside is in the inbox until it is redriven, and then a reader that comes to it again may handle
-                # it while its lane fails with it: an operator sees it dead although its effect is there, once.
-                if next(each for each in self.subscriptions if each.id == place[0]).on_dead == "block":
-                    steps.append(f"redrive {name}")
+                steps += [f"redrive {name}", f"discard the head of {name}", f"discard {name}"]
         if not self.can_write():
             # One transaction at a time: that one goes on, or its process is killed.
             going = tuple(f"{work.name} " for work in self.works.values() if work.transaction is not None)
@@ -715,7 +711,7 @@ class World:
             return
         subscription, (event,) = work.subscription.id, work.portion
         transaction = self.tables.begin()
-        known = self.store.inbox.present(transaction, subscription, [event.event_key])
+        known = self.store.inbox.handled(transaction, subscription, [event.event_key])
         self.tables.rollback(transaction)
         if not known:
             self.calls.append((subscription, event.event_key))
@@ -724,6 +720,7 @@ class World:
     def _finish_lane(self, work: LaneWork, event: Received, outcome: int) -> None:
         transaction = self.tables.begin()
         try:
+            self.store.inbox.revive(transaction, work.subscription.id, [event.event_key])
             self.store.inbox.record(transaction, work.subscription.id, [event.event_key], outcome)
             if not self.store.lanes.finish(transaction, work.claimed, [event.event_key], TTL):
                 raise LeaseLost("another worker has the lane now")

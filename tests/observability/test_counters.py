@@ -48,6 +48,16 @@ def test_ages_of_one_bucket_and_of_several_are_all_counted() -> None:
     assert histogram.total == pytest.approx(0.003 + 0.0012 + 703.0, abs=1e-3)
 
 
+@pytest.mark.parametrize("durations", [[], [0.003], [0.003, 0.004], [0.003, 0.0005, 7.0, 100.0, 0.004]])
+def test_durations_of_a_portion_are_counted_as_one_by_one(durations: list[float]) -> None:
+    together, singly = Histogram(), Histogram()
+    together.observe_each(durations)
+    for seconds in durations:
+        singly.observe(seconds)
+    assert together.counts == singly.counts
+    assert together.total == pytest.approx(singly.total)
+
+
 def test_times_that_brokers_bring_are_read_or_left_out() -> None:
     now = datetime(2026, 1, 1, 12, tzinfo=UTC)
     histogram = Histogram()
@@ -65,6 +75,17 @@ def test_times_that_brokers_bring_are_read_or_left_out() -> None:
     )
     assert sum(histogram.counts) == 4
     assert histogram.total == pytest.approx(4.0)
+
+
+def test_asking_for_totals_changes_nothing() -> None:
+    counters = Counters()
+    counters.add("", "published", 2)
+    counters.committed(3, 1)
+    for _ in range(2):
+        assert counters.totals() == {("", "published"): 5, ("", "scheduled"): 1}
+        assert counters.of("published") == 5
+    assert counters.drain() == {("", "published"): 5, ("", "scheduled"): 1}
+    assert counters.of("published") == 5
 
 
 def test_what_could_not_be_written_is_written_later() -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from opentelemetry import trace
+from opentelemetry.metrics import NoOpMeter, NoOpMeterProvider
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, Tracer, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, Sampler, SamplingResult
 from opentelemetry.trace import SpanKind, StatusCode
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
@@ -21,6 +23,8 @@ from tests.consume.shop import OrderBilled, OrderPlaced
 from tests.consume.waiting import until
 from tests.consume.world import World, effect, effect_sync
 from tidings import Publish, Retry, Service, Subscriptions
+from tidings.consume.counters import BOUNDS, Counters
+from tidings.observability.opentelemetry import record
 from tidings.testing.memory import Memory
 
 
@@ -43,6 +47,31 @@ def traces() -> Traces:
 def traced(service: Service, traces: Traces) -> Service:
     service.instrument(metrics=False, tracer_provider=traces.provider)
     return service
+
+
+class Stubborn(ParentBased):
+    """Asks nobody's parent."""
+
+    def __init__(self, root: Sampler) -> None:
+        super().__init__(root)
+        self.asked: list[dict[str, Any]] = []
+
+    def should_sample(self, parent_context: Any, trace_id: int, name: str, *rest: Any, **more: Any) -> SamplingResult:
+        self.asked.append(dict(rest[1]))
+        return ALWAYS_ON.should_sample(parent_context, trace_id, name, *rest, **more)
+
+
+def spans_started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list that gets the name of each span that the SDK is asked for."""
+    names: list[str] = []
+    start_span = Tracer.start_span
+
+    def started(self: Tracer, name: str, *rest: Any, **more: Any) -> Any:
+        names.append(name)
+        return start_span(self, name, *rest, **more)
+
+    monkeypatch.setattr(Tracer, "start_span", started)
+    return names
 
 
 def ids(span: ReadableSpan) -> tuple[int, int]:
@@ -188,26 +217,94 @@ async def test_handlers_that_run_at_once_do_not_see_each_others_spans(world: Wor
     assert len(set(seen.values())) == 10
 
 
+@pytest.mark.parametrize("flags", ["00", "02"])
 @pytest.mark.parametrize("state", ["", ',"tracestate":"a=b"'])
-async def test_a_trace_that_is_not_recorded_stays_so(world: World, traces: Traces, state: str) -> None:
+async def test_a_trace_that_is_not_recorded_stays_so(
+    world: World, traces: Traces, monkeypatch: pytest.MonkeyPatch, state: str, flags: str
+) -> None:
     handlers = Subscriptions()
-    given = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
+    given = f"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-{flags}"
 
     @handlers.subscribe(OrderPlaced)
     async def bill(event: OrderPlaced, session: AsyncSession, publish: Publish) -> None:
         with traces.tracer.start_as_current_span("select"):
             publish(OrderBilled(event.order_id))
 
+    started = spans_started(monkeypatch)
     service = traced(world.service(handlers), traces)
     async with service:
         await world.insert_row(headers=f'{{"traceparent":"{given}"{state}}}')
         await until(lambda: service.counters.of("handled") == 1)
     assert traces.exporter.get_finished_spans() == ()
+    assert started == ["select"], "the SDK is not even asked for ours"
     headers = str(world.published("order.billed")[0]["headers"])
     assert "00-0af7651916cd43dd8448eb211c80319c-" in headers
-    assert "-00" in headers
+    assert f"-{flags}" in headers
     assert ("a=b" in headers) == bool(state)
     assert not trace.get_current_span().get_span_context().is_valid
+
+
+async def test_what_is_published_in_a_request_that_is_not_sampled_makes_no_span(
+    world: World, traces: Traces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handlers = Subscriptions()
+
+    @handlers.subscribe(OrderPlaced)
+    async def work(event: OrderPlaced) -> None:
+        pass
+
+    service = world.service(handlers)
+    provider = TracerProvider(sampler=ParentBased(ALWAYS_OFF))
+    provider.add_span_processor(SimpleSpanProcessor(traces.exporter))
+    service.instrument(metrics=False, tracer_provider=provider)
+    started = spans_started(monkeypatch)
+    async with service:
+        with provider.get_tracer("user").start_as_current_span("request") as request:
+            await world.publish(service, OrderPlaced("a"))
+        await until(lambda: service.counters.of("handled") == 1)
+    assert started == ["request"]
+    context = request.get_span_context()
+    assert f"00-{context.trace_id:032x}-{context.span_id:016x}-" in str(world.published("order.placed")[0]["headers"])
+
+
+@pytest.mark.parametrize(
+    "sampler", [ALWAYS_ON, ParentBased(ALWAYS_OFF, remote_parent_not_sampled=ALWAYS_ON), Stubborn(ALWAYS_OFF)], ids=["on", "parent", "own"]
+)
+async def test_a_sampler_that_samples_below_what_is_not_sampled_is_asked(world: World, traces: Traces, sampler: Sampler) -> None:
+    handlers = Subscriptions()
+
+    @handlers.subscribe(OrderPlaced)
+    async def work(event: OrderPlaced) -> None:
+        pass
+
+    service = world.service(handlers)
+    provider = TracerProvider(sampler=sampler)
+    provider.add_span_processor(SimpleSpanProcessor(traces.exporter))
+    service.instrument(metrics=False, tracer_provider=provider)
+    async with service:
+        await world.insert_row(headers='{"traceparent":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"}')
+        await until(lambda: traces.of("process t"))
+    (span,) = traces.of("process t")
+    assert parent(span) == 0xB7AD6B7169203331
+
+
+async def test_a_sampler_sees_what_all_events_of_a_kind_have_in_common(world: World) -> None:
+    handlers = Subscriptions()
+
+    @handlers.subscribe(OrderPlaced)
+    async def work(event: OrderPlaced) -> None:
+        pass
+
+    sampler = Stubborn(ALWAYS_OFF)
+    service = world.service(handlers)
+    service.instrument(metrics=False, tracer_provider=TracerProvider(sampler=sampler))
+    async with service:
+        await world.publish(service, OrderPlaced("a"))
+        await until(lambda: service.counters.of("handled") == 1)
+    published, processed = sampler.asked
+    assert published["messaging.destination.name"] == processed["messaging.destination.name"] == "order.placed"
+    assert processed["messaging.destination.subscription.name"] == "shop/work"
+    assert processed["messaging.operation.type"] == "process"
 
 
 async def test_without_tracing_the_context_of_the_cause_is_handed_on(world: World) -> None:
@@ -261,10 +358,35 @@ async def test_metrics_are_given_to_a_meter(world: World) -> None:
     (handled,) = found["tidings.events.handled"]
     assert handled.value == 5
     assert dict(handled.attributes) == {"service": "shop", "subscription": "shop/work"}
-    assert found["tidings.handler.duration"][0].count == 5
-    assert found["tidings.event.lag"][0].count == 5
+    for name, histogram in (("handler.duration", "took"), ("event.lag", "lag")):
+        kept = service.counters.histogram("shop/work", histogram)
+        (number,), (total,) = found[f"tidings.{name}.count"], found[f"tidings.{name}.sum"]
+        assert number.value == 5
+        assert total.value == pytest.approx(kept.total)
+        buckets = {point.attributes["le"]: point.value for point in found[f"tidings.{name}.bucket"]}
+        assert list(buckets) == [*(f"{bound:g}" for bound in BOUNDS), "+Inf"]
+        assert list(buckets.values()) == [sum(kept.counts[: n + 1]) for n in range(len(BOUNDS) + 1)]
+        assert buckets["+Inf"] == 5
     assert found["tidings.reader.backlog"][0].attributes["reader"] == "shop/shop@log"
     provider.shutdown()
+
+
+def test_nothing_is_told_to_a_meter_while_events_are_handled() -> None:
+    made: list[str] = []
+
+    class Asked(NoOpMeter):
+        def __getattribute__(self, name: str) -> Any:
+            if name.startswith("create"):
+                made.append(name)
+            return super().__getattribute__(name)
+
+    class Provider(NoOpMeterProvider):
+        def get_meter(self, name: str, *rest: Any, **more: Any) -> Asked:
+            return Asked(name)
+
+    record("shop", "1", Counters(), cast("Any", None), Provider())
+    assert made
+    assert {name for name in made if not name.startswith("create_observable")} == set()
 
 
 def metrics_of(reader: InMemoryMetricReader) -> dict[str, Sequence[Any]]:

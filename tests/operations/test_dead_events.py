@@ -95,6 +95,26 @@ async def test_with_on_dead_continue_a_dead_event_is_set_aside_and_its_key_goes_
     assert world.effects() == [("a", 0), ("a", 2), ("a", 3), ("a", 1)]
 
 
+async def test_a_copy_of_a_redriven_event_that_was_set_aside_leaves_it_to_its_lane(world: World) -> None:
+    broken = Broken(world, on_dead="continue")
+    broken.bad = {("a", 0)}
+    async with broken.service as service:
+        await world.publish(service, OrderPlaced("a", 0), OrderPlaced("a", 1))
+        await until_equal(world.lanes, [("a", "dead", 1, 1)])
+        await until_equal(world.effects, [("a", 1)])
+    broken.bad.clear()
+    # The lane is ready to run, and nobody has run it yet, when the reader comes to the event once more.
+    assert await broken.service.operations.redrive() == 1
+    await world.execute("update tidings_lanes set due_at = '9999-01-01 00:00:00'")
+    await world.read_again()
+    async with broken.service as service:
+        await until(lambda: service.counters.of("duplicates") >= 2)
+        assert world.effects() == [("a", 1)]
+        await world.execute("update tidings_lanes set due_at = '2000-01-01 00:00:00'")
+        await until_equal(world.lanes, [])
+    assert world.effects() == [("a", 1), ("a", 0)]
+
+
 async def test_lanes_that_are_redriven_at_a_rate_become_due_one_after_another(world: World) -> None:
     broken = Broken(world)
     broken.bad = {(f"k{number}", 0) for number in range(5)}

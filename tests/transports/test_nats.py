@@ -2,10 +2,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import nats
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from nats.aio.client import Client
 from private_services.control import Control
 
 from tests.transports.conftest import private
@@ -20,6 +24,9 @@ from tidings.testing.conformance import TransportConformance
 from tidings.testing.log_conformance import LogConformance, Remove
 from tidings.transports.base import Outgoing
 from tidings.transports.nats import NATS, stream_of
+from tidings.transports.nats.messages import head_of
+from tidings.transports.nats.publisher import Publisher
+from tidings.transports.nats.sturdy import Sending, Sturdy
 
 
 @pytest.fixture
@@ -108,3 +115,138 @@ async def test_a_subject_that_another_stream_has_is_said(nats_url: str) -> None:
     await NATS(nats_url).provision([topic], {})
     with pytest.raises(ProvisionError, match="overlap"):
         await NATS(nats_url, wire="cap").provision([topic], {})
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.sampled_from(
+                [b"ce-id: 1", b"ce-id:2", b" ce-id :\t3 ", b"no colon", b"", b"two words: x", b": empty", b"a:b:c", b"\x1fa: \x1f"]
+            ),
+            st.binary(max_size=12),
+        )
+    )
+)
+def test_headers_are_read_as_the_client_reads_them(lines: list[bytes]) -> None:
+    raw = b"\r\n".join(lines)
+    assert Sturdy._parse_header_lines(raw) == Client._parse_header_lines(raw)
+
+
+async def test_messages_are_taken_as_they_are_read(nats_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by way of the client's queue and its task, which costs as much as reading them."""
+    queued: list[bytes] = []
+    process = Client._process_msg
+
+    async def watched(self: Client, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+        if reply.startswith(b"$JS.ACK"):
+            queued.append(subject)
+        await process(self, sid, subject, reply, data, headers)
+
+    monkeypatch.setattr(Client, "_process_msg", watched)
+    transport = NATS(url=nats_url)
+    topic = f"nats.taken.{uuid4().hex}"
+    await transport.provision([topic], {topic: [topic]})
+    publisher = await transport.publisher()
+    await publisher.publish([Outgoing(topic, encode_binary(PLACED, BINDING))])
+    for receiver in (await transport.receiver(topic, [topic]), await transport.reader({topic: ""})):
+        (found,) = await receiver.receive(1, 5)
+        assert decode(found.message, BINDING) == PLACED
+        await receiver.close()
+    assert queued == []
+    await publisher.close()
+
+
+class Writing(Client):
+    """A client that keeps what it would write."""
+
+    async def _send_command(self, cmd: bytes, priority: bool = False) -> None:
+        self.written = cmd
+
+
+@given(
+    st.dictionaries(st.sampled_from(["h", "ce-source", "X-Some_thing.else"]), st.text(st.characters(codec="utf-8"))),
+    st.text(st.characters(codec="utf-8")),
+)
+async def test_headers_are_written_as_the_client_writes_them(headers: dict[str, str], message_id: str) -> None:
+    writing = Writing()
+    await writing._send_publish("s", "", b"body", 4, {**headers, "content-type": "application/json", "Nats-Msg-Id": message_id})
+    head = head_of(Message(headers, b"body", "application/json", None, message_id))
+    assert writing.written.partition(b"\r\n")[2] == head + b"body\r\n"
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a:b", "a\r\nb", "ä"])
+async def test_a_header_that_cannot_have_its_name_is_refused_alone(nats_url: str, name: str) -> None:
+    transport = NATS(nats_url)
+    await transport.provision(["nats.names"], {})
+    publisher = await transport.publisher()
+    messages = [Message({name: "x"}, b"1"), Message({"good": "x"}, b"2"), Message({"good": "\udc80"}, b"3"), Message({}, b"4")]
+    outcomes = await publisher.publish([Outgoing("nats.names", message) for message in messages])
+    assert [outcome.kind for outcome in outcomes] == ["refused", "confirmed", "refused", "confirmed"]
+    await publisher.close()
+
+
+async def test_values_with_line_breaks_add_no_headers_and_messages_larger_than_a_piece_arrive(nats_url: str) -> None:
+    transport = NATS(nats_url)
+    topic = f"nats.written.{uuid4().hex}"
+    await transport.provision([topic], {"written": [topic]})
+    publisher, receiver = await transport.publisher(), await transport.receiver("written", [topic])
+    bodies = [b"%d\r\n" % number * (1 << 16) for number in range(4)]
+    messages = [Message({"note": " one\r\nforged: yes\n ", "none": None, "bytes": b"x"}, body) for body in bodies]
+    outcomes = await publisher.publish([Outgoing(topic, message) for message in messages])
+    assert {outcome.kind for outcome in outcomes} == {"confirmed"}
+    found = []
+    while len(found) < len(messages):
+        found += await receiver.receive(10, 5)
+    assert [incoming.message.body for incoming in found] == bodies
+    assert {tuple(incoming.message.headers.items()) for incoming in found} == {(("note", "one  forged: yes"), ("none", ""), ("bytes", "x"))}
+    await publisher.close()
+    await receiver.close()
+
+
+async def test_confirmations_do_not_go_through_the_client_s_queue(nats_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    queued: list[object] = []
+
+    async def answered(self: Publisher, answer: object) -> None:
+        queued.append(answer)
+
+    monkeypatch.setattr(Publisher, "_answered", answered)
+    transport = NATS(nats_url)
+    await transport.provision(["nats.direct"], {})
+    publisher = await transport.publisher()
+    outcomes = await publisher.publish([Outgoing("nats.direct", Message({}, b"x"))] * 10)
+    assert {outcome.kind for outcome in outcomes} == {"confirmed"}
+    assert queued == []
+    await publisher.close()
+
+
+async def test_what_taking_a_message_raises_does_not_end_the_reading(nats_url: str) -> None:
+    client = Sturdy()
+    told: list[Exception] = []
+    taken: list[bytes] = []
+
+    async def tell(error: Exception) -> None:
+        told.append(error)
+
+    async def take(message: Any) -> None:
+        if message.data == b"1":
+            raise ValueError(message.data)
+        taken.append(message.data)
+
+    await client.connect(nats_url, error_cb=tell)
+    subject = f"taken.{uuid4().hex}"
+    client.deliver(await client.subscribe(subject, cb=take), take)
+    for number in (b"1", b"2"):
+        await client.publish(subject, number)
+    await client.flush()
+    assert ([str(error) for error in told], taken) == (["b'1'"], [b"2"])
+    await client.close()
+
+
+async def test_confirmations_that_come_the_client_s_way_count_too(nats_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Sending, "take", lambda *_: None)
+    transport = NATS(nats_url)
+    await transport.provision(["nats.queued"], {})
+    publisher = await transport.publisher()
+    outcomes = await publisher.publish([Outgoing("nats.queued", Message({}, b"x"))] * 10)
+    assert {outcome.kind for outcome in outcomes} == {"confirmed"}
+    await publisher.close()

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -11,7 +11,8 @@ from cloudevents.core.bindings import kafka as sdk_kafka
 from cloudevents.core.bindings import rabbitmq as sdk_rabbitmq
 from cloudevents.core.formats.json import JSONFormat
 from cloudevents.core.v1.event import CloudEvent as SDKEvent
-from hypothesis import given
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from tests.wire.events import PLACED, events
@@ -27,7 +28,7 @@ from tidings.codecs.cloudevents import (
     name_and_version,
     type_of,
 )
-from tidings.codecs.message import CloudEvent, Message
+from tidings.codecs.message import CloudEvent, Message, written_time
 from tidings.errors import Undecodable, Unsendable
 
 FORMAT = JSONFormat()
@@ -422,3 +423,9 @@ def test_a_list_of_events_is_named_as_what_it_is() -> None:
 def test_a_format_that_is_not_read_here_is_named() -> None:
     with pytest.raises(Undecodable, match="application/cloudevents\\+avro"):
         decode(Message({}, b"", "application/cloudevents+avro"), KAFKA)
+
+
+@given(st.datetimes(timezones=st.sampled_from([UTC, timezone(timedelta(hours=5, minutes=45)), timezone(timedelta(hours=-11))])))
+def test_a_time_is_written_in_utc_as_the_standard_library_writes_it(time: datetime) -> None:
+    assume(1 < time.year < 9999)
+    assert written_time(time) == time.astimezone(UTC).isoformat().removesuffix("+00:00") + "Z"

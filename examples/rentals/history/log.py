@@ -1,4 +1,4 @@
-"""Reading the log. Its tables are Tidings' own, described for SQLAlchemy; only read them."""
+"""Reading the log, with a marker of who has handled what. The inbox is one of Tidings' own tables, described for SQLAlchemy; only read it."""
 
 from __future__ import annotations
 
@@ -9,25 +9,37 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from tidings import Service
 from tidings.ids import event_key
+from tidings.log import LoggedEvent
 from tidings.stores import metadata
 
 __all__ = ["published_after"]
 
 
-async def published_after(session: AsyncSession, position: int, limit: int = 100) -> list[dict[str, Any]]:
-    """Return public and internal events behind a position of the log, each with the subscriptions that have handled it.
+async def published_after(service: Service, session: AsyncSession, cursor: str | None, limit: int = 100) -> list[dict[str, Any]]:
+    """Return public and internal events, from the cursor of one of them on, each with the subscriptions that have handled it."""
+    found: list[LoggedEvent] = []
+    async for logged in service.read_log(cursor):
+        found.append(logged)
+        if len(found) == limit:
+            break
+    # The inbox has one key for an event of any source.
+    keys = [event_key(logged.envelope.source, str(logged.envelope.id)) for logged in found]
+    handled = await _handled(session, keys)
+    return [
+        {
+            "cursor": logged.cursor, "name": logged.envelope.name, "version": logged.envelope.version, "key": logged.envelope.key,
+            "data": json.loads(logged.data), "handled_by": sorted(handled.get(key, [])),
+        }
+        for key, logged in zip(keys, found, strict=True)
+    ]  # fmt: skip
 
-    Whoever catches up this way takes copies in its stride, and asks again from somewhat before its last position: a transaction that was open
-    for long commits below positions that were seen already. Subscriptions do better; this is for people and for clients without any.
-    """
+
+async def _handled(session: AsyncSession, keys: list[str]) -> dict[str, list[str]]:
     dialect = session.get_bind().dialect.name
     tables = metadata(dialect="postgresql" if dialect == "postgresql" else "sqlite").tables
-    log, inbox, subscriptions = (tables[f"tidings_{name}"].c for name in ("outbox", "inbox", "subscriptions"))
-    query = select(log.position, log.id, log.source, log.name, log.version, log.key, log.data)
-    rows = (await session.execute(query.where(log.position > position).order_by(log.position).limit(limit))).all()
-    # The inbox has one key for an event of any source.
-    keys = [event_key(row.source, str(row.id)) for row in rows]
+    inbox, subscriptions = (tables[f"tidings_{name}"].c for name in ("inbox", "subscriptions"))
     marks = (
         select(inbox.event_key, subscriptions.service, subscriptions.name)
         .join(subscriptions.id.table, subscriptions.id == inbox.subscription_id)
@@ -36,10 +48,4 @@ async def published_after(session: AsyncSession, position: int, limit: int = 100
     handled: dict[str, list[str]] = {}
     for key, service, name in (await session.execute(marks)).all():
         handled.setdefault(UUID(str(key)).hex, []).append(f"{service}/{name}")
-    return [
-        {
-            "position": row.position, "name": row.name, "version": row.version, "key": row.key,
-            "data": json.loads(row.data) if isinstance(row.data, str) else row.data, "handled_by": sorted(handled.get(key, [])),
-        }
-        for key, row in zip(keys, rows, strict=True)
-    ]  # fmt: skip
+    return handled

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 from uuid import uuid4
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, HTTPException
 
 from rentals.history.log import published_after
 from rentals.kernel import ServiceOf, SessionOf
+from tidings.errors import InvalidCursor
 
 __all__ = ["router"]
 
@@ -16,9 +17,12 @@ router = APIRouter(tags=["history"])
 
 
 @router.get("/events")
-async def events(session: SessionOf, after: Annotated[int, Query(ge=0)] = 0) -> list[dict[str, Any]]:
-    """Return what was published behind a position, at most a hundred events."""
-    return await published_after(session, after)
+async def events(service: ServiceOf, session: SessionOf, after: str | None = None) -> list[dict[str, Any]]:
+    """Return what was published, at most a hundred events; go on with the cursor of the last one."""
+    try:
+        return await published_after(service, session, after)
+    except InvalidCursor as error:
+        raise HTTPException(422, str(error)) from None
 
 
 @router.post("/events/replay")

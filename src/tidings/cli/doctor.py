@@ -117,7 +117,7 @@ async def _examine(store: SQLStore, target: Target) -> Facts:
             if item.service == service.name and item.state != "retired" and not is_relay(item) and ":" not in item.name
             and (item.group, item.name) not in own
         ]  # fmt: skip
-        retention = service._retention[:2]
+        retention = service._retention.outbox, service._retention.inbox
     return Facts(
         status, await store.call(asks.server), store.dialect.name == "sqlite", await store.call(asks.holders, _LONG),
         await store.call(asks.unvacuumed), await store.check(), await store.transact(asks.drift), await store.call(asks.waiting_for_code),

@@ -82,8 +82,11 @@ def _lines(timeline: Timeline, parked: list[Parked]) -> Iterator[tuple[datetime 
     event = timeline.event
     if event is not None:
         yield event.time, f"published by {event.source} to topic {event.topic}, position {event.position}"
-    ended = {item.subscription for item in timeline.ended}
-    for item in timeline.ended:
+    # What was set aside dead is parked as well, and may be on its way again.
+    held = {delivery.label for delivery in parked}
+    over = [item for item in timeline.ended if item.subscription not in held or item.word != "dead"]
+    ended = {item.subscription for item in over}
+    for item in over:
         by = "" if item.worker is None else f" by {item.worker}"
         yield item.at, f"{_OUTCOMES.get(item.outcome, item.word)} for {item.subscription}{by}"
     for delivery in parked:

@@ -99,6 +99,7 @@ class Limits(NamedTuple):
 
 LIMITS = Limits()
 
+_write = msgspec.json.Encoder().encode
 _IS_JSON = re.compile(r"[^/;\s]+/(?:[^/;\s]+\+)?json\s*(?:;|\Z)", re.IGNORECASE)
 _STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 _ONE_KIND = bytes.maketrans(b"{}", b"[]")
@@ -167,8 +168,8 @@ def text_of(value: str | bytes, what: str) -> str:
 
 def written_time(time: datetime) -> str:
     """Return an aware time as RFC 3339 writes it, in UTC."""
-    text = (time if time.tzinfo is UTC else time.astimezone(UTC)).isoformat()
-    return text[:-6] + "Z"
+    # As JSON it is written the same, in a fraction of the time that `isoformat` takes.
+    return _write(time if time.tzinfo is UTC else time.astimezone(UTC))[1:-1].decode()
 
 
 def parsed_time(text: str) -> datetime:

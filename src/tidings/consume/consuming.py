@@ -40,6 +40,8 @@ logger = logging.getLogger("tidings.consume")
 
 #: Most messages that are asked for at a time.
 _PAGE = 500
+#: After so many messages others have their turn: what they ask of the database is answered while the next ones are opened.
+_TURN = 50
 #: Seconds for which acknowledgements are gathered; up to ten times as long for fewer than `_MANY`: each time costs a look into the store.
 _GATHER = 0.005
 _MANY = 100
@@ -175,9 +177,11 @@ class Session:
             self.received += len(found)
             self._means.counters.add(self._inbound.group, "received", len(found))
             strangers: list[tuple[Incoming, Parking, Failed | None]] = []
-            for incoming in found:
+            for number, incoming in enumerate(found, 1):
                 self._leaving.discard(incoming.shard)
                 await self._take(incoming, strangers, tasks)
+                if number % _TURN == 0:
+                    await asyncio.sleep(0)
             await self._park(strangers)
             if careful.on:
                 careful.read(to_the_end=not found, progress=self._progress.finished > 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from time import time
 from typing import Any
@@ -42,26 +42,33 @@ def percentile(counts: Mapping[str, int], share: float) -> float | None:
 class Histogram:
     """How many durations there were up to each bound; `total` is their sum in seconds.
 
-    The hot path is one search in a tuple of 15 and one increment of a list. One thread at a time may observe.
-
-    Attributes:
-        listener: has everything that is observed, too: the seconds, and how often.
+    The hot path is one search in a tuple of 15 and one increment of a list: whoever wants to know reads them, and is not told. One thread at a
+    time may observe.
     """
 
-    __slots__ = ("_drained", "counts", "listener", "total")
+    __slots__ = ("_drained", "counts", "total")
 
     def __init__(self) -> None:
         self.counts = [0] * (len(BOUNDS) + 1)
         self.total = 0.0
-        self.listener: Callable[[float, int], None] | None = None
         self._drained = [0] * (len(BOUNDS) + 1)
 
     def observe(self, seconds: float, times: int = 1) -> None:
         """Count a duration, so many times."""
         self.counts[bisect_left(BOUNDS, seconds)] += times
         self.total += seconds * times
-        if self.listener is not None:
-            self.listener(seconds, times)
+
+    def observe_each(self, durations: Sequence[float]) -> None:
+        """Count durations, in seconds. Those of a portion are mostly in one bucket: then two of them are looked up."""
+        if not durations:
+            return
+        first = bisect_left(BOUNDS, min(durations))
+        if len(durations) == 1 or first == bisect_left(BOUNDS, max(durations)):
+            self.counts[first] += len(durations)
+        else:
+            for seconds in durations:
+                self.counts[bisect_left(BOUNDS, seconds)] += 1
+        self.total += sum(durations)
 
     def since(self, times: Sequence[Any], now: float | None = None) -> None:
         """Count how long ago each of these times was.
@@ -120,7 +127,6 @@ class Counters:
         self._fresh: Counter[tuple[str, str]] = Counter()
         self._lock = threading.Lock()
         self._names = bound_names()
-        self._listeners: dict[str, Callable[[str], Callable[[float, int], None]]] = {}
         self._published = self._scheduled = 0
 
     def add(self, subject: str, measure: str, amount: int = 1) -> None:
@@ -139,21 +145,20 @@ class Counters:
         found = self.histograms.get((subject, measure))
         if found is None:
             found = self.histograms[subject, measure] = Histogram()
-            if (listener := self._listeners.get(measure)) is not None:
-                found.listener = listener(subject)
         return found
 
-    def listen(self, measure: str, listener: Callable[[str], Callable[[float, int], None]]) -> None:
-        """Let somebody have everything that histograms of a measure observe; it is asked for a function for each subject."""
-        self._listeners[measure] = listener
-        for (subject, name), histogram in self.histograms.items():
-            if name == measure:
-                histogram.listener = listener(subject)
+    def totals(self) -> dict[tuple[str, str], int]:
+        """Return all counts as they are now; any thread may ask, and changes nothing by it."""
+        with self._lock:
+            found = dict(self.total)
+            for measure, count in (("published", self._published), ("scheduled", self._scheduled)):
+                if count:
+                    found["", measure] = found.get(("", measure), 0) + count
+        return found
 
     def of(self, measure: str) -> int:
         """Return the count of a measure over all subjects."""
-        self._take_committed()
-        return sum(value for (_, name), value in self.total.items() if name == measure)
+        return sum(value for (_, name), value in self.totals().items() if name == measure)
 
     def drain(self) -> dict[tuple[str, str], int]:
         """Return what was counted since the last drain, and start anew."""
@@ -173,9 +178,9 @@ class Counters:
         with self._lock:
             published, self._published = self._published, 0
             scheduled, self._scheduled = self._scheduled, 0
-        for measure, count in (("published", published), ("scheduled", scheduled)):
-            if count:
-                self.add("", measure, count)
+            for measure, count in (("published", published), ("scheduled", scheduled)):
+                if count:
+                    self.add("", measure, count)
 
 
 def _age(moment: Any, now: float) -> float:

@@ -340,7 +340,7 @@ class Retrier:
     async def _plain(self, lane: Claimed, execution: Execution, attempt: Attempt, age: float) -> Failed | int:
         compiled = execution.compiled
         keys = [attempt.received.event_key]
-        present = await guarded(self._store.call(self._store.inbox.present, compiled.id, keys))
+        present = await guarded(self._store.call(self._store.inbox.handled, compiled.id, keys))
         if not present and compiled.claims is not None:
             present = len(await guarded(self._store.call(compiled.claims.taken, [attempt.received])))
         failed = None if present else await execution.plain(attempt, age)
@@ -440,6 +440,7 @@ class Retrier:
 
     def _finish(self, connection: Connection, lane: Claimed, subscription_id: int, events: Sequence[Received], outcome: int) -> None:
         keys = [event.event_key for event in events]
+        self._store.inbox.revive(connection, subscription_id, keys)
         self._store.inbox.record(connection, subscription_id, keys, outcome)
         if not self._store.lanes.finish(connection, lane, keys, _LEASE):
             raise LeaseLost(f"another worker has the lane of key {lane.key!r} now")

@@ -227,7 +227,7 @@ class Execution:
 
     async def _is_known(self, received: Received) -> bool:
         try:
-            return bool(await self.store.call(self.store.inbox.present, self.compiled.id, [received.event_key]))
+            return bool(await self.store.call(self.store.inbox.handled, self.compiled.id, [received.event_key]))
         except UNAVAILABLE as error:
             raise StoreDown(f"the database cannot be used: {error}") from error
 

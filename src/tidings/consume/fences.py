@@ -182,6 +182,7 @@ class LaneFence:
     def open(self, connection: Connection, subscription_id: int, events: Sequence[Received]) -> dict[int, int]:
         """Insert the inbox rows; return the `Standing` of events that do not run."""
         keys = [event.event_key for event in events]
+        self._store.inbox.revive(connection, subscription_id, keys)
         return self._store.inbox.open(connection, subscription_id, keys, [NO_LANE] * len(keys))
 
     def close(self, connection: Connection, subscription_id: int, ran: Sequence[Received], events: Sequence[Received]) -> None:

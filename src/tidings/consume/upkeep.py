@@ -1,4 +1,4 @@
-"""Leased and periodic work of a running service: scheduled events, purging, heartbeats, counters."""
+"""Leased and periodic work of a running service: scheduled events, heartbeats, counters."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 
 from tidings.clock import elapsed
 from tidings.consume.counters import Counters
@@ -15,21 +14,15 @@ from tidings.consume.execution import StoreDown
 from tidings.consume.failures import this_process
 from tidings.consume.parking import guarded
 from tidings.stores.base import Lease
-from tidings.stores.sql.stats import FINE, MINUTES
 from tidings.stores.sql.store import SQLStore
 
-__all__ = ["AuditPurger", "Heart", "LeasedTask", "Mover", "Purger"]
+__all__ = ["Heart", "LeasedTask", "Mover"]
 
 logger = logging.getLogger("tidings.upkeep")
 
 _BATCH = 500
-
-#: Seconds between two times that old counts are rolled up; more than the age of anything.
-_ROLLED = 60.0
-_EVER = 4e9
 #: Seconds between two beats at least, however often a connection breaks.
 _SOON = 1.0
-_DAY = 86400.0
 
 
 class LeasedTask:
@@ -115,72 +108,6 @@ class Mover:
         due = await guarded(self._store.call(self._store.upkeep.due_in))
         # What another process schedules meanwhile is found by the next look, at most a second later.
         return 1.0 if due is None else min(max(due, 0.005), 1.0)
-
-
-@dataclass(slots=True)
-class Purger:
-    """Deletes old rows in small batches: of the log, what every reader has read; of the inbox, what can no longer come again; rolls up counts.
-
-    Attributes:
-        outbox, inbox, dead: retention in seconds.
-    """
-
-    store: SQLStore
-    outbox: float
-    inbox: float
-    dead: float
-    _rolled: dict[int, float] = field(default_factory=dict)
-
-    async def step(self, lease: Lease) -> float:
-        """Delete one batch of each; return the seconds until the next."""
-        upkeep = self.store.upkeep
-        rows = await guarded(self.store.transact(upkeep.purge_log, lease, self.outbox, 5000))
-        rows += await guarded(self.store.transact(upkeep.purge_inbox, lease, self.inbox, 5000))
-        rows += await guarded(self.store.transact(upkeep.purge_dead, lease, self.dead, 500))
-        rows += await guarded(self.store.transact(self.store.commands.purge_keys, lease, self.inbox, 5000))
-        # A little longer than the rows that name them, which go in batches.
-        await guarded(self.store.transact(self.store.numbers.purge, lease, self.inbox + _DAY, 5000))
-        await self._roll_up(lease)
-        if rows:
-            logger.info("purged %d rows", rows, extra={"rows": rows})
-        return 0.1 if rows >= 5000 else 60.0
-
-    async def _roll_up(self, lease: Lease) -> None:
-        """Once a minute under one lease; the first time everything that there is."""
-        now = elapsed()
-        last = self._rolled.get(lease.token)
-        if last is not None and now - last < _ROLLED:
-            return
-        stats = self.store.stats
-        # What was rolled up before need not be looked through again.
-        past = _EVER if last is None else now - last + 2 * 3600.0
-        await guarded(self.store.transact(stats.roll, lease, "hour", MINUTES, MINUTES + past))
-        await guarded(self.store.transact(stats.roll, lease, "minute", FINE, FINE + past))
-        if last is None or int(now // 3600) != int(last // 3600):
-            await guarded(self.store.transact(stats.forget, lease))
-        self._rolled = {lease.token: now}
-
-
-@dataclass(frozen=True, slots=True)
-class AuditPurger:
-    """Deletes what is written down about a service's commands when it is old enough.
-
-    Under a lease of the service's own: how long it is kept is for that service to say, and not for another one with the same tables.
-
-    Attributes:
-        retention: in seconds.
-    """
-
-    store: SQLStore
-    service: str
-    retention: float
-
-    async def step(self, lease: Lease) -> float:
-        """Delete one batch; return the seconds until the next."""
-        rows = await guarded(self.store.transact(self.store.commands.purge_audit, lease, self.service, self.retention, 5000))
-        if rows:
-            logger.info("purged %d rows of the audit", rows, extra={"rows": rows})
-        return 0.1 if rows >= 5000 else 60.0
 
 
 class Heart:

@@ -98,7 +98,12 @@ def bind(
 
     Args:
         values: of keys of the user's own.
-        tenant, environment, correlation_id, traceparent, tracestate, baggage: of the keys that there are always; None leaves them alone.
+        tenant: of `TENANT`. None, here and below, leaves what is bound alone.
+        environment: of `ENVIRONMENT`.
+        correlation_id: of `CORRELATION`.
+        traceparent: of `TRACE`, in W3C's form.
+        tracestate: W3C's, beside it.
+        baggage: of `BAGGAGE`, in W3C's form.
 
     Raises:
         InvalidContext: a value cannot travel in a header.

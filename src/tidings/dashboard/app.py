@@ -69,7 +69,10 @@ class Dashboard:
     Args:
         store: the tables.
         service: the service that it is part of, if there is one.
-        auth, read_only, redact, secure_cookies: see `Service.dashboard`.
+        auth: see `Service.dashboard`.
+        read_only: likewise.
+        redact: likewise.
+        secure_cookies: likewise.
     """
 
     def __init__(

@@ -78,8 +78,7 @@ METRICS: tuple[Metric, ...] = (
 
 def counted(counters: Counters, metric: Metric) -> Iterator[tuple[str, int]]:
     """Return the values of a counter of this process, by its label's value."""
-    counters.of(metric.measure)  # takes in what other threads have committed
-    for (subject, measure), value in list(counters.total.items()):
+    for (subject, measure), value in counters.totals().items():
         if measure == metric.measure and bool(subject) == bool(metric.label):
             yield subject, value
 

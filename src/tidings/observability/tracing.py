@@ -4,14 +4,18 @@ The context travels in the event's headers as W3C Trace Context (`traceparent`, 
 other languages. What an event has is the context of its publishing: a relay that sends it alone, and each handler, are children of that one;
 a relay that sends many, and a handler of lists, have links to all of them. Names and attributes are those of
 https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/.
+
+Most events of a busy service are not sampled. What only a recorded span needs is made when there is one: a sampler is asked with the attributes
+that all events of a kind have in common, and is not asked at all where it can only say what the parent says.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -23,10 +27,13 @@ try:
     from opentelemetry.trace import (
         Link,
         NonRecordingSpan,
+        Span,
         SpanContext,
         SpanKind,
         Status,
         StatusCode,
+        TraceFlags,
+        Tracer,
         TracerProvider,
         get_current_span,
         get_tracer_provider,
@@ -48,44 +55,79 @@ __all__ = ["Tracing"]
 _SYSTEM = "tidings"
 #: An SDK keeps no more links of a span by default.
 _LINKS = 128
+#: Of how many kinds of spans the names and attributes are kept: topics may come from outside.
+_KINDS = 1000
 
 _headers = msgspec.json.Decoder(dict[str, Any]).decode
 
-_UNRECORDED = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-00\Z")
+# The version that everybody writes; the propagator reads the others.
+_TRACEPARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})\Z")
+_FLAGS = tuple(TraceFlags(flags) for flags in range(256))
 
 Call = Callable[["Plan", Any, "Envelope | list[Envelope]", "Scope", "Deadline", "Filters | None"], Awaitable[None]]
+
+
+class _Kind(NamedTuple):
+    """What all spans of a kind have in common."""
+
+    name: str
+    attributes: Mapping[str, Any]
+
+
+class _Unsampled(NonRecordingSpan):
+    """A parent that is not sampled, of a `traceparent` that was matched: read when somebody asks, which most handlers never do."""
+
+    def __init__(self, found: re.Match[str]) -> None:
+        self._found = found
+        self._read: SpanContext | None = None
+
+    def get_span_context(self) -> SpanContext:
+        if self._read is None:
+            self._read = _read(self._found)
+        return self._read
+
+    def __repr__(self) -> str:
+        return f"NonRecordingSpan({self.get_span_context()!r})"
 
 
 class Tracing:
     """Makes the spans. A service that is not traced has none of these, and pays for none."""
 
     def __init__(self, version: str, provider: TracerProvider | None = None) -> None:
-        self._tracer = (provider or get_tracer_provider()).get_tracer("tidings", version)
+        self._tracer: Tracer = (provider or get_tracer_provider()).get_tracer("tidings", version)
         self._propagator = TraceContextTextMapPropagator()
+        self._publishing: dict[tuple[str, int | None, str], _Kind] = {}
+        self._calls: dict[tuple[Call, str], Call] = {}
+        self._unsampled_here = _drops(self._tracer, "localParentNotSampled")
+        self._unsampled_elsewhere = _drops(self._tracer, "remoteParentNotSampled")
 
     def published(self, name: str, version: int | None, topic: str, event_id: UUID, fields: dict[str, str]) -> None:
         """Make the span of publishing an event, a child of what runs now, and write its context into the headers."""
         current = get_current_span().get_span_context()
-        if current.is_valid and not current.trace_flags.sampled:
-            # A trace that is not recorded stays so: what only says that costs a tenth of a span.
-            fields["traceparent"] = f"00-{current.trace_id:032x}-{current.span_id:016x}-00"
-            fields.pop("tracestate", None)
-            if current.trace_state:
-                fields["tracestate"] = current.trace_state.to_header()
-            return
-        attributes = self._attributes("publish", "create", topic, name, version)
-        attributes["messaging.message.id"] = str(event_id)
-        if (conversation := fields.get("correlationid")) is not None:
-            attributes["messaging.message.conversation_id"] = conversation
         inherited = None
-        if not current.is_valid:
+        if current.is_valid:
+            if not current.trace_flags & 1 and (self._unsampled_elsewhere if current.is_remote else self._unsampled_here):
+                _write(current, fields)
+                return
+        elif (traceparent := fields.get("traceparent")) is not None:
             # Published by a handler that is not traced: the trace goes on where its event was published.
-            inherited = self._context(fields.get("traceparent"), fields.get("tracestate"))
-        span = self._tracer.start_span(f"publish {topic}", inherited, SpanKind.PRODUCER, attributes)
-        if span.get_span_context().is_valid:
-            fields.pop("tracestate", None)
-            self._propagator.inject(fields, set_span_in_context(span, Context()))
+            found = self._parent(traceparent, fields.get("tracestate"))
+            if found is not None:
+                if not found.trace_flags & 1 and self._unsampled_elsewhere:
+                    return
+                inherited = set_span_in_context(NonRecordingSpan(found), Context())
+        kind = self._publishing.get((name, version, topic)) or self._kind(
+            self._publishing, (name, version, topic), f"publish {topic}", _attributes("publish", "create", topic, name, version)
+        )
+        span = self._tracer.start_span(kind.name, inherited, SpanKind.PRODUCER, kind.attributes)
+        if span.is_recording():
+            span.set_attribute("messaging.message.id", str(event_id))
+            if (conversation := fields.get("correlationid")) is not None:
+                span.set_attribute("messaging.message.conversation_id", conversation)
         span.end()
+        context = span.get_span_context()
+        if context.is_valid:
+            _write(context, fields)
 
     @contextmanager
     def sending(self, system: str, rows: Sequence[tuple[str, str, str | bytes]]) -> Iterator[None]:
@@ -94,7 +136,6 @@ class Tracing:
         Args:
             rows: topic, id and headers, as JSON, of each event.
         """
-        contexts = [self._of_headers(headers) for _, _, headers in rows]
         topics = {topic for topic, _, _ in rows}
         topic = topics.pop() if len(topics) == 1 else "(several)"
         attributes: dict[str, Any] = {
@@ -102,85 +143,89 @@ class Tracing:
             "messaging.destination.name": topic,
         }  # fmt: skip
         if len(rows) == 1:
-            parent, links = contexts[0] or Context(), []
+            found = self._of_headers(rows[0][2])
+            if found is not None and not found.trace_flags & 1 and self._unsampled_elsewhere:
+                yield
+                return
+            parent, links = _context(found), []
             attributes["messaging.message.id"] = rows[0][1]
         else:
-            parent, links = Context(), self._links(contexts)
+            parent, links = Context(), _links(self._of_headers(headers) for _, _, headers in rows)
             attributes["messaging.batch.message_count"] = len(rows)
         with self._tracer.start_as_current_span(f"send {topic}", parent, SpanKind.CLIENT, attributes, links):
             yield
 
     def calling(self, call: Call, subscription: str) -> Call:
         """Return a call of handlers inside the span of processing."""
+        found = self._calls.get((call, subscription))
+        if found is None:
+            found = self._calls[call, subscription] = self._traced(call, subscription)
+        return found
+
+    def _traced(self, call: Call, subscription: str) -> Call:
+        kinds: dict[tuple[str, int | None, str], _Kind] = {}
 
         async def traced(
             plan: Plan, event: Any, envelope: Envelope | list[Envelope], scope: Scope, deadline: Deadline, filters: Filters | None
         ) -> None:
-            unrecorded = None if isinstance(envelope, list) else self._unrecorded(envelope)
-            if unrecorded is not None:
-                token = attach(unrecorded)
+            first = envelope[0] if isinstance(envelope, list) else envelope
+            if self._unsampled_elsewhere and (unsampled := _unsampled(first)) is not None and first is envelope:
+                # The spans of the handler belong to this trace, and are not recorded either.
+                token = attach(set_span_in_context(unsampled))
                 try:
                     await call(plan, event, envelope, scope, deadline, filters)
                 finally:
                     detach(token)
                 return
-            with self._processing(envelope if isinstance(envelope, list) else [envelope], subscription, many=isinstance(envelope, list)):
+            alone = not isinstance(envelope, list) or len(envelope) == 1
+            parent = self._parent(first.traceparent, first.tracestate) if alone and first.traceparent is not None else None
+            if parent is not None and not parent.trace_flags & 1 and self._unsampled_elsewhere:
+                token = attach(set_span_in_context(NonRecordingSpan(parent)))
+                try:
+                    await call(plan, event, envelope, scope, deadline, filters)
+                finally:
+                    detach(token)
+                return
+            key = (first.name, first.version, first.topic)
+            kind = kinds.get(key) or self._kind(kinds, key, f"process {first.topic}", _processing(subscription, first))
+            links: list[Link] = []
+            attributes = kind.attributes
+            if isinstance(envelope, list):
+                attributes = {**attributes, "messaging.batch.message_count": len(envelope)}
+                if not alone:
+                    links = _links(self._parent(each.traceparent, each.tracestate) for each in envelope)
+            span = self._tracer.start_span(
+                kind.name, _context(parent), SpanKind.CONSUMER, attributes, links, record_exception=False, set_status_on_exception=False
+            )
+            if alone and span.is_recording():
+                span.set_attributes(
+                    {
+                        "messaging.message.id": str(first.id), "messaging.message.conversation_id": first.correlation_id,
+                        "tidings.attempt": first.attempt,
+                    }
+                )  # fmt: skip
+            token = attach(set_span_in_context(span))
+            try:
                 await call(plan, event, envelope, scope, deadline, filters)
+            except BaseException as error:
+                # Also a handler that was cancelled has not succeeded.
+                _fail(span, error)
+                raise
+            finally:
+                detach(token)
+                span.end()
 
         return traced
 
-    def _unrecorded(self, envelope: Envelope) -> Context | None:
-        """Return the context of an event whose trace nobody records: the spans of its handler belong to it, and are not recorded either."""
-        if envelope.traceparent is None or (found := _UNRECORDED.match(envelope.traceparent)) is None:
-            return None
-        if envelope.tracestate is not None:
-            return self._context(envelope.traceparent, envelope.tracestate)
-        context = SpanContext(int(found[1], 16), int(found[2], 16), is_remote=True)
-        return set_span_in_context(NonRecordingSpan(context), Context()) if context.is_valid else None
+    def _kind(
+        self, kinds: dict[tuple[str, int | None, str], _Kind], key: tuple[str, int | None, str], name: str, attributes: Mapping[str, Any]
+    ) -> _Kind:
+        kind = _Kind(name, attributes)
+        if len(kinds) < _KINDS:
+            kinds[key] = kind
+        return kind
 
-    @contextmanager
-    def _processing(self, envelopes: Sequence[Envelope], subscription: str, *, many: bool) -> Iterator[None]:
-        first = envelopes[0]
-        contexts = [self._context(envelope.traceparent, envelope.tracestate) for envelope in envelopes]
-        attributes = self._attributes("process", "process", first.topic, first.name, first.version)
-        attributes["messaging.consumer.group.name"] = subscription.partition("/")[0]
-        attributes["messaging.destination.subscription.name"] = subscription
-        links: list[Link] = []
-        parent = Context()
-        if len(envelopes) == 1:
-            parent = contexts[0] or parent
-            attributes["messaging.message.id"] = str(first.id)
-            attributes["messaging.message.conversation_id"] = first.correlation_id
-            attributes["tidings.attempt"] = first.attempt
-        else:
-            links = self._links(contexts)
-        if many:
-            attributes["messaging.batch.message_count"] = len(envelopes)
-        with self._tracer.start_as_current_span(
-            f"process {first.topic}", parent, SpanKind.CONSUMER, attributes, links, record_exception=False, set_status_on_exception=False
-        ) as span:
-            try:
-                yield
-            except BaseException as error:
-                # Also a handler that was cancelled has not succeeded.
-                span.set_attribute("error.type", type(error).__qualname__)
-                span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {error}"[:300]))
-                span.record_exception(error)
-                raise
-
-    def _attributes(self, name: str, kind: str, topic: str, event: str, version: int | None) -> dict[str, Any]:
-        attributes: dict[str, Any] = {
-            "messaging.system": _SYSTEM, "messaging.operation.name": name, "messaging.operation.type": kind,
-            "messaging.destination.name": topic, "tidings.event.name": event,
-        }  # fmt: skip
-        if version is not None:
-            attributes["tidings.event.version"] = version
-        return attributes
-
-    def _links(self, contexts: Sequence[Context | None]) -> list[Link]:
-        return [Link(get_current_span(context).get_span_context()) for context in contexts if context is not None][:_LINKS]
-
-    def _of_headers(self, headers: str | bytes) -> Context | None:
+    def _of_headers(self, headers: str | bytes) -> SpanContext | None:
         # Most events of a service that is not traced have no context: look for the word before paying for the parse.
         text = headers.decode("utf-8", "replace") if isinstance(headers, bytes) else headers
         if not isinstance(text, str) or "traceparent" not in text:
@@ -189,13 +234,87 @@ class Tracing:
             found: Mapping[str, Any] = _headers(text)
         except (ValueError, RecursionError):
             return None
-        return self._context(found.get("traceparent"), found.get("tracestate"))
+        return self._parent(found.get("traceparent"), found.get("tracestate"))
 
-    def _context(self, traceparent: object, tracestate: object) -> Context | None:
+    def _parent(self, traceparent: object, tracestate: object) -> SpanContext | None:
+        """Return the context that an event was published in, if it has one that is valid."""
         if not isinstance(traceparent, str):
             return None
+        if tracestate is None and (found := _TRACEPARENT.match(traceparent)) is not None:
+            return _read(found)
         carrier = {"traceparent": traceparent}
         if isinstance(tracestate, str):
             carrier["tracestate"] = tracestate
-        context = self._propagator.extract(carrier, Context())
-        return context if get_current_span(context).get_span_context().is_valid else None
+        context = get_current_span(self._propagator.extract(carrier, Context())).get_span_context()
+        return context if context.is_valid else None
+
+
+def _unsampled(envelope: Envelope) -> NonRecordingSpan | None:
+    """Return the parent of an event whose trace is not sampled, as almost everybody writes it; None for everything else."""
+    if envelope.traceparent is None or envelope.tracestate is not None:
+        return None
+    found = _TRACEPARENT.match(envelope.traceparent)
+    return _Unsampled(found) if found is not None and found[3][1] in "02468ace" else None
+
+
+def _read(found: re.Match[str]) -> SpanContext:
+    return SpanContext(int(found[1], 16), int(found[2], 16), is_remote=True, trace_flags=_FLAGS[int(found[3], 16)])
+
+
+def _drops(tracer: Tracer, which: str) -> bool:
+    """Return whether a sampler surely samples nothing below a parent that is not sampled.
+
+    It need not be asked then, which saves most of what a span costs that nobody records. Any sampler but the SDK's own, as it is usually set
+    up, is asked: it may sample what it likes.
+    """
+    sampler = getattr(tracer, "sampler", None)
+    if sampler is None:
+        return False
+    from opentelemetry.sdk.trace.sampling import ParentBased
+
+    if not isinstance(sampler, ParentBased) or type(sampler).should_sample is not ParentBased.should_sample:
+        return False
+    described: str = sampler.get_description()  # type: ignore[no-untyped-call]
+    return described.count("ParentBased") == 1 and f"{which}:AlwaysOffSampler" in described
+
+
+def _attributes(name: str, kind: str, topic: str, event: str, version: int | None) -> dict[str, Any]:
+    attributes: dict[str, Any] = {
+        "messaging.system": _SYSTEM, "messaging.operation.name": name, "messaging.operation.type": kind,
+        "messaging.destination.name": topic, "tidings.event.name": event,
+    }  # fmt: skip
+    if version is not None:
+        attributes["tidings.event.version"] = version
+    return attributes
+
+
+def _processing(subscription: str, envelope: Envelope) -> dict[str, Any]:
+    attributes = _attributes("process", "process", envelope.topic, envelope.name, envelope.version)
+    attributes["messaging.consumer.group.name"] = subscription.partition("/")[0]
+    attributes["messaging.destination.subscription.name"] = subscription
+    return attributes
+
+
+def _context(parent: SpanContext | None) -> Context:
+    """Return the context of a parent; an empty one for none, so that what runs here is not taken for it."""
+    return Context() if parent is None else set_span_in_context(NonRecordingSpan(parent), Context())
+
+
+def _links(parents: Iterable[SpanContext | None]) -> list[Link]:
+    return list(islice((Link(parent) for parent in parents if parent is not None), _LINKS))
+
+
+def _write(context: SpanContext, fields: dict[str, str]) -> None:
+    """Write a context into the headers of an event."""
+    fields["traceparent"] = f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+    if context.trace_state:
+        fields["tracestate"] = context.trace_state.to_header()
+    else:
+        fields.pop("tracestate", None)
+
+
+def _fail(span: Span, error: BaseException) -> None:
+    if span.is_recording():
+        span.set_attribute("error.type", type(error).__qualname__)
+        span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {error}"[:300]))
+        span.record_exception(error)

@@ -48,7 +48,8 @@ class Publish:
 
         Args:
             key: the partition key, if not the one that the contract takes from the event; None for no key.
-            delay, at: enter the log later: after this time on the database's clock, or at this time (aware).
+            delay: enter the log later, after this time on the database's clock.
+            at: the same, at this time (aware).
             expires: from when on nobody needs to handle it any more.
             headers: the user's own headers, text only.
 

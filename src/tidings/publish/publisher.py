@@ -97,6 +97,7 @@ class Publisher:
         same_database: whether a SQLAlchemy Engine or Connection leads to the store's database.
         same_identity: the same for the connection of a driver, told by its identity; called only where the driver knows it.
         wake: called after a commit that published; it must return at once.
+        scheduled: called after a commit that scheduled, too; likewise.
         count: told how many events a commit published, and how many it scheduled; called in the committing thread.
         collision: says why no transport could carry a header of this name.
         context: what handlers hand on of the events that they handle, besides what is always handed on.
@@ -114,6 +115,7 @@ class Publisher:
         same_database: Callable[[Any], bool] = lambda _: True,
         same_identity: Callable[[Identity], bool] = lambda _: True,
         wake: Callable[[], None] = lambda: None,
+        scheduled: Callable[[], None] = lambda: None,
         collision: Callable[[str], str | None] = lambda _: None,
         count: Callable[[int, int], None] = lambda _, __: None,
         context: Sequence[ContextKey[Any]] = (),
@@ -127,6 +129,7 @@ class Publisher:
         self._environment = environment
         self._max_message_bytes = max_message_bytes
         self._wake = wake
+        self._scheduled = scheduled
         self._count = count
         self._collision = collision
         self._known: dict[type, _Known] = {}
@@ -206,6 +209,8 @@ class Publisher:
             if _logger.isEnabledFor(logging.DEBUG):
                 _say(events)
             self._wake()
+            if scheduled:
+                self._scheduled()
         except Exception:
             _logger.exception("waking the readers of %s failed; they find the events at their next poll", self.source)
 

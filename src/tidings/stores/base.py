@@ -8,7 +8,22 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-__all__ = ["ALONE", "Batch", "Claim", "Claimed", "Delivery", "Failure", "Lease", "Mark", "Parking", "Registered", "Standing", "Verdict"]
+__all__ = [
+    "ALONE",
+    "Batch",
+    "Claim",
+    "Claimed",
+    "Delivery",
+    "Dropped",
+    "Failure",
+    "Lease",
+    "Mark",
+    "Parking",
+    "Registered",
+    "Retention",
+    "Standing",
+    "Verdict",
+]
 
 
 class Mark(msgspec.Struct, frozen=True, gc=False):
@@ -59,6 +74,31 @@ class Lease(NamedTuple):
     mark: Mark
     high: int
     restarts: int
+
+
+class Retention(msgspec.Struct, frozen=True):
+    """How long a service keeps what, in seconds; None is for ever.
+
+    Attributes:
+        outbox: what is published.
+        inbox: what is remembered of events and commands that were handled.
+        dead: dead events that nothing waits behind.
+        audit: what is written down about its commands.
+    """
+
+    outbox: float
+    inbox: float
+    dead: float | None = None
+    audit: float | None = None
+
+
+class Dropped(NamedTuple):
+    """An event that was dead for so long that it was given up."""
+
+    subscription_id: int
+    subscription: str
+    event_id: str
+    event_key: str
 
 
 class Failure(NamedTuple):

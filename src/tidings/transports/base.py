@@ -18,7 +18,7 @@ from tidings.codecs.wire import Wire
 
 __all__ = [
     "CONFIRMED", "WITHHELD", "Failure", "Incoming", "Log", "Outcome", "Outgoing", "Provision", "Publisher", "Receiver", "Transport", "as_header",
-    "refused", "sifted", "size_of", "unconfirmed",
+    "refused", "sifted", "size_of", "unconfirmed", "written_size_of",
 ]  # fmt: skip
 
 #: What it says about the others of a `publish` that one message was not confirmed. `atomic`: none was sent. `prefix`: none of the later ones
@@ -92,7 +92,30 @@ def sifted(batch: Sequence[Outgoing], why_not: Callable[[Outgoing], str | None])
 
 def size_of(message: Message) -> int:
     """Return how many bytes a message has at least, without what a broker adds."""
-    return len(message.body or b"") + sum(len(name) + len(value or "") for name, value in message.headers.items())
+    text, others = _parts(message)
+    return len(text) + others
+
+
+def written_size_of(message: Message) -> int:
+    """Return how many bytes a message has, without its key and what a broker adds.
+
+    Raises:
+        UnicodeEncodeError: a header cannot be written.
+    """
+    text, others = _parts(message)
+    return (len(text) if text.isascii() else len(text.encode())) + others
+
+
+def _parts(message: Message) -> tuple[str, int]:
+    """Return what of its headers is text, and how many bytes the rest has."""
+    headers = message.headers
+    body = 0 if message.body is None else len(message.body)
+    try:
+        return "".join(headers) + "".join(headers.values()), body  # type: ignore[arg-type]
+    except TypeError:
+        values = headers.values()
+        text = "".join([*headers, *(value for value in values if isinstance(value, str))])
+        return text, body + sum([len(value) for value in values if isinstance(value, bytes)])
 
 
 class Incoming(msgspec.Struct, frozen=True):

@@ -73,7 +73,9 @@ class Commands:
         rows, chosen = ("ctid", "ctid") if pg else ("(service, key)", "service, key")
         self.purge_keys_ = Sql(f"""
             delete from {names.command_keys} where {rows} in (
-              select {chosen} from {names.command_keys} where created_at < {dialect.after("-1 * $4")} and {held} limit {typed("$5", "int")})
+              select {chosen} from {names.command_keys} where created_at < {dialect.after("-1 * $4")} and {held}
+                and ({dialect.among("service", "$6", "text")}) <> {typed("$7", "bool")}
+              limit {typed("$5", "int")})
             returning key
         """)
         self.purge_audit_ = Sql(f"""
@@ -123,9 +125,16 @@ class Commands:
         """Keep what a command has come to under its key."""
         run(connection, Command(self.keep_, (service, key, result)))
 
-    def purge_keys(self, connection: Connection, lease: Lease, retention: float, limit: int) -> int:
-        """Forget keys that are older than so many seconds, at most `limit`; return how many."""
-        return len(run(connection, Command(self.purge_keys_, (lease.reader, lease.shard, lease.token, retention, limit))))
+    def purge_keys(
+        self, connection: Connection, lease: Lease, retention: float, limit: int, services: Sequence[str] = (), others: bool = True
+    ) -> int:
+        """Forget keys that are older than so many seconds, at most `limit`; return how many.
+
+        Args:
+            services: whose keys; or, with `others`, whose keys not.
+        """
+        arguments = (lease.reader, lease.shard, lease.token, retention, limit, self.dialect.items(services), others)
+        return len(run(connection, Command(self.purge_keys_, arguments)))
 
     def purge_audit(self, connection: Connection, lease: Lease, service: str, retention: float, limit: int) -> int:
         """Delete executions of a service's commands that began more than so many seconds ago, at most `limit`; return how many."""

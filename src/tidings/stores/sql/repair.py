@@ -119,11 +119,6 @@ class Repair:
             update {names.lanes} set state = 'retrying', attempts = 0, due_at = {dialect.after("$3")}, lease_until = null, owner = null
             where {mine} and state = 'dead' returning depth
         """)
-        # A dead event that was set aside is in the inbox; it comes out again to run.
-        self.forget = Sql(f"""
-            delete from {names.inbox} where subscription_id = {typed("$2", "int")} and outcome = 3 and event_key in (
-              select event_key from {names.deliveries} where {mine})
-        """)
         # The row lock first: a worker or a receiver that changes this lane waits until the head is gone.
         self.hold = Sql(f"update {names.lanes} set state = state where {mine} and state = 'dead' returning depth")
         event_key = "event_key::text" if pg else "event_key"
@@ -179,8 +174,8 @@ class Repair:
         revived = 0
         for place, (lane, subscription_id, _) in enumerate(run(connection, Command(self.choose, (*self._arguments(heads), limit)))):
             delay = 0.0 if rate is None else start + place / rate
+            # One that was set aside stays in the inbox until its lane runs it: a copy that is read meanwhile must not.
             if run(connection, Command(self.revive, (lane, subscription_id, delay))):
-                run(connection, Command(self.forget, (lane, subscription_id)))
                 revived += 1
         return revived
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
+import msgspec
 from sqlalchemy import Connection
 
-from tidings.stores.base import Lease
+from tidings.stores.base import Dropped, Lease, Retention
 from tidings.stores.sql.dialect import Dialect
 from tidings.stores.sql.driver import run
 from tidings.stores.sql.names import Names
@@ -20,6 +22,7 @@ class Upkeep:
     """Each statement that only one worker may run carries the task's lease token."""
 
     def __init__(self, names: Names, dialect: Dialect, lock_class: int) -> None:
+        self.dialect = dialect
         pg = dialect.name == "postgresql"
 
         def typed(parameter: str, kind: str) -> str:
@@ -85,19 +88,26 @@ class Upkeep:
               select {chosen} from {names.inbox}
               where handled_at < {dialect.after("-1 * $4")} and {held}
                 and (subscription_id not in {shared} or handled_at < coalesce({logged}, {dialect.now}))
+                and (subscription_id in (select id from {names.subscriptions} where {dialect.among("service", "$6", "text")})) <> {typed("$7", "bool")}
               limit {typed("$5", "int")})
             returning subscription_id
         """)
         # Only lanes that hold nothing but their dead event: what waits behind one must not start to run because time has passed.
         self.old_dead = Sql(f"""
-            select {"l.lane::text" if pg else "l.lane"}, l.subscription_id from {names.lanes} l
+            select {"l.lane::text" if pg else "l.lane"}, l.subscription_id, s.group_name || '/' || s.name, d.event_id,
+                   {"d.event_key::text" if pg else "d.event_key"}
+            from {names.lanes} l
             join {names.deliveries} d on d.lane = l.lane and d.subscription_id = l.subscription_id
-            where l.state = 'dead' and l.depth = 1 and d.failed_at < {dialect.after("-1 * $4")} and {held}
+            join {names.subscriptions} s on s.id = l.subscription_id
+            where l.state = 'dead' and l.depth = 1 and d.failed_at < {dialect.after("-1 * $4")} and {held} and s.service = {typed("$6", "text")}
             limit {typed("$5", "int")}
         """)
         lane = f"lane = {typed('$1', 'uuid' if pg else 'text')} and subscription_id = {typed('$2', 'int')}"
         self.drop_lane = Sql(f"delete from {names.lanes} where {lane} and state = 'dead' and depth = 1 returning depth")
         self.drop_deliveries = Sql(f"delete from {names.deliveries} where {lane}")
+        place = "(coalesce(place, '{}')::jsonb || $2::text::jsonb)::text" if pg else "json_patch(coalesce(place, '{}'), $2)"
+        self.retain_ = Sql(f"update {names.checkpoints} set place = {place} where reader = {typed('$1', 'text')} and shard = 0")
+        self.retentions_ = Sql(f"select place from {names.checkpoints} where reader = {typed('$1', 'text')} and shard = 0")
         self.beat_ = Sql(f"""
             insert into {names.workers} (id, service, environment, roles, host, pid, version, brokers{"" if pg else ", started_at, seen_at"})
             values ({typed("$1", "uuid")}, $2, $3, $4, $5, {typed("$6", "int")}, $7, {typed("$8", "json")}
@@ -136,18 +146,35 @@ class Upkeep:
             run(connection, Command(self.purged, (max(row[0] for row in rows),)))
         return len(rows)
 
-    def purge_inbox(self, connection: Connection, lease: Lease, retention: float, limit: int) -> int:
-        """Delete old inbox rows, at most `limit`; return how many."""
-        return len(run(connection, Command(self.purge_inbox_, (lease.reader, lease.shard, lease.token, retention, limit))))
+    def retain(self, connection: Connection, reader: str, service: str, retention: Retention) -> None:
+        """Write down how long a service keeps what, for whoever purges."""
+        run(connection, Command(self.retain_, (reader, msgspec.json.encode({service: retention}).decode())))
 
-    def purge_dead(self, connection: Connection, lease: Lease, retention: float, limit: int) -> int:
-        """Delete events that have been dead for long and that nothing waits behind, at most `limit`; return how many. Needs a transaction."""
-        gone = 0
-        arguments = (lease.reader, lease.shard, lease.token, retention, limit)
-        for lane in run(connection, Command(self.old_dead, arguments)):
-            if run(connection, Command(self.drop_lane, tuple(lane))):
-                run(connection, Command(self.drop_deliveries, tuple(lane)))
-                gone += 1
+    def retentions(self, connection: Connection, reader: str) -> dict[str, Retention]:
+        """Return how long each service keeps what."""
+        rows = run(connection, Command(self.retentions_, (reader,)))
+        return msgspec.json.decode(rows[0][0], type=dict[str, Retention]) if rows and rows[0][0] else {}
+
+    def purge_inbox(
+        self, connection: Connection, lease: Lease, retention: float, limit: int, services: Sequence[str] = (), others: bool = True
+    ) -> int:
+        """Delete old inbox rows, at most `limit`; return how many.
+
+        Args:
+            services: whose rows; or, with `others`, whose rows not.
+        """
+        arguments = (lease.reader, lease.shard, lease.token, retention, limit, self.dialect.items(services), others)
+        return len(run(connection, Command(self.purge_inbox_, arguments)))
+
+    def drop_dead(self, connection: Connection, lease: Lease, service: str, retention: float, limit: int) -> list[Dropped]:
+        """Delete events of a service that have been dead for long and that nothing waits behind, at most `limit`. Needs a transaction."""
+        arguments = (lease.reader, lease.shard, lease.token, retention, limit, service)
+        gone: list[Dropped] = []
+        for lane, *row in run(connection, Command(self.old_dead, arguments)):
+            dropped = Dropped(*row)
+            if run(connection, Command(self.drop_lane, (lane, dropped.subscription_id))):
+                run(connection, Command(self.drop_deliveries, (lane, dropped.subscription_id)))
+                gone.append(dropped)
         return gone
 
     def beat(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tidings.codecs.message import Message
 from tidings.errors import ConfigurationError
-from tidings.transports.base import CONFIRMED, Outcome, Outgoing, refused, sifted, size_of, unconfirmed
+from tidings.transports.base import CONFIRMED, Outcome, Outgoing, refused, sifted, unconfirmed, written_size_of
 from tidings.transports.kafka.client import CONTENT_TYPE, load_kafka
 from tidings.transports.urls import described
 
@@ -196,13 +196,11 @@ class Publisher:
         if outgoing.topic not in self._topics and outgoing.topic in self._missing:
             return self._missing[outgoing.topic][1]
         message = outgoing.message
-        size = size_of(message) + len(message.key or "")
-        texts = [value for value in (*message.headers, *message.headers.values(), message.key) if isinstance(value, str)]
-        if not "".join(texts).isascii():
-            try:
-                size += sum([len(text.encode()) - len(text) for text in texts])
-            except UnicodeEncodeError as error:
-                return f"it cannot be written: {error}"
+        key = message.key or ""
+        try:
+            size = written_size_of(message) + (len(key) if key.isascii() else len(key.encode()))
+        except UnicodeEncodeError as error:
+            return f"it cannot be written: {error}"
         if size > self._transport.most:
             return f"the message has {size:,} bytes, more than {self._transport.most:,}"
         return None
@@ -240,9 +238,9 @@ class Publisher:
                     return
 
 
-def _headers(message: Message) -> list[tuple[str, str | bytes | None]]:
+def _headers(message: Message) -> dict[str, str | bytes | None]:
     # The client encodes text itself.
-    headers = list(message.headers.items())
+    headers = dict(message.headers)
     if message.content_type is not None:
-        headers.append((CONTENT_TYPE, message.content_type))
+        headers[CONTENT_TYPE] = message.content_type
     return headers

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from tidings.codecs.message import Message
@@ -12,12 +12,14 @@ from tidings.transports.nats.pull import UNREADABLE
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
 
-__all__ = ["fault_of", "headers_of", "message_of", "why_no_header"]
+__all__ = ["fault_of", "head_of", "message_of"]
 
 _CONTENT_TYPE = "content-type"
 _ID = "Nats-Msg-Id"
 # What the client takes as the name of a header.
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
+# What it makes of line breaks in a value, which would end it.
+_BREAKS = str.maketrans("\r\n", "  ")
 
 
 def fault_of(message: Msg) -> str:
@@ -35,21 +37,36 @@ def message_of(message: Msg) -> Message:
     return Message(headers, message.data, content_type, None, message_id)
 
 
-def headers_of(message: Message) -> dict[str, str]:
-    """Return what is sent with the body."""
-    headers = {
-        name: value.decode("utf-8", "replace") if isinstance(value, bytes) else value or "" for name, value in message.headers.items()
-    }
+def head_of(message: Message) -> bytes:
+    """Return the headers as they are sent before the body, as the client would write them, one after the other, in several times as long.
+
+    Raises:
+        ValueError: a header cannot have its name, or cannot be written at all; the text says why.
+    """
+    parts = ["NATS/1.0"]
+    for name, value in message.headers.items():
+        parts += (_named(name), (value if isinstance(value, str) else _text(value)).strip())
     if message.content_type is not None:
-        headers[_CONTENT_TYPE] = message.content_type
+        parts += (_named(_CONTENT_TYPE), message.content_type.strip())
     if message.id is not None:
-        headers[_ID] = message.id
-    return headers
+        parts += (_named(_ID), message.id.strip())
+    head = "".join(parts)
+    if not head.count("\r") == head.count("\n") == len(parts) // 2:
+        parts[2::2] = [value.translate(_BREAKS) for value in parts[2::2]]
+        head = "".join(parts)
+    try:
+        return f"{head}\r\n\r\n".encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"it cannot be written: {error}") from error
 
 
-def why_no_header(headers: Mapping[str, str]) -> str | None:
-    """Return why the client would refuse these headers, or None."""
-    for name in headers:
-        if _NAME.match(name) is None:
-            return f"{name[:80]!r} cannot be the name of a header"
-    return None
+@lru_cache(1024)
+def _named(name: str) -> str:
+    """Return what stands before a header's value."""
+    if _NAME.match(name) is None:
+        raise ValueError(f"{name[:80]!r} cannot be the name of a header")
+    return f"\r\n{name}: "
+
+
+def _text(value: bytes | None) -> str:
+    return "" if value is None else value.decode("utf-8", "replace")

@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from tidings.transports.base import CONFIRMED, Outcome, Outgoing, refused, sifted, unconfirmed
 from tidings.transports.nats.client import close_client, load_nats
-from tidings.transports.nats.messages import headers_of, why_no_header
+from tidings.transports.nats.messages import head_of
 
 if TYPE_CHECKING:
-    from nats.aio.client import Client
     from nats.aio.msg import Msg
 
+    from tidings.transports.nats.sturdy import Sending
     from tidings.transports.nats.transport import NATS
 
 __all__ = ["Publisher"]
@@ -24,6 +25,8 @@ __all__ = ["Publisher"]
 _TOO_LARGE_FOR_STREAM = 10054
 # The status of an answer that says that nobody is subscribed.
 _NOBODY = "503"
+# Bytes that are handed to the connection at a time.
+_PIECE = 1 << 17
 # What the server takes as a subject that can be published to.
 _SUBJECT = re.compile(r"[^\s.*>]+(\.[^\s.*>]+)*\Z")
 
@@ -63,10 +66,10 @@ class Publisher:
 
     def __init__(self, transport: NATS) -> None:
         self._transport = transport
-        self._client: Client | None = None
-        self._inbox = ""
+        self._client: Sending | None = None
+        self._inbox = b""
         self._number = 0
-        self._waiting: dict[str, tuple[_Call, int, str]] = {}
+        self._waiting: dict[bytes, tuple[_Call, int, str]] = {}
         # Topics whose messages nobody took, each with the question whether they have a stream at all.
         self._asking: dict[str, asyncio.Task[None]] = {}
         self._over: str | None = None
@@ -74,22 +77,28 @@ class Publisher:
         self._turn = asyncio.Lock()
 
     async def start(self) -> None:
-        self._client = client = await self._transport._connect(self._broke)
+        load_nats()
+        from tidings.transports.nats.sturdy import Sending
+
+        self._client = client = Sending()
+        await self._transport._connect(self._broke, client)
         try:
-            self._inbox = f"{client.new_inbox()}."
-            await client.subscribe(f"{self._inbox}*", cb=self._confirm, pending_msgs_limit=0, pending_bytes_limit=0)
+            inbox = f"{client.new_inbox()}."
+            self._inbox = inbox.encode()
+            subscription = await client.subscribe(f"{inbox}*", cb=self._answered, pending_msgs_limit=0, pending_bytes_limit=0)
+            client.take(subscription._id, self._confirm)
         except (load_nats().errors.Error, OSError) as error:
             await self.close()
             raise self._transport._down(error) from error
 
     async def publish(self, batch: Sequence[Outgoing], /) -> list[Outcome]:
-        headers: dict[int, dict[str, str]] = {}
-        outcomes = sifted(batch, lambda outgoing: self._why_not(outgoing, headers))
+        heads: list[tuple[bytes, bytes]] = []
+        outcomes = sifted(batch, lambda outgoing: self._why_not(outgoing, heads))
         if None in outcomes and self._over is None:
             call = _Call(outcomes)
             try:
                 async with asyncio.timeout(self._transport.timeout):
-                    await self._send(batch, call, headers)
+                    await self._send(batch, call, heads)
                     await call.done
             except TimeoutError:
                 self._lost(f"no confirmation within {self._transport.timeout:g} seconds")
@@ -110,25 +119,27 @@ class Publisher:
         for task in self._asking.values():
             task.cancel()
 
-    def _why_not(self, outgoing: Outgoing, headers: dict[int, dict[str, str]]) -> str | None:
-        message = outgoing.message
-        given = headers[id(outgoing)] = headers_of(message)
-        size = len(message.body or b"") + 12 + sum([len(name) + len(value) + 4 for name, value in given.items()])
+    def _why_not(self, outgoing: Outgoing, heads: list[tuple[bytes, bytes]]) -> str | None:
+        """Add the subject and the headers as they are written, or return why the message cannot be sent."""
         assert self._client is not None
-        if not "".join(given.values()).isascii():
-            try:
-                size += sum([len(value.encode()) - len(value) for value in given.values()])
-            except UnicodeEncodeError as error:
-                return f"it cannot be written: {error}"
+        message = outgoing.message
+        try:
+            head = head_of(message)
+            subject = _subject(outgoing.topic)
+        except ValueError as error:
+            return str(error)
+        size = len(head) + len(message.body or b"")
         if size > self._client.max_payload:
             return f"the message has {size:,} bytes, more than the server's {self._client.max_payload:,}"
-        if _SUBJECT.match(outgoing.topic) is None:
-            return f"{outgoing.topic[:80]!r} cannot be a subject"
-        return why_no_header(given)
+        heads.append((subject, head))
+        return None
 
-    async def _send(self, batch: Sequence[Outgoing], call: _Call, headers: dict[int, dict[str, str]]) -> None:
+    async def _send(self, batch: Sequence[Outgoing], call: _Call, heads: Sequence[tuple[bytes, bytes]]) -> None:
         client, waiting, inbox = self._client, self._waiting, self._inbox
         assert client is not None
+        written: list[bytes] = []
+        size = 0
+        head_after_head = iter(heads)
         async with self._turn:
             for number, outgoing in enumerate(batch):
                 if call.outcomes[number] is not None:
@@ -136,20 +147,33 @@ class Publisher:
                 if self._over is not None:
                     return
                 self._number += 1
-                token = str(self._number)
+                token = b"%d" % self._number
                 waiting[token] = (call, number, outgoing.topic)
-                await client.publish(outgoing.topic, outgoing.message.body or b"", inbox + token, headers[id(outgoing)])
+                subject, head = next(head_after_head)
+                body = outgoing.message.body or b""
+                command = b"HPUB %b %b%b %d %d\r\n%b%b\r\n" % (subject, inbox, token, len(head), len(head) + len(body), head, body)
+                written.append(command)
+                size += len(command)
+                if size > _PIECE:
+                    await client.write(b"".join(written))
+                    written, size = [], 0
+            if written:
+                await client.write(b"".join(written))
 
-    async def _confirm(self, answer: Msg) -> None:
-        found = self._waiting.pop(answer.subject[len(self._inbox) :], None)
+    async def _answered(self, answer: Msg) -> None:
+        """Take what the client has not handed on at once: what has headers."""
+        if answer.headers is None or answer.headers.get("Status") != _NOBODY:
+            self._confirm(answer.subject.encode(), answer.data)
+        elif (found := self._waiting.pop(answer.subject[len(self._inbox) :].encode(), None)) is not None:
+            await self._nobody(*found)
+
+    def _confirm(self, subject: bytes, data: bytes) -> None:
+        found = self._waiting.pop(subject[len(self._inbox) :], None)
         if found is None:
             return
-        call, number, topic = found
-        if answer.headers is not None and answer.headers.get("Status") == _NOBODY:
-            await self._nobody(call, number, topic)
-            return
+        call, number, _ = found
         try:
-            error = _answer(answer.data).error
+            error = _answer(data).error
         except ValueError:
             self._lost("the server answered with something else than a confirmation")
             return
@@ -198,3 +222,10 @@ class Publisher:
             if not call.done.done():
                 call.done.set_result(None)
         self._waiting.clear()
+
+
+@lru_cache(256)
+def _subject(topic: str) -> bytes:
+    if _SUBJECT.match(topic) is None:
+        raise ValueError(f"{topic[:80]!r} cannot be a subject")
+    return topic.encode()

@@ -12,8 +12,9 @@ from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from nats.aio.client import Client
     from nats.aio.msg import Msg
+
+    from tidings.transports.nats.sturdy import Sturdy
 
 __all__ = ["UNREADABLE", "Place", "Pull", "place_of"]
 
@@ -64,7 +65,7 @@ class Pull:
 
     def __init__(
         self,
-        client: Client,
+        client: Sturdy,
         stream: str,
         consumer: str,
         take: Callable[[Msg], None],
@@ -86,7 +87,8 @@ class Pull:
     async def start(self) -> None:
         """Ask for the first messages."""
         self._inbox = self._client.new_inbox()
-        await self._client.subscribe(self._inbox, cb=self._answer, pending_msgs_limit=0, pending_bytes_limit=0)
+        subscription = await self._client.subscribe(self._inbox, cb=self._answer, pending_msgs_limit=0, pending_bytes_limit=0)
+        self._client.deliver(subscription, self._answer)
         await self.ask()
 
     @property

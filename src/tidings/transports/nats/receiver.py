@@ -17,11 +17,11 @@ from tidings.transports.nats.names import consumer_of
 from tidings.transports.nats.pull import Pull, place_of
 
 if TYPE_CHECKING:
-    from nats.aio.client import Client
     from nats.aio.msg import Msg
     from nats.js import JetStreamContext
     from nats.js.api import StreamInfo
 
+    from tidings.transports.nats.sturdy import Sturdy
     from tidings.transports.nats.transport import NATS
 
 __all__ = ["Reader", "Receiver", "made_at"]
@@ -35,7 +35,7 @@ class Receiver:
 
     def __init__(self, transport: NATS) -> None:
         self._transport = transport
-        self._client: Client | None = None
+        self._client: Sturdy | None = None
         self._waiting: deque[Incoming] = deque()
         self._bytes = 0
         self._held: dict[str, Msg] = {}

@@ -25,8 +25,9 @@ from tidings.transports.nats.receiver import Reader, Receiver, made_at
 from tidings.transports.urls import described, unreadable
 
 if TYPE_CHECKING:
-    from nats.aio.client import Client
     from nats.js import JetStreamContext
+
+    from tidings.transports.nats.sturdy import Sturdy
 
 __all__ = ["NATS"]
 
@@ -196,7 +197,7 @@ class NATS:
             )
             await context.add_consumer(self.stream(topic), settings)
 
-    async def _connect(self, lost: Callable[[str], None] | None = None) -> Client:
+    async def _connect(self, lost: Callable[[str], None] | None = None, client: Sturdy | None = None) -> Sturdy:
         nats = load_nats()
 
         async def closed() -> None:
@@ -207,7 +208,7 @@ class NATS:
 
         try:
             async with asyncio.timeout(self.timeout):
-                client = Sturdy()
+                client = client or Sturdy()
                 await client.connect(
                     [part.strip() for part in self.url.split(",")],
                     **{

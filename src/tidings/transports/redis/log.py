@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tidings.codecs.message import Message
 from tidings.errors import ProvisionError, TransportDown
 from tidings.transports.base import Incoming
+from tidings.transports.redis.client import packer
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis as Client
@@ -31,7 +34,9 @@ def entries_for(most: int, largest: int) -> int:
 class Reader:
     """Reads streams. A position is the id of an entry, and how many have been added with it: the second tells a trimmed stream from a short one.
 
-    What a stream is and what it holds are asked in one transaction: so an entry that is removed meanwhile is either read or missed with a reason.
+    What new entries are and, behind them, what the streams say of themselves is one round trip: what had not been removed afterwards had not been
+    when it was read. Only where that cannot be said are both asked in one transaction, so that an entry that is removed meanwhile is either read or
+    missed with a reason.
     """
 
     def __init__(
@@ -44,6 +49,9 @@ class Reader:
         end: Callable[[], Any],
     ) -> None:
         self._client = client
+        # The client's own calls take a connection from its pool each time, and look whether it still lives: that costs more than the answer.
+        self._connection: Any = None
+        self._pack = packer()
         self._last: dict[str, str] = {}
         # The number of the last entry, the first one has 1; None where the position does not say it.
         self._number: dict[str, int | None] = {}
@@ -66,20 +74,24 @@ class Reader:
         for topic in self._last:
             if not await self._client.exists(topic):
                 raise ProvisionError(f"there is no stream {topic!r}")
+        pool: Any = self._client.connection_pool
+        self._connection = await pool.get_connection()
 
     async def receive(self, most: int, seconds: float) -> list[Incoming]:
         deadline = time.monotonic() + seconds
+        left = seconds
         try:
             while not self._waiting and self._over is None:
-                await self._look(entries_for(most, self._largest))
+                await self._wait(entries_for(most, self._largest), left)
                 left = deadline - time.monotonic()
-                if self._waiting or left <= 0:
+                if left <= 0:
                     break
-                # It only rings: what it brings is read again, together with what the stream says of itself.
-                behind: Any = dict(self._last)
-                await self._client.xread(behind, count=1, block=max(1, int(min(left, _BLOCK) * 1000)))
         except self._errors as error:
             self._over = self._over or f"{str(error) or type(error).__name__}"
+        except BaseException:
+            # The answers that nobody has read would be taken for those of the next question.
+            self._over = self._over or "receiving was interrupted"
+            raise
         if self._over is not None:
             raise self._down(self._over)
         return [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
@@ -96,7 +108,29 @@ class Reader:
 
     async def close(self) -> None:
         self._over = self._over or "the reader is closed"
+        if self._connection is not None:
+            with contextlib.suppress(Exception):
+                async with asyncio.timeout(5):
+                    await self._connection.disconnect(nowait=True)
         await self._end()
+
+    async def _wait(self, most: int, seconds: float) -> None:
+        """Wait for entries, and take them if they follow what was taken before; else look again."""
+        topics = list(self._last)
+        block = ("BLOCK", max(1, int(min(seconds, _BLOCK) * 1000))) if seconds > 0 else ()
+        commands = [("XREAD", "COUNT", most, *block, "STREAMS", *topics, *self._last.values())]
+        commands += [("XINFO", "STREAM", topic) for topic in topics]
+        await self._connection.send_packed_command([self._pack(command) for command in commands], check_health=False)
+        read, *states = [await self._connection.read_response() for _ in commands]
+        found = {_text(topic): entries for topic, entries in read or ()}
+        for topic, flat in zip(topics, states, strict=True):
+            state = {_text(name): value for name, value in _pairs(flat)}
+            if topic not in found:
+                self._find_gap(topic, state)
+            elif not self._follows(topic, state):
+                await self._look(most)
+                return
+        self._take({topic: [(entry, dict(_pairs(fields))) for entry, fields in entries] for topic, entries in found.items()})
 
     async def _look(self, most: int) -> None:
         pipeline = self._client.pipeline(transaction=True)
@@ -104,14 +138,20 @@ class Reader:
             pipeline.xinfo_stream(topic)
             pipeline.xread({topic: last}, count=most)
         answers: list[Any] = await pipeline.execute()
-        sizes = [1]
+        found = {}
         for topic, state, read in zip(list(self._last), answers[::2], answers[1::2], strict=True):
             self._find_gap(topic, state)
             for _, entries in read or ():
-                for entry, fields in entries:
-                    self._keep(topic, entry.decode(), fields)
-                    sizes.append(sum(map(len, fields.values())))
-        if self._waiting:
+                found[topic] = entries
+        self._take(found)
+
+    def _take(self, found: Mapping[str, Sequence[tuple[bytes, Mapping[bytes, bytes]]]]) -> None:
+        sizes = [1]
+        for topic, entries in found.items():
+            for entry, fields in entries:
+                self._keep(topic, entry.decode(), fields)
+                sizes.append(sum(map(len, fields.values())))
+        if found:
             self._largest = max(sizes)
 
     def _keep(self, topic: str, entry: str, fields: Mapping[bytes, bytes]) -> None:
@@ -131,6 +171,18 @@ class Reader:
                 gap=self._gaps.pop(topic, ""),
             )
         )
+
+    def _follows(self, topic: str, state: Mapping[str, Any]) -> bool:
+        """Whether nothing behind the last position had been removed when the stream said this, nor therefore before."""
+        last = self._last[topic]
+        if _order(_text(state["last-generated-id"])) < _order(last):
+            return False
+        first = state.get("first-entry")
+        if first and _order(_text(first[0])) <= _order(last):
+            return True
+        added, number = state.get("entries-added"), self._number[topic]
+        # What is gone may all have been read.
+        return last != _BEGINNING and added is not None and number is not None and added - state["length"] <= number
 
     def _find_gap(self, topic: str, state: Mapping[str, Any]) -> None:
         """Note why entries behind the last position are missing, if any are."""
@@ -158,6 +210,11 @@ class Reader:
         elif removed > number:
             self._gaps[topic] = f"{removed - number} entries between {last} and {oldest} have been removed"
             self._number[topic] = removed
+
+
+def _pairs(flat: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+    parts = iter(flat)
+    return zip(parts, parts, strict=True)
 
 
 def _text(value: bytes | str) -> str:

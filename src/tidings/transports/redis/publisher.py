@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
-from importlib import import_module
+from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from tidings.transports.base import CONFIRMED, Outcome, Outgoing, refused, sifted, size_of, unconfirmed
-from tidings.transports.redis.client import close_client, load_redis
+from tidings.transports.redis.client import close_client, load_redis, packer
 from tidings.transports.redis.entries import fields_of
 
 if TYPE_CHECKING:
@@ -32,11 +32,13 @@ class Publisher:
         self._over: str | None = None
         self._broken = False
         self._turn = asyncio.Lock()
-        self._pack = _packer()
+        self._pack = packer()
 
     async def start(self) -> None:
         pool: Any = self._client.connection_pool
         self._connection = await pool.get_connection()
+        # A transaction has one bound of time, in place of a timer for each answer.
+        self._connection.socket_timeout = None
 
     async def publish(self, batch: Sequence[Outgoing], /) -> list[Outcome]:
         packed: list[bytes] = []
@@ -70,7 +72,7 @@ class Publisher:
 
     def _command(self, outgoing: Outgoing) -> bytes:
         limit = () if self._transport.retain is None else ("MAXLEN", "~", self._transport.retain)
-        fields = [part for pair in fields_of(outgoing.message, self._transport.wire).items() for part in pair]
+        fields = chain.from_iterable(fields_of(outgoing.message, self._transport.wire).items())
         # A stream that nobody has provisioned has a name that somebody has mistyped.
         return self._pack(("XADD", outgoing.topic, "NOMKSTREAM", *limit, "*", *fields))
 
@@ -133,16 +135,3 @@ class Publisher:
             return refused(str(result))
         self._over = self._over or str(result)
         return unconfirmed(self._over)
-
-
-def _packer() -> Callable[[tuple[Any, ...]], bytes]:
-    try:
-        pack: Callable[[tuple[Any, ...]], bytes] = import_module("hiredis").pack_command
-    except (ModuleNotFoundError, AttributeError):
-        plain = load_redis().asyncio.Connection()
-
-        def packed(command: tuple[Any, ...]) -> bytes:
-            return b"".join(plain.pack_command(*command))
-
-        return packed
-    return pack

@@ -61,6 +61,12 @@ class Inbox:
         self.count_ours = Sql(f"""
             select count(*) from {names.inbox} i where i.event_key = any($2::uuid[]) and i.subscription_id = $1::int and {ours}
         """)
+        self.handled_ = Sql(
+            f"select count(*) from {names.inbox} i where i.event_key = any($2::uuid[]) and i.subscription_id = $1::int and outcome <> 3"
+        )
+        self.revive_ = Sql(
+            f"delete from {names.inbox} i where i.event_key = any($2::uuid[]) and i.subscription_id = $1::int and outcome = 3"
+        )
         self.record_ = Sql(f"""
             insert into {names.inbox} (event_key, subscription_id, outcome, worker)
             select u.k, $1::int, $3::smallint, $4::smallint from unnest($2::uuid[]) u(k) order by u.k on conflict do nothing
@@ -94,3 +100,12 @@ class Inbox:
     def record(self, connection: Connection, subscription_id: int, keys: Sequence[str], outcome: int) -> None:
         """Insert inbox rows with an outcome, where there are none yet."""
         run(connection, Command(self.record_, (subscription_id, keys, outcome, self.workers.get(subscription_id))))
+
+    def handled(self, connection: Connection, subscription_id: int, keys: Sequence[str]) -> int:
+        """Return how many of the events are over; those that were set aside dead are not."""
+        ((count,),) = run(connection, Command(self.handled_, (subscription_id, keys)))
+        return int(count)
+
+    def revive(self, connection: Connection, subscription_id: int, keys: Sequence[str]) -> None:
+        """Take out what was set aside dead, in the transaction that runs it again: until that commits, nobody else may."""
+        run(connection, Command(self.revive_, (subscription_id, keys)))

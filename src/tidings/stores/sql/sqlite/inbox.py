@@ -37,6 +37,12 @@ class Inbox:
         self.count = Sql(
             f"select count(*) from {names.inbox} where event_key in (select value from json_each($2)) and subscription_id = $1"
         )
+        self.handled_ = Sql(
+            f"select count(*) from {names.inbox} where event_key in (select value from json_each($2)) and subscription_id = $1 and outcome <> 3"
+        )
+        self.revive_ = Sql(
+            f"delete from {names.inbox} where event_key in (select value from json_each($2)) and subscription_id = $1 and outcome = 3"
+        )
 
     def open(self, connection: Connection, subscription_id: int, keys: Sequence[str], lanes: Sequence[str]) -> dict[int, int]:
         """Insert the inbox rows of what may run; return the `Standing` of the others by index. Keys must be distinct."""
@@ -81,3 +87,12 @@ class Inbox:
         """Insert inbox rows with an outcome, where there are none yet."""
         arguments = (subscription_id, json.dumps(list(keys)), outcome, self.workers.get(subscription_id))
         run(connection, Command(self.record_, arguments))
+
+    def handled(self, connection: Connection, subscription_id: int, keys: Sequence[str]) -> int:
+        """Return how many of the events are over; those that were set aside dead are not."""
+        ((count,),) = run(connection, Command(self.handled_, (subscription_id, json.dumps(list(keys)))))
+        return int(count)
+
+    def revive(self, connection: Connection, subscription_id: int, keys: Sequence[str]) -> None:
+        """Take out what was set aside dead, in the transaction that runs it again: until that commits, nobody else may."""
+        run(connection, Command(self.revive_, (subscription_id, json.dumps(list(keys)))))
