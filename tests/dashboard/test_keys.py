@@ -77,7 +77,7 @@ async def test_a_filter_by_subscription_finds_what_is_behind_the_window(client: 
     assert "Looked through 5 keys" in page.text
     assert await walked(client, subscription="till/book") == ([("till/book", "bad")], 3)
     empty = (await client.get("/keys?subscription=till/no-such&after=" + "2027-01-01T00:00:00%2B00:00~" + "0" * 32 + "~0")).text
-    assert "No further key of these is blocked" in empty
+    assert "No further key is blocked by a dead event among those that match" in empty
 
 
 async def test_a_key_is_looked_up_wherever_it_is(client: httpx.AsyncClient, fresh: Database) -> None:

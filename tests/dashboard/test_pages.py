@@ -112,6 +112,9 @@ async def test_failures_of_one_event_are_found_by_its_id(client: httpx.AsyncClie
     other = (await client.get("/api/failures", params={"event_id": "01a1fdd5-3c23-733d-8027-1459f0e17dcd"})).json()
     assert other == {"failures": [], "before": None, "searched": None}
     assert row["event_id"] in (await client.get("/failures", params={"event_id": row["event_id"]})).text
+    none = (await client.get("/failures", params={"event_id": "01a1fdd5-3c23-733d-8027-1459f0e17dcd"})).text
+    assert "Nothing more of this kind has failed." in none
+    assert "Nothing is parked" not in none, "something is"
 
 
 async def test_what_the_api_does_not_have_is_a_sentence(client: httpx.AsyncClient) -> None:

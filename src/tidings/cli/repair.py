@@ -55,10 +55,10 @@ def _filters(function: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def _operations(store: SQLStore) -> Operations:
+def _operations(store: SQLStore, service: str | None = None) -> Operations:
     from tidings.operations import Operations
 
-    return Operations(store, actor=_actor())
+    return Operations(store, service, actor=_actor())
 
 
 def _actor() -> str:
@@ -268,7 +268,8 @@ def _count(target: Target, filters: dict[str, Any], state: Standing = "dead") ->
 
 def _pause(target: Target, name: str, of: str, *, paused: bool) -> None:
     async def work(store: SQLStore) -> bool:
-        return await store.transact(store.repair.pause, of, name, paused=paused)
+        operations = _operations(store, of)
+        return await (operations.pause if paused else operations.resume)(name)
 
     if not on_store(target, work):
         raise Failed(f"service {of!r} has no subscription {name!r} that is not retired: 'tidings subscriptions list' lists them")
