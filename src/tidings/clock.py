@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
-__all__ = ["elapsed", "now"]
+__all__ = ["duration", "elapsed", "now"]
 
 # CLOCK_MONOTONIC stops while a Linux machine is suspended; a worker that wakes up must see that its lease has run out.
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC) if hasattr(time, "CLOCK_MONOTONIC") else None
@@ -19,3 +19,14 @@ def elapsed() -> float:
 def now() -> datetime:
     """Return the current time, aware, in UTC."""
     return datetime.now(UTC)
+
+
+def duration(span: timedelta | float | None) -> str:
+    """Return a time span in its largest unit: `0.2 s`, `14 s`, `3 min`, `5 h`, `2 d`."""
+    if span is None:
+        return ""
+    seconds = span.total_seconds() if isinstance(span, timedelta) else span
+    for unit, size, least in (("d", 86400.0, 2.0), ("h", 3600.0, 2.0), ("min", 60.0, 2.0)):
+        if seconds >= size * least:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(seconds, 0.0):.0f} s" if seconds >= 10 else f"{max(seconds, 0.0):.1f} s"

@@ -15,7 +15,7 @@ from tidings.stores.sql.amend import Amend
 from tidings.stores.sql.audit import Audit
 from tidings.stores.sql.driver import run
 from tidings.stores.sql.queries import Queries, Subscription
-from tidings.stores.sql.repair import BlockedKey, Heads
+from tidings.stores.sql.repair import BlockedKey, Heads, Standing
 from tidings.stores.sql.store import SQLStore
 
 __all__ = ["Matched", "Operations"]
@@ -26,14 +26,14 @@ _BATCH = 500
 
 
 class Matched(NamedTuple):
-    """What a filter matches: dead lanes (keys), and the events in them, those behind the dead heads included."""
+    """What a filter matches: lanes (keys), and the events in them, those behind the heads included."""
 
     lanes: int
     events: int
 
 
 class Operations:
-    """Redrive, discard, pause. Every method takes the same filters, and changes dead lanes only.
+    """Redrive, try now, discard, pause. Every method takes the same filters; all but `try_now` change dead lanes only.
 
     Filters (None leaves one out): `number` of the delivery or `event_id` of the lane's head; `subscription` as `group/name` or the name
     alone; `event` name; `key`; `fingerprint` of the error; `since` and `until` bound the time of the last failure (aware).
@@ -52,10 +52,11 @@ class Operations:
     async def count(
         self, *, number: int | None = None, event_id: str | None = None, subscription: str | None = None, event: str | None = None,
         key: str | None = None, fingerprint: str | None = None, since: datetime | None = None, until: datetime | None = None,
+        state: Standing = "dead",
     ) -> Matched:  # fmt: skip
-        """Return how much the filters match: the dry run of `redrive` and `discard`."""
+        """Return how much the filters match: the dry run of `redrive` and `discard`, and of `try_now` with `state="retrying"`."""
         heads = self._heads(number, event_id, subscription, event, key, fingerprint, since, until)
-        return Matched(*await self._store.call(self._store.repair.count, heads))
+        return Matched(*await self._store.call(self._store.repair.count, heads, state))
 
     async def redrive(
         self, *, number: int | None = None, event_id: str | None = None, subscription: str | None = None, event: str | None = None,
@@ -84,6 +85,31 @@ class Operations:
 
         total = await self._repeat("redrive", {**heads._asdict(), "rate": rate}, batch, progress)
         logger.info("redrove %d lanes", total, extra={"filter": heads._asdict()})
+        return total
+
+    async def try_now(
+        self, *, number: int | None = None, event_id: str | None = None, subscription: str | None = None, event: str | None = None,
+        key: str | None = None, fingerprint: str | None = None, since: datetime | None = None, until: datetime | None = None,
+        progress: Callable[[int], None] = lambda _: None,
+    ) -> int:  # fmt: skip
+        """Let lanes that wait for another attempt be tried at once, without their delay; return how many.
+
+        It is the next attempt, not another one: a lane that has one left is dead if it fails. What is due or under way already is left alone.
+
+        Args:
+            progress: told how many there were so far, after each batch.
+
+        Raises:
+            ConfigurationError: a time has no zone.
+        """
+        heads = self._heads(number, event_id, subscription, event, key, fingerprint, since, until)
+
+        def batch(connection: Connection, _: int) -> int:
+            # What is due does not wait any more, so no round meets the same one twice.
+            return self._store.repair.try_now(connection, heads, limit=_BATCH)
+
+        total = await self._repeat("try now", heads._asdict(), batch, progress)
+        logger.info("let %d lanes be tried now", total, extra={"filter": heads._asdict()})
         return total
 
     async def discard(
@@ -119,7 +145,7 @@ class Operations:
         """Return the keys that something is parked of, with head, error, depth and age; the longest blocked first.
 
         Args:
-            state: `retrying`, `dead` or `paused`; None is all.
+            state: `retrying` or `dead`; None is both.
         """
         heads = self._heads(None, None, subscription, None, key, None, None, None)
         return await self._store.call(self._store.repair.blocked, heads, state=state, limit=limit)

@@ -403,10 +403,14 @@ class Service:
         return await check(self._runtime, timeout=timeout, stalled=stalled.total_seconds())
 
     def health_app(self) -> App:
-        """Return an ASGI application with `/live` and `/ready`, 200 or 503 with reasons as JSON: `app.mount("/health", service.health_app())`."""
-        from tidings.observability.asgi import health_app
+        """Return an ASGI application with `/live` and `/ready`, 200 or 503 with reasons as JSON: `app.mount("/health", service.health_app())`.
 
-        return health_app(self.health)
+        `/live` asks the tasks of this process and nothing else; `/ready` is `health()`.
+        """
+        from tidings.observability.asgi import health_app
+        from tidings.observability.health import check_alive
+
+        return health_app(self.health, lambda: check_alive(self._runtime))
 
     def collector(self) -> Collector:
         """Return what a `prometheus_client` registry collects from: `REGISTRY.register(service.collector())`. Call it before the service starts.
@@ -470,6 +474,7 @@ class Service:
         auth: Auth | None = None,
         read_only: bool = False,
         redact: Sequence[str | Redact] = (),
+        secure_cookies: bool = False,
     ) -> Dashboard:
         """Return the dashboard and its JSON API as an ASGI application, to be mounted anywhere: `app.mount("/tidings", service.dashboard())`.
 
@@ -478,13 +483,15 @@ class Service:
                 `BasicAuth` are built in. Without it only this machine may look, and act.
             read_only: nobody may act.
             redact: fields of payloads and headers that are not shown: names, paths such as `card.number`, or `Redact(...)` for some roles.
+            secure_cookies: browsers send the dashboard's cookies over TLS only. Where the request says that it came over TLS they do anyway;
+                say it where a proxy does TLS and does not tell.
 
         Raises:
             MissingExtra: Starlette or Jinja is not installed.
         """
         from tidings.dashboard import Dashboard
 
-        return Dashboard(self.store, self, auth=auth, read_only=read_only, redact=redact)
+        return Dashboard(self.store, self, auth=auth, read_only=read_only, redact=redact, secure_cookies=secure_cookies)
 
     def concurrency(self) -> dict[str, int]:
         """Return how many handlers run at once in each subscription, by `group/name`."""

@@ -114,3 +114,25 @@ def test_json_is_pure_ascii(cli: CommandLine, filled: Database) -> None:
 def test_bytes_that_are_no_json_are_shown_escaped(data: bytes) -> None:
     assert not OBEYED.search(pretty(data))
     pretty(data).encode()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("dead", "list"),
+        ("keys", "blocked"),
+        ("dead", "redrive", "--yes"),
+        ("dead", "discard", "--reason", "a test", "--yes"),
+        ("keys", "try-now", "--yes"),
+    ],
+)
+def test_a_misspelt_subscription_is_no_all_clear(cli: CommandLine, filled: Database, words: tuple[str, ...]) -> None:
+    ended = cli(*words, "--subscription", "till/boook", store=filled)
+    assert (ended.exit_code, ended.out) == (1, "")
+    assert "there is no subscription 'till/boook'; there are: security/watch, till/book" in ended.err
+
+
+def test_blocked_keys_and_dead_events_agree_on_what_waits(cli: CommandLine, filled: Database) -> None:
+    head, row = cli("keys", "blocked", "--key", "bad", store=filled).out.splitlines()
+    assert dict(zip(head.split(), row.split(), strict=False))["waiting"] == "2"
+    assert cli("keys", "blocked", "--key", "a-1", store=filled).out == "no blocked keys\n"

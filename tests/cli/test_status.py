@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from tests.cli.conftest import CommandLine, Ended
 from tests.cli.till import SaleMade, fill, handled, make_engine, make_service, publish
 from tests.services.databases import Database
-from tidings.cli.health import Status, problems_of
+from tidings.observability.status import Status, problems_of
 from tidings.stores import SQLStore
 from tidings.stores.sql.queries import Backlog, Queries, Reader, Scheduled, Subscription
 

@@ -61,11 +61,12 @@ def add_dead(
     *,
     state: str = "dead",
     depth: int = 1,
+    lane: str | None = None,
 ) -> int:
-    """Add a lane with its head that has failed, and more behind it; return the head's number."""
+    """Add a lane, by default that of the key, with its head that has failed, and more behind it; return the head's number."""
     uuid = "cast(:lane as uuid)" if connection.dialect.name == "postgresql" else ":lane"
     now = _time(connection, datetime.now(UTC) - timedelta(minutes=7))
-    lane = lane_of(key)
+    lane = lane or lane_of(key)
     connection.execute(
         text(
             f"insert into tidings_lanes (lane, subscription_id, key, state, depth, attempts, due_at, blocked_at) "

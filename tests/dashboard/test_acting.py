@@ -160,3 +160,11 @@ async def test_the_audit_and_what_it_tells_of_commit_together(operator: httpx.As
     assert answer.status_code == 500
     assert (await operator.get("/api/keys?state=dead")).json()["keys"], "nothing was redriven that is not written down"
     assert (await operator.get("/api/audit")).json()["entries"] == []
+
+
+@pytest.mark.parametrize("action", ["pause", "resume"])
+async def test_a_subscription_that_there_is_not_is_an_error(operator: httpx.AsyncClient, action: str) -> None:
+    for body in ({"dry_run": True}, {}):
+        answer = await operator.post(f"/api/actions/{action}", json={"service": "till", "subscription": "boook", **body})
+        assert answer.status_code == 404
+        assert "service 'till' has no subscription 'boook' that is not retired; it has security/watch, till/book" in answer.json()["detail"]

@@ -20,7 +20,7 @@ from tests.services.databases import Database, PostgreSQLDatabases
 PAGES = {
     "/": "overview", "/events": "published", "/events?name=sale.*&text=tea": "published-search", "/subscriptions": "received",
     "/subscriptions/1": "subscription", "/failures": "failures", "/failures/cccc/1": "failure-group", "/keys": "keys", "/keys?state=retrying": "keys-retrying",
-    "/keys?state=paused": "keys-none", "/scheduled": "scheduled", "/topics": "topics", "/workers": "workers", "/audit": "audit",
+    "/keys?key=nobody": "keys-none", "/scheduled": "scheduled", "/topics": "topics", "/workers": "workers", "/audit": "audit",
     "/actions/redrive?all=true": "confirm", "/actions/discard?fingerprint=cccc": "confirm-danger", "/nothing": "not-found",
 }  # fmt: skip
 

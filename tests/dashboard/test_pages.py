@@ -14,7 +14,6 @@ PAGES = {
     "/failures?key=bad": ("Refused",),
     "/keys": ("bad", "Refused", "Skip head"),
     "/keys?state=retrying": ("No key is waiting",),
-    "/keys?state=paused": ("No key is paused",),
     "/scheduled": ("drawer.opened", "Cancel"),
     "/topics": ("sale.made", "<svg"),
     "/workers": ("log",),
@@ -88,3 +87,38 @@ async def test_a_bad_parameter_is_named_with_its_value_and_what_to_give_instead(
     answer = await client.get("/api/events", params={"limit": "0"})
     assert answer.status_code == 400
     assert answer.json()["detail"] == "limit=0: give a number from 1 to 200"
+
+
+async def test_the_overview_says_whether_all_is_well(client: httpx.AsyncClient) -> None:
+    found = (await client.get("/api/overview")).json()
+    assert found["well"] is False
+    assert any("subscription till/book: 1 dead event, 2 waiting behind" in problem for problem in found["problems"]), found["problems"]
+    page = (await client.get("/")).text
+    assert "Not well:" in page
+    assert "1 dead event, 2 waiting behind" in page
+
+
+async def test_leased_tasks_are_in_the_api_as_on_the_page(client: httpx.AsyncClient) -> None:
+    tasks = (await client.get("/api/workers")).json()["tasks"]
+    assert tasks
+    page = (await client.get("/workers")).text
+    assert all(task["task"] in page for task in tasks)
+
+
+async def test_failures_of_one_event_are_found_by_its_id(client: httpx.AsyncClient) -> None:
+    (row,) = (await client.get("/api/failures")).json()["failures"]
+    found = (await client.get("/api/failures", params={"event_id": row["event_id"]})).json()
+    assert [item["number"] for item in found["failures"]] == [row["number"]]
+    other = (await client.get("/api/failures", params={"event_id": "01a1fdd5-3c23-733d-8027-1459f0e17dcd"})).json()
+    assert other == {"failures": [], "before": None, "searched": None}
+    assert row["event_id"] in (await client.get("/failures", params={"event_id": row["event_id"]})).text
+    none = (await client.get("/failures", params={"event_id": "01a1fdd5-3c23-733d-8027-1459f0e17dcd"})).text
+    assert "Nothing more of this kind has failed." in none
+    assert "Nothing is parked" not in none, "something is"
+
+
+async def test_what_the_api_does_not_have_is_a_sentence(client: httpx.AsyncClient) -> None:
+    missing, wrong = await client.get("/api/no-such"), await client.post("/api/overview", json={})
+    assert (missing.status_code, wrong.status_code) == (404, 405)
+    assert missing.json()["detail"] == "GET /api/no-such: there is nothing at this address; api/openapi.json lists what there is."
+    assert "takes another method" in wrong.json()["detail"]

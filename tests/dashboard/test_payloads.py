@@ -11,6 +11,7 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import create_engine, text
 
 from tests.cli.till import fill
 from tests.dashboard.conftest import client_of
@@ -79,8 +80,8 @@ def test_fields_are_hidden_by_name_and_by_path() -> None:
     redaction = Redaction(["password", "card.number", "api_key*", Redact("holder", event="order.*")], ())
     shown = json.loads(Shown.of(text, "order.placed", redaction).text)
     assert shown == {
-        "password": "[redacted]", "card": {"number": "[redacted]", "holder": "[redacted]"}, "cards": [{"number": 5}], "Password": "q",
-        "api_key_1": "[redacted]",
+        "password": "[redacted]", "card": {"number": "[redacted]", "holder": "[redacted]"}, "cards": [{"number": 5}],
+        "Password": "[redacted]", "api_key_1": "[redacted]",
     }  # fmt: skip
     assert json.loads(Shown.of(text, "sale.made", redaction).text)["card"]["holder"] == "Ada"
 
@@ -166,3 +167,28 @@ def test_what_is_vendored_is_what_its_authors_published() -> None:
         assert base64.b64encode(hashlib.sha384((STATIC / "vendor" / name).read_bytes()).digest()).decode() == digest, name
     files = [path for path in Path(STATIC).rglob("*") if path.suffix in (".js", ".css", ".svg")]
     assert sum(len(gzip.compress(path.read_bytes())) for path in files) < 60_000
+
+
+@pytest.mark.parametrize("name", ["passWord", "PASSWORD", "password"])
+def test_capitals_hide_nothing_from_a_rule(name: str) -> None:
+    for rule in ("password", "PassWord", "pass*", "User.Password"):
+        text = json.dumps({"user": {name: "hunter2"}})
+        assert "hunter2" not in Shown.of(text, None, Redaction([rule], ())).text, rule
+
+
+async def test_an_error_that_quotes_a_hidden_header_is_cut(scene: dict[str, Any], sqlite: Database, open_store: Any) -> None:
+    engine = create_engine(sqlite.sync_url)
+    with engine.begin() as connection:
+        connection.execute(
+            text("update tidings_deliveries set headers = :headers, error_message = :error, traceback = :error, history = :history"),
+            {
+                "headers": b'{"x-token": "s3cret-token"}', "error": "refused: s3cret-token",
+                "history": '[{"attempt": 1, "error": "refused: s3cret-token"}]',
+            },
+        )  # fmt: skip
+    engine.dispose()
+    dashboard = Dashboard(open_store(sqlite), auth=AUTH, redact=[Redact("x-token", unless={"operator"})])
+    for token, seen in ((OPERATOR, True), (VIEWER, False)):
+        async with as_user(dashboard, token) as client:
+            for path in (f"/deliveries/{scene['dead']}", f"/api/deliveries/{scene['dead']}"):
+                assert ("s3cret-token" in (await client.get(path)).text) == seen, (token, path)

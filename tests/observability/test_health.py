@@ -246,3 +246,26 @@ async def test_the_endpoints_answer_what_probes_ask(world: World) -> None:
     assert status == 503
     assert json.loads(body)["reasons"]
     assert (await ask(service.health_app(), "/live"))[0] == 200
+
+
+async def test_whether_a_process_lives_is_not_asked_of_the_store(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = world.service(handlers_of(world))
+    async with service:
+        await becomes(service, True)
+        asked: list[object] = []
+
+        async def hang(*arguments: object, **_: object) -> Any:
+            asked.append(arguments)
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(service.store, "call", hang)
+        monkeypatch.setattr(service.store, "transact", hang)
+        app = service.health_app()
+        asked.clear()
+        # It never waits: an answer that is there at the first step of the coroutine has asked nobody.
+        live = ask(app, "/live")
+        with pytest.raises(StopIteration) as ended:
+            live.send(None)
+        assert ended.value.value[0] == 200
+        assert asked == []
+        monkeypatch.undo()

@@ -13,6 +13,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy.ext.asyncio import AsyncSession
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from tests.consume.shop import MailWanted, OrderPlaced
 from tests.consume.waiting import until
@@ -144,3 +146,18 @@ def test_nobody_pays_for_what_he_does_not_use(module: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+async def test_only_its_own_address_has_metrics(world: World) -> None:
+    app = world.service(Subscriptions()).metrics_app()
+    for path, status in (("/metrics", 200), ("/metrics/", 200), ("/", 200), ("/no-such", 404), ("/metrics/no-such", 404)):
+        assert (await ask(app, path))[0] == status, path
+    outer = Starlette(routes=[Mount("/internal/prom", app)])
+    for path, status in (("/internal/prom/", 200), ("/internal/prom/metrics", 200), ("/internal/prom/no-such", 404)):
+        assert (await ask(outer, path))[0] == status, path
+
+
+def test_grafana_offers_services_that_only_consume() -> None:
+    found = json.loads((ROOT / "docs" / "grafana.json").read_text(encoding="utf-8"))
+    (service,) = (item for item in found["templating"]["list"] if item["name"] == "service")
+    assert service["query"]["query"] == "label_values(tidings_reader_backlog, service)"

@@ -9,7 +9,7 @@ from uuid import UUID
 import click
 
 from tidings.cli.command import Command, Failed
-from tidings.cli.store import Target, on_store, store_options
+from tidings.cli.store import Target, on_store, require_subscription, store_options
 from tidings.cli.table import Cell, show_table
 from tidings.cli.text import as_json, pretty, safe, when
 
@@ -48,6 +48,7 @@ def list_(target: Target, subscription: str | None, event: str | None, key: str 
     async def work(store: SQLStore) -> list[Parked]:
         from tidings.stores.sql.parked import ParkedQueries
 
+        await require_subscription(store, subscription)
         # One more than is shown says that there are more.
         return await store.call(ParkedQueries(store.names, store.dialect).dead, limit + 1, subscription, event, key)
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import click
 
 from tidings.cli.command import NOT_WELL, Command
-from tidings.cli.health import gather, is_relay
 from tidings.cli.store import Target, on_store, store_options
 from tidings.cli.text import as_json, duration, safe
+from tidings.observability.status import gather, is_relay
 
 if TYPE_CHECKING:
-    from tidings.cli.health import Status
+    from tidings.observability.status import Status
     from tidings.service import Service
     from tidings.stores import SQLStore
     from tidings.stores.sql.doctor import Holder, Server

@@ -8,10 +8,10 @@ import click
 
 from tidings.cli.command import Command, Failed
 from tidings.cli.confirm import confirmed
-from tidings.cli.health import Status, gather
 from tidings.cli.store import Target, on_store, store_options
 from tidings.cli.table import show_table
 from tidings.cli.text import as_json, counted, duration
+from tidings.observability.status import Status, gather
 
 if TYPE_CHECKING:
     from tidings.stores import SQLStore

@@ -15,7 +15,7 @@ from tidings.cli.command import Command, Failed
 from tidings.cli.confirm import confirmed
 from tidings.cli.loading import load_service
 from tidings.cli.progress import progress
-from tidings.cli.store import Target, failed, on_store, store_options
+from tidings.cli.store import Target, failed, on_store, require_subscription, store_options
 from tidings.cli.table import Cell, show_table
 from tidings.cli.text import as_json, when
 from tidings.cli.urls import masked
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tidings.consume.replay import Progress
     from tidings.operations import Matched, Operations
     from tidings.stores import SQLStore
-    from tidings.stores.sql.repair import BlockedKey
+    from tidings.stores.sql.repair import BlockedKey, Standing
 
 __all__ = ["discard", "keys", "pause", "redrive", "replay", "resume"]
 
@@ -32,9 +32,9 @@ _TIMES = ("%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:
 
 
 def _filters(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options that say which dead events are meant, as one argument `filters`."""
+    """Give a command the options that say which events are meant, by the heads of their keys,, as one argument `filters`."""
 
-    @click.option("--id", "number", type=int, metavar="ID", help="The one with this id in 'tidings dead list'.")
+    @click.option("--id", "number", type=int, metavar="ID", help="The one with this id in 'tidings dead list' or 'tidings keys blocked'.")
     @click.option("--event-id", metavar="UUID", help="The one with this event id.")
     @click.option("--subscription", metavar="NAME", help="Of this subscription: name, or group/name.")
     @click.option("--event", metavar="NAME", help="Events of this name.")
@@ -42,23 +42,23 @@ def _filters(function: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--fingerprint", metavar="HEX", help="With this kind of error; 'tidings dead show' has it.")
     @click.option("--since", type=click.DateTime(_TIMES), help="Whose last attempt was then or later (UTC).")
     @click.option("--until", type=click.DateTime(_TIMES), help="Whose last attempt was before (UTC).")
-    @click.option("--all", "everything", is_flag=True, help="All dead events.")
+    @click.option("--all", "everything", is_flag=True, help="All of them.")
     @functools.wraps(function)
     def command(everything: bool, since: datetime | None, until: datetime | None, **rest: Any) -> Any:
         names = ("number", "event_id", "subscription", "event", "key", "fingerprint")
         filters: dict[str, Any] = {name: rest.pop(name) for name in names}
         filters |= {"since": _utc(since), "until": _utc(until)}
         if not everything and all(value is None for value in filters.values()):
-            raise click.UsageError("say which dead events: an option that chooses some, or --all")
+            raise click.UsageError("say which events: an option that chooses some, or --all")
         return function(filters=filters, **rest)
 
     return command
 
 
-def _operations(store: SQLStore) -> Operations:
+def _operations(store: SQLStore, service: str | None = None) -> Operations:
     from tidings.operations import Operations
 
-    return Operations(store, actor=_actor())
+    return Operations(store, service, actor=_actor())
 
 
 def _actor() -> str:
@@ -126,14 +126,16 @@ def keys() -> None:
 @keys.command(cls=Command, examples=(("tidings keys blocked --state dead", "those that nobody tries again by itself"),))
 @store_options
 @click.option("--subscription", metavar="NAME", help="Only of this subscription: name, or group/name.")
+@click.option("--key", metavar="KEY", help="Only this partition key.")
 @click.option("--state", type=click.Choice(["retrying", "dead"]), help="Only in this state.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="At most so many.")
 @click.option("--json", "json_", is_flag=True, help="Print JSON.")
-def blocked(target: Target, subscription: str | None, state: str | None, limit: int, json_: bool) -> None:
-    """List blocked keys with the error of their head, the longest blocked first."""
+def blocked(target: Target, subscription: str | None, key: str | None, state: str | None, limit: int, json_: bool) -> None:
+    """List blocked keys with the error of their head, the longest blocked first, and how many events wait behind it."""
 
     async def work(store: SQLStore) -> list[BlockedKey]:
-        return await _operations(store).blocked(subscription=subscription, state=state, limit=limit)
+        await require_subscription(store, subscription)
+        return await _operations(store).blocked(subscription=subscription, state=state, key=key, limit=limit)
 
     found = on_store(target, work)
     if json_:
@@ -146,13 +148,40 @@ def blocked(target: Target, subscription: str | None, state: str | None, limit: 
         ("subscription", "key", "state", "waiting", "attempts", "blocked since", "id", "event", "error"),
         [
             (
-                item.subscription, item.key, item.state, item.depth, item.attempts, when(_time(item.blocked_at)), item.number, item.event,
+                item.subscription, item.key, item.state, item.depth - 1, item.attempts, when(_time(item.blocked_at)), item.number, item.event,
                 Cell(item.error or item.reason, "red"),
             )
             for item in found
         ],
         right=("waiting", "attempts", "id"),
     )  # fmt: skip
+
+
+@keys.command(
+    "try-now",
+    cls=Command,
+    examples=(
+        ("tidings keys try-now --subscription billing/charge --dry-run", "how many keys wait for another attempt"),
+        ("tidings keys try-now --key order-17", "the bank answers again: do not wait for the delay"),
+    ),
+)
+@store_options
+@_filters
+@click.option("--dry-run", is_flag=True, help="Only count.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def try_now(target: Target, filters: dict[str, Any], dry_run: bool, yes: bool) -> None:
+    """Try keys that wait for another attempt at once, without their delay. It is their next attempt, not one more.
+
+    Dead ones are tried again by 'tidings dead redrive'.
+    """
+    found = _count(target, filters, "retrying")
+    if dry_run or not found.lanes:
+        click.echo(f"{found.lanes:,} keys wait for another attempt, with {found.events:,} events")
+        return
+    confirmed(f"Try {found.lanes:,} keys now?", yes)
+    with progress("keys that are tried now", found.lanes) as show:
+        done = on_store(target, lambda store: _operations(store).try_now(**filters, progress=show))
+    click.echo(f"{done:,} keys are tried now")
 
 
 @click.command(cls=Command, examples=(("tidings subscriptions pause billing/charge --of shop", "until 'resume', across restarts"),))
@@ -229,13 +258,18 @@ async def _replay(
         service.store.close()
 
 
-def _count(target: Target, filters: dict[str, Any]) -> Matched:
-    return on_store(target, lambda store: _operations(store).count(**filters))
+def _count(target: Target, filters: dict[str, Any], state: Standing = "dead") -> Matched:
+    async def work(store: SQLStore) -> Matched:
+        await require_subscription(store, filters["subscription"])
+        return await _operations(store).count(**filters, state=state)
+
+    return on_store(target, work)
 
 
 def _pause(target: Target, name: str, of: str, *, paused: bool) -> None:
     async def work(store: SQLStore) -> bool:
-        return await store.transact(store.repair.pause, of, name, paused=paused)
+        operations = _operations(store, of)
+        return await (operations.pause if paused else operations.resume)(name)
 
     if not on_store(target, work):
         raise Failed(f"service {of!r} has no subscription {name!r} that is not retired: 'tidings subscriptions list' lists them")

@@ -102,7 +102,7 @@ def _lines(timeline: Timeline, parked: list[Parked]) -> Iterator[tuple[datetime 
         elif delivery.state == "dead":
             state = "is dead: 'tidings dead redrive' lets it be tried again"
         else:
-            state = f"is tried again at {when(delivery.due_at)}" if delivery.state == "retrying" else "is paused"
+            state = f"is tried again at {when(delivery.due_at)}"
         yield None, f"{delivery.label}: {state} (delivery {delivery.number})"
     for reader in timeline.passed:
         if reader.group.startswith("relay:"):

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 from tidings.cli.command import NOT_WELL, Command
-from tidings.cli.health import Status, gather, is_inbound, is_relay
 from tidings.cli.store import Target, on_store, store_options
 from tidings.cli.table import Cell, show_table
 from tidings.cli.text import as_json, counted, duration, safe
+from tidings.observability.status import Status, gather, is_inbound, is_relay
 
 if TYPE_CHECKING:
     from tidings.stores.sql.queries import Reader, Subscription

@@ -16,9 +16,10 @@ from tidings.cli.urls import engine_for, masked, require_file, url_of
 from tidings.errors import ConfigurationError, StoreError, TidingsError
 
 if TYPE_CHECKING:
+    from tidings.service import Service
     from tidings.stores import SQLStore
 
-__all__ = ["Target", "failed", "on_store", "sentence", "store_options"]
+__all__ = ["Target", "failed", "on_service", "on_store", "require_subscription", "sentence", "store_options"]
 
 T = TypeVar("T")
 
@@ -57,8 +58,31 @@ def store_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+async def require_subscription(store: SQLStore, given: str | None) -> None:
+    """Refuse a subscription that the store does not know: that nothing is found of it says nothing.
+
+    Raises:
+        Failed: there is none of this name; says which there are.
+    """
+    from tidings.stores.sql.queries import Queries
+
+    if given is None:
+        return
+    found = await store.call(Queries(store.names, store.dialect).subscriptions)
+    if not any(given in (item.name, item.label, f"{item.group}/{item.name}") for item in found):
+        known = ", ".join(sorted({item.label for item in found})) or "none"
+        raise Failed(f"there is no subscription {given!r}; there are: {known}")
+
+
 def on_store(target: Target, work: Callable[[SQLStore], Awaitable[T]], *, create: bool = False, check: bool = True) -> T:
-    """Run some work on a store, to its end.
+    """Run some work on a store, to its end; see `on_service`."""
+    return on_service(target, lambda store, _: work(store), create=create, check=check)
+
+
+def on_service(
+    target: Target, work: Callable[[SQLStore, Service | None], Awaitable[T]], *, create: bool = False, check: bool = True
+) -> T:  # fmt: skip
+    """Run some work on a store, and with the service if that says which store, to its end.
 
     Args:
         create: a SQLite file need not be there yet.
@@ -80,12 +104,12 @@ def on_store(target: Target, work: Callable[[SQLStore], Awaitable[T]], *, create
         raise failed(error, target.describe(), secret) from error
 
 
-async def _work(target: Target, work: Callable[[SQLStore], Awaitable[T]], create: bool, check: bool) -> T:
-    store = await _open(target, create)
+async def _work(target: Target, work: Callable[[SQLStore, Service | None], Awaitable[T]], create: bool, check: bool) -> T:
+    store, service = await _open(target, create)
     try:
         if check:
             await store.call(_look, store)
-        return await work(store)
+        return await work(store, service)
     finally:
         store.close()
         engine: Any = store.connections.engine
@@ -95,18 +119,19 @@ async def _work(target: Target, work: Callable[[SQLStore], Awaitable[T]], create
             engine.dispose()
 
 
-async def _open(target: Target, create: bool) -> SQLStore:
+async def _open(target: Target, create: bool) -> tuple[SQLStore, Service | None]:
     if target.service is not None:
         from tidings.cli.loading import load_service
 
-        return (await load_service(target.service, target.app_dir)).store
+        service = await load_service(target.service, target.app_dir)
+        return service.store, service
     assert target.url is not None
     url = url_of(target.url)
     if not create:
         require_file(url)
     from tidings.stores import SQLStore
 
-    return SQLStore(engine_for(url), schema=target.schema, prefix=target.prefix)
+    return SQLStore(engine_for(url), schema=target.schema, prefix=target.prefix), None
 
 
 def _look(connection: Any, store: SQLStore) -> None:

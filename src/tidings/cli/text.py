@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
+from tidings.clock import duration
 from tidings.consume.failures import printable
 
 __all__ = ["as_json", "counted", "duration", "pretty", "safe", "when"]
@@ -36,17 +37,6 @@ def pretty(data: bytes) -> str:
 def when(time: datetime | None) -> str:
     """Return a time in the local zone, to the second."""
     return "" if time is None else time.astimezone().strftime("%Y-%m-%d %H:%M:%S")
-
-
-def duration(span: timedelta | float | None) -> str:
-    """Return a time span in its largest unit: `0.2 s`, `14 s`, `3 min`, `5 h`, `2 d`."""
-    if span is None:
-        return ""
-    seconds = span.total_seconds() if isinstance(span, timedelta) else span
-    for unit, size, least in (("d", 86400.0, 2.0), ("h", 3600.0, 2.0), ("min", 60.0, 2.0)):
-        if seconds >= size * least:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{max(seconds, 0.0):.0f} s" if seconds >= 10 else f"{max(seconds, 0.0):.1f} s"
 
 
 def counted(number: int, limit: int) -> str:

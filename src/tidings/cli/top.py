@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 import click
 
 from tidings.cli.command import Command
-from tidings.cli.health import gather, is_inbound, is_relay
 from tidings.cli.store import Target, on_store, store_options
 from tidings.cli.table import console
 from tidings.cli.text import counted, duration, safe
+from tidings.observability.status import gather, is_inbound, is_relay
 
 if TYPE_CHECKING:
     from rich.console import Group
 
-    from tidings.cli.health import Status
+    from tidings.observability.status import Status
     from tidings.stores import SQLStore
     from tidings.stores.sql.queries import Activity
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from tidings.dashboard.desk import Desk
+from tidings.dashboard.desk import Desk, SubscriptionState
 from tidings.dashboard.params import BadParameter, Param
 from tidings.operations import Operations
-from tidings.stores.sql.repair import Heads
+from tidings.stores.sql.repair import Heads, Standing
 from tidings.stores.sql.views_parked import MATCHED
 
 __all__ = ["ACTIONS", "FILTERS", "Action", "Done", "Planned", "heads_of"]
@@ -30,7 +30,7 @@ FILTERS = (
     Param("since", "failed last at this time or later", "time"),
     Param("until", "failed last before this time", "time"),
 )
-_ALL = Param("all", "everything that is dead, when nothing else says which", "boolean", default=False)
+_ALL = Param("all", "everything, when nothing else says which", "boolean", default=False)
 
 
 class Planned(NamedTuple):
@@ -39,6 +39,7 @@ class Planned(NamedTuple):
     keys: int
     events: int
     sentence: str
+    known: bool = True
 
 
 class Done(NamedTuple):
@@ -47,11 +48,13 @@ class Done(NamedTuple):
     Attributes:
         changed: how many; None while it runs on.
         later: the rest of the work, for after the answer.
+        known: whether there is what was named at all.
     """
 
     changed: int | None
     sentence: str
     later: Callable[[], Awaitable[Any]] | None = None
+    known: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +76,14 @@ class Action:
 
 
 def heads_of(values: Mapping[str, Any]) -> Heads:
-    """Return the dead lanes that are meant.
+    """Return the lanes that are meant.
 
     Raises:
         BadParameter: nothing says which, not even `all`.
     """
     heads = Heads(**{param.name: values[param.name] for param in FILTERS})
     if all(value is None for value in heads) and not values.get("all"):
-        raise BadParameter("all", None, "say which dead events: a filter that chooses some, or all=true")
+        raise BadParameter("all", None, "say which events: a filter that chooses some, or all=true")
     return heads
 
 
@@ -111,8 +114,24 @@ async def _discard(desk: Desk, values: Mapping[str, Any], actor: str) -> Done:
     return await _now_or_later(desk, heads, work, "{:,} events were given up")
 
 
-async def _now_or_later(desk: Desk, heads: Heads, work: Callable[[], Awaitable[int]], sentence: str) -> Done:
-    keys, _ = await desk.ask(desk.parked.matched, heads, AT_ONCE)
+async def _plan_try_now(desk: Desk, values: Mapping[str, Any]) -> Planned:
+    keys, events = await desk.ask(desk.parked.matched, heads_of(values), state="retrying")
+    if keys > MATCHED:
+        return Planned(keys, events, f"more than {MATCHED:,} keys that wait for another attempt")
+    return Planned(keys, events, f"{keys:,} {'key that waits' if keys == 1 else 'keys that wait'} for another attempt")
+
+
+async def _try_now(desk: Desk, values: Mapping[str, Any], actor: str) -> Done:
+    heads = heads_of(values)
+
+    async def work() -> int:
+        return await _operations(desk, values, actor).try_now(**_filters(heads))
+
+    return await _now_or_later(desk, heads, work, "{:,} keys are tried now", "retrying")
+
+
+async def _now_or_later(desk: Desk, heads: Heads, work: Callable[[], Awaitable[int]], sentence: str, state: Standing = "dead") -> Done:
+    keys, _ = await desk.ask(desk.parked.matched, heads, AT_ONCE, state)
     if keys > AT_ONCE:
         return Done(None, "it goes on in the background; the audit shows how far it came", work)
     changed = await work()
@@ -140,20 +159,26 @@ async def _plan_switch(desk: Desk, values: Mapping[str, Any]) -> Planned:
     found = [
         item
         for item in await desk.subscriptions()
-        if item.service == values["service"] and values["subscription"] in (item.label, item.name)
+        if item.service == values["service"] and item.state != "retired" and values["subscription"] in (item.label, item.name)
     ]
-    return Planned(
-        len(found), 0, ", ".join(f"{item.label} of {item.service}, which is {item.state}" for item in found) or "there is none of that name"
-    )
+    if not found:
+        return Planned(0, 0, _no_subscription(values, await desk.subscriptions()), known=False)
+    return Planned(len(found), 0, ", ".join(f"{item.label} of {item.service}, which is {item.state}" for item in found))
+
+
+def _no_subscription(values: Mapping[str, Any], known: Iterable[SubscriptionState]) -> str:
+    of = ", ".join(sorted(item.label for item in known if item.service == values["service"] and item.state != "retired"))
+    there = f"; it has {of}" if of else ""
+    return f"service {values['service']!r} has no subscription {values['subscription']!r} that is not retired{there}"
 
 
 def _switch(paused: bool) -> Callable[[Desk, Mapping[str, Any], str], Awaitable[Done]]:
     async def run(desk: Desk, values: Mapping[str, Any], actor: str) -> Done:
         operations = Operations(desk.store, values["service"], actor)
         found = await (operations.pause if paused else operations.resume)(values["subscription"])
-        return Done(
-            int(found), ("it is paused" if paused else "it goes on") if found else "there is none of that name: nothing was changed"
-        )
+        if not found:
+            return Done(0, _no_subscription(values, await desk.subscriptions()), known=False)
+        return Done(1, "it is paused" if paused else "it goes on")
 
     return run
 
@@ -200,6 +225,10 @@ ACTIONS = {
             "redrive", "Redrive", "Dead events are tried again, each key in order from its head.",
             (*FILTERS, _ALL, Param("rate", "how many keys become due each second; all at once unless given", "number", low=0.01, high=100_000)),
             _plan_dead, _redrive,
+        ),
+        Action(
+            "try-now", "Try now", "Keys that wait for another attempt are tried at once. It is their next attempt, not one more.",
+            (*FILTERS, _ALL), _plan_try_now, _try_now,
         ),
         Action(
             "discard", "Discard",

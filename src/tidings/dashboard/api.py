@@ -30,6 +30,7 @@ from tidings.dashboard.shapes import (
     Result,
     ScheduledEvent,
     ScheduledPage,
+    Task,
     Workers,
     charted,
     delivery_of,
@@ -37,7 +38,19 @@ from tidings.dashboard.shapes import (
     payload_of,
     story_of,
 )
-from tidings.dashboard.views import AUDIT, EVENTS, FAILURES, KEYS, RANGE, SCHEDULED, SPANS, number_of, place_of
+from tidings.dashboard.views import (
+    AUDIT,
+    EVENTS,
+    FAILURES,
+    KEYS,
+    RANGE,
+    SCHEDULED,
+    SPANS,
+    lane_of_place,
+    number_of,
+    place_of,
+    place_text,
+)
 from tidings.stores.sql.audit import Entry
 from tidings.stores.sql.views_parked import GROUPS
 
@@ -86,8 +99,12 @@ def acting(action: Action) -> Endpoint:
         dry = values.pop("dry_run")
         if dry:
             planned = await action.plan(call.desk, values)
+            if not planned.known:
+                raise Problem(404, planned.sentence)
             return _answer(Result("planned", planned.keys, planned.sentence))
         done = await perform(call, action, values)
+        if not done.known:
+            raise Problem(404, done.sentence)
         if done.later is None:
             return _answer(Result("done", done.changed, done.sentence))
         return _answer(Result("running", None, done.sentence), 202, Later(done.later))
@@ -150,10 +167,8 @@ async def _delivery(call: Call, _: dict[str, Any]) -> Delivery:
 
 async def _keys(call: Call, values: dict[str, Any]) -> KeyPage:
     limit, after, state = values.pop("limit"), values.pop("after"), values.pop("state")
-    found = await call.desk.ask(call.desk.parked.keys, limit + 1, state, place_of(after), **values)
-    last = found[limit - 1] if len(found) > limit else None
-    place = None if last is None else cursor(last.due_at if state == "retrying" else last.blocked_at, last.lane)
-    return KeyPage([_quiet(call, row) for row in found[:limit]], place)
+    found = await call.desk.ask(call.desk.keys.page, limit, state, lane_of_place(after), **values)
+    return KeyPage([_quiet(call, row) for row in found.rows], place_text(found.after), found.searched)
 
 
 async def _scheduled(call: Call, values: dict[str, Any]) -> ScheduledPage:
@@ -175,8 +190,10 @@ async def _topics(call: Call, _: dict[str, Any]) -> Topics:
 
 
 async def _workers(call: Call, _: dict[str, Any]) -> Workers:
-    workers, readers, _tasks = await call.desk.workers()
-    return Workers(workers, readers)
+    workers, readers, tasks = await call.desk.workers()
+    return Workers(
+        workers, readers, [Task(item.reader, item.service, item.kind, item.owner, item.host, item.pid, item.lease_until) for item in tasks]
+    )
 
 
 async def _audit(call: Call, values: dict[str, Any]) -> AuditPage:
@@ -225,7 +242,7 @@ READS = (
     Read("/scheduled", "Events that wait for their time.", SCHEDULED, ScheduledPage, _scheduled),
     Read("/scheduled/{event_id}", "One of them in full.", (), ScheduledEvent, _waiting),
     Read("/topics", "Types of events, who publishes and who subscribes.", (), Topics, _topics),
-    Read("/workers", "Processes and readers.", (), Workers, _workers),
+    Read("/workers", "Processes, readers, and leased tasks.", (), Workers, _workers),
     Read("/audit", "What operators have done.", AUDIT, AuditPage, _audit),
     Read("/audit/{number}", "One of these actions.", (), Entry, _entry),
 )  # fmt: skip

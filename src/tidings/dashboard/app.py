@@ -43,6 +43,15 @@ _HEADERS = {
 }
 
 
+#: What is said of an address that there is not, or not for this method; of the API or the pages.
+_REFUSED = {
+    (404, True): "there is nothing at this address; api/openapi.json lists what there is.",
+    (405, True): "this address takes another method; api/openapi.json says which.",
+    (404, False): "There is no such page.",
+    (405, False): "This page is not there for that: open it, or use its own forms.",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What was given to `service.dashboard(...)`."""
@@ -51,6 +60,7 @@ class Settings:
     auth: Auth | None
     read_only: bool
     redact: tuple[str | Redact, ...]
+    secure_cookies: bool = False
 
 
 class Dashboard:
@@ -62,6 +72,7 @@ class Dashboard:
         auth: see `Service.dashboard`.
         read_only: likewise.
         redact: likewise.
+        secure_cookies: likewise.
     """
 
     def __init__(
@@ -72,6 +83,7 @@ class Dashboard:
         auth: Auth | None = None,
         read_only: bool = False,
         redact: Sequence[str | Redact] = (),
+        secure_cookies: bool = False,
     ) -> None:
         from tidings.dashboard.routes import ROUTES
 
@@ -80,7 +92,7 @@ class Dashboard:
         if isinstance(redact, str):
             raise ConfigurationError(f"dashboard(redact={redact!r}): give a list, redact=[{redact!r}]")
         Redaction(redact, ())
-        self._settings = settings = Settings(Desk(store, service), auth, read_only, tuple(redact))
+        self._settings = settings = Settings(Desk(store, service), auth, read_only, tuple(redact), secure_cookies)
         routes: list[Route | Mount] = [
             Route(place.path, guarded(place.endpoint, place.role, settings, api=place.api), methods=[place.method]) for place in ROUTES
         ]
@@ -91,10 +103,12 @@ class Dashboard:
             assert isinstance(error, HTTPException)
             call = Call(request, settings, None, "")
             path = request.scope["path"][len(call.base) :]
-            if path.startswith("/api/"):
-                response = problem(error.status_code, str(error.detail))
+            api = path.startswith("/api/")
+            sentence = _REFUSED.get((error.status_code, api), str(error.detail))
+            if api:
+                response = problem(error.status_code, f"{request.method} {path[:200]}: {sentence}")
             else:
-                response = call.page("error.html", error.status_code, title=str(error.detail), sentence="There is no such page.")
+                response = call.page("error.html", error.status_code, title=str(error.detail), sentence=sentence)
             response.headers.update(error.headers or {})
             return response
 

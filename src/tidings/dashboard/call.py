@@ -243,7 +243,7 @@ def problem(status: int, sentence: str) -> Response:
 
 def remember(response: Response, name: str, value: str, call: Call, seconds: int | None = None) -> None:
     """Set a cookie that only this dashboard gets, and no script."""
-    secure = call.request.url.scheme == "https"
+    secure = call.settings.secure_cookies or call.request.url.scheme == "https"
     response.set_cookie(name, value, path=f"{call.base}/", httponly=True, samesite="strict", secure=secure, max_age=seconds)
 
 

@@ -11,13 +11,16 @@ from sqlalchemy import Connection
 
 from tidings.dashboard.charts import Charts, charts_of
 from tidings.dashboard.story import Story, correlation_of, steps_of
+from tidings.observability.status import Status, problems_of
 from tidings.stores.sql.audit import Audit, Entry
 from tidings.stores.sql.brokers import Broker, Brokers, brokers_of
+from tidings.stores.sql.migrate import current_version
 from tidings.stores.sql.parked import Parked, ParkedQueries
 from tidings.stores.sql.queries import Activity, Backlog, Queries, Reader, Subscription, Worker
 from tidings.stores.sql.remembered import Found, Remembered
 from tidings.stores.sql.store import SQLStore
 from tidings.stores.sql.views import LogViews
+from tidings.stores.sql.views_keys import KeyViews
 from tidings.stores.sql.views_parked import ParkedViews
 from tidings.stores.sql.views_stats import StatsViews, durations, quantile
 
@@ -102,8 +105,10 @@ class WorkerState(NamedTuple):
 
 
 class Overview(NamedTuple):
-    """All that one screen shows. `log_rows` is an estimate."""
+    """All that one screen shows. `well` says whether nothing has to be done, `problems` what; `log_rows` is an estimate."""
 
+    well: bool
+    problems: list[str]
     now: datetime
     replica: bool
     log_rows: int
@@ -178,6 +183,11 @@ class Desk:
         return ParkedViews(self.store.names, self.store.dialect)
 
     @property
+    def keys(self) -> KeyViews:
+        """Queries on keys that something is parked of."""
+        return KeyViews(self.store.names, self.store.dialect)
+
+    @property
     def queries(self) -> Queries:
         """What the command line asks, too."""
         return Queries(self.store.names, self.store.dialect, counted=BACKLOG)
@@ -196,8 +206,21 @@ class Desk:
         brokers = brokers_of(
             Brokers(self.store.names, self.store.dialect).reported(connection), subscriptions, readers, backlogs, activity, now
         )
+        status = Status(
+            now,
+            replica,
+            current_version(connection, self.store.names),
+            readers,
+            backlogs,
+            subscriptions,
+            activity,
+            scheduled,
+            workers,
+            brokers,
+        )
+        problems = problems_of(status)
         return Overview(
-            now, replica, self.log.size(connection), scheduled.events, scheduled.next_due, _readers(workers, readers, backlogs),
+            not problems, problems, now, replica, self.log.size(connection), scheduled.events, scheduled.next_due, _readers(workers, readers, backlogs),
             self._states(subscriptions, activity), [_worker(worker, readers) for worker in workers], brokers,
         )  # fmt: skip
 

@@ -17,9 +17,11 @@ from tidings.dashboard.views import (
     RANGE,
     SCHEDULED,
     SPANS,
+    lane_of_place,
     log_filter,
     number_of,
     place_of,
+    place_text,
 )
 
 __all__ = ["audit", "events", "failures", "group", "keys", "overview", "scheduled", "subscription", "subscriptions", "topics", "workers"]
@@ -88,7 +90,7 @@ async def failures(call: Call) -> Response:
     groups, many = await call.desk.ask(call.desk.parked.groups, 25, values["service"], values["subscription"])
     one_by_one = await call.desk.ask(
         call.desk.parked.failures, values["limit"], values["before"], service=values["service"], subscription=values["subscription"],
-        event=values["event"], key=values["key"], state=values["state"],
+        event=values["event"], key=values["key"], state=values["state"], event_id=values["event_id"],
     )  # fmt: skip
     return call.page("failures.html", groups=groups, many=many, found=one_by_one, values=values, did=await _did(call))
 
@@ -109,14 +111,11 @@ async def group(call: Call) -> Response:
 async def keys(call: Call) -> Response:
     """Show what is blocked, by key."""
     values = _given(call, *KEYS)
-    limit = values["limit"]
     found = await call.desk.ask(
-        call.desk.parked.keys, limit + 1, values["state"], place_of(values["after"]), service=values["service"],
+        call.desk.keys.page, values["limit"], values["state"], lane_of_place(values["after"]), service=values["service"],
         subscription=values["subscription"], key=values["key"],
     )  # fmt: skip
-    last = found[limit - 1] if len(found) > limit else None
-    after = None if last is None else cursor(last.due_at if last.state == "retrying" else last.blocked_at, last.lane)
-    return call.page("keys.html", found=found[:limit], after=after, values=values, did=await _did(call))
+    return call.page("keys.html", found=found, after=place_text(found.after), values=values, did=await _did(call))
 
 
 async def scheduled(call: Call) -> Response:

@@ -11,7 +11,7 @@ from typing import Any
 from tidings.consume.failures import printable
 from tidings.errors import ConfigurationError
 
-__all__ = ["SHOWN", "Redact", "Redaction", "Shown", "visible"]
+__all__ = ["SHOWN", "Redact", "Redaction", "Shown", "hide", "visible"]
 
 #: How many characters of a payload a page shows; the rest is for the download.
 SHOWN = 20_000
@@ -28,6 +28,7 @@ class Redact:
 
     Args:
         field: its name, wherever it stands (`password`), or its path from the top (`card.number`); `*` stands for anything within a name.
+            Capitals make no difference.
         unless: roles that see it all the same; nobody does unless given.
         event: only in events of this name; `*` in it stands for anything.
     """
@@ -54,11 +55,12 @@ class Redaction:
 
     def of(self, event: str | None) -> Callable[[tuple[str, ...]], bool] | None:
         """Return what tells whether the value at a path is hidden in events of a name; None when nothing is."""
-        patterns = [tuple(rule.field.split(".")) for rule in self._rules if fnmatchcase(event or "", rule.event)]
+        patterns = [tuple(rule.field.casefold().split(".")) for rule in self._rules if fnmatchcase(event or "", rule.event)]
         if not patterns:
             return None
 
         def hidden(path: tuple[str, ...]) -> bool:
+            path = tuple(part.casefold() for part in path)
             return any(
                 (len(pattern) == 1 and fnmatchcase(path[-1], pattern[0]))
                 or (len(pattern) == len(path) and all(map(fnmatchcase, path, pattern)))
@@ -106,9 +108,14 @@ class Shown:
 
     def hide(self, text: str | None) -> str | None:
         """Return a text in which nothing is quoted that this payload hides."""
-        for secret in sorted(self.secrets, key=len, reverse=True):
-            text = text and text.replace(secret, REDACTED)
-        return text
+        return hide(text, self)
+
+
+def hide(text: str | None, *payloads: Shown) -> str | None:
+    """Return a text, of an error mostly, in which nothing is quoted that any of these payloads hides."""
+    for secret in sorted({secret for payload in payloads for secret in payload.secrets}, key=len, reverse=True):
+        text = text and text.replace(secret, REDACTED)
+    return text
 
 
 def _dump(value: Any, level: int, path: tuple[str, ...], hidden: Callable[[tuple[str, ...]], bool] | None, secrets: list[str]) -> str:

@@ -37,6 +37,7 @@ async def serving(dashboard: Dashboard, host: str, port: int, root_path: str = "
 
     Args:
         port: 0 takes a free one.
+        root_path: under which a proxy offers it. The proxy asks without it; opened at the address itself, links would lead nowhere.
 
     Raises:
         CannotListen: somebody else listens there, or there is no such address.
@@ -54,7 +55,7 @@ async def serving(dashboard: Dashboard, host: str, port: int, root_path: str = "
         async with asyncio.TaskGroup() as tasks:
             running = tasks.create_task(server.serve([listening]))
             try:
-                yield f"http://{shown}:{listening.getsockname()[1]}{root_path}/"
+                yield f"http://{shown}:{listening.getsockname()[1]}/"
             finally:
                 dashboard.close()
                 server.should_exit = True

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from datetime import datetime
 from typing import Any, NamedTuple
 
 from tidings.dashboard.charts import Chart, Charts
 from tidings.dashboard.desk import ReaderState, WorkerState
-from tidings.dashboard.payload import Redaction, Shown
+from tidings.dashboard.payload import Redaction, Shown, hide
 from tidings.dashboard.story import Step, Story, ended_step
 from tidings.stores.sql.audit import Entry
 from tidings.stores.sql.parked import Parked
 from tidings.stores.sql.remembered import Found
 from tidings.stores.sql.views import LogRow
-from tidings.stores.sql.views_parked import FailedRow, Group, KeyRow, Waiting
+from tidings.stores.sql.views_keys import KeyRow
+from tidings.stores.sql.views_parked import FailedRow, Group, Waiting
 
 __all__ = [
     "AuditPage",
@@ -30,6 +30,7 @@ __all__ = [
     "Result",
     "ScheduledEvent",
     "ScheduledPage",
+    "Task",
     "Workers",
     "charted",
     "delivery_of",
@@ -154,10 +155,11 @@ class FailureList(NamedTuple):
 
 
 class KeyPage(NamedTuple):
-    """Blocked keys."""
+    """Blocked keys; `after` leads to the next page, also where the search ended after looking through `searched` keys."""
 
     keys: list[KeyRow]
     after: str | None
+    searched: int | None
 
 
 class ScheduledPage(NamedTuple):
@@ -175,11 +177,24 @@ class ScheduledEvent(NamedTuple):
     data: Payload
 
 
+class Task(NamedTuple):
+    """A task that one process at a time does under a lease, such as publishing what is due."""
+
+    task: str
+    service: str
+    kind: str
+    owner: str | None
+    host: str | None
+    pid: int | None
+    lease_until: datetime | None
+
+
 class Workers(NamedTuple):
-    """Processes and readers."""
+    """Processes, readers, and leased tasks."""
 
     workers: list[WorkerState]
     readers: list[ReaderState]
+    tasks: list[Task]
 
 
 class AuditPage(NamedTuple):
@@ -253,16 +268,20 @@ def _happened(step: Step, hidden: bool) -> Happened:
 
 def delivery_of(item: Parked, redaction: Redaction) -> Delivery:
     """Return a parked event as a user may see it."""
-    data = Shown.of(item.data, item.name, redaction)
+    data, headers = Shown.of(item.data, item.name, redaction), Shown.of(item.headers, item.name, redaction)
     values = item._asdict()
     values |= {
-        "error_message": data.hide(item.error_message),
-        "traceback": data.hide(item.traceback),
-        "history": json.loads(data.hide(json.dumps(item.history)) or "[]"),
-        "headers": payload_of(item.headers, item.name, redaction),
+        "error_message": hide(item.error_message, data, headers),
+        "traceback": hide(item.traceback, data, headers),
+        "history": [_attempt(attempt, data, headers) for attempt in item.history if isinstance(attempt, dict)],
+        "headers": Payload(headers.text, headers.json, headers.redacted),
         "data": Payload(data.text, data.json, data.redacted),
     }
     return Delivery(**values)
+
+
+def _attempt(attempt: dict[str, Any], *payloads: Shown) -> dict[str, Any]:
+    return {name: hide(value, *payloads) if isinstance(value, str) else value for name, value in attempt.items()}
 
 
 def charted(charts: Charts) -> Charted:

@@ -10,7 +10,7 @@ from starlette.responses import RedirectResponse, Response
 from tidings.dashboard.call import Call, Problem
 from tidings.dashboard.diagrams import conversation
 from tidings.dashboard.params import Param, canonical, read
-from tidings.dashboard.payload import SHOWN, Shown
+from tidings.dashboard.payload import SHOWN, Shown, hide
 from tidings.dashboard.story import ended_step
 from tidings.dashboard.views import number_of
 from tidings.stores.sql.parked import Parked
@@ -118,10 +118,10 @@ async def parked_of(call: Call) -> Parked:
 async def delivery(call: Call) -> Response:
     """Show a parked event: why it failed, its attempts, and what can be done."""
     found = await parked_of(call)
-    data = Shown.of(found.data, found.name, call.redaction)
+    data, headers = Shown.of(found.data, found.name, call.redaction), Shown.of(found.headers, found.name, call.redaction)
     return call.page(
-        "delivery.html", item=found, data=data, headers=Shown.of(found.headers, found.name, call.redaction), limit=SHOWN, message=data.hide(found.error_message),
-        traceback=data.hide(found.traceback), editable=data.json and not data.redacted, did=None,
+        "delivery.html", item=found, data=data, headers=headers, limit=SHOWN, message=hide(found.error_message, data, headers),
+        traceback=hide(found.traceback, data, headers), quoted=not (data.redacted or headers.redacted), editable=data.json and not data.redacted, did=None,
     )  # fmt: skip
 
 

@@ -33,7 +33,10 @@ class Response(NamedTuple):
 
 
 def pages(found: Mapping[str, Callable[[], Awaitable[Response]]]) -> App:
-    """Return an application that answers GET and HEAD on these paths; wherever it is mounted, the end of the path decides."""
+    """Return an application that answers GET and HEAD on these paths; wherever it is mounted, the end of the path decides.
+
+    The page named "" is that of the place itself, where it is mounted.
+    """
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -43,8 +46,9 @@ def pages(found: Mapping[str, Callable[[], Awaitable[Response]]]) -> App:
             # A WebSocket: refusing is closing before it was accepted.
             await send({"type": "websocket.close", "code": 1000})
             return
-        path = str(scope["path"]).rstrip("/")
-        page = next((page for name, page in found.items() if path.endswith(name)), None)
+        path = str(scope["path"])
+        inside, path = path.removeprefix(str(scope.get("root_path", ""))).rstrip("/"), path.rstrip("/")
+        page = next((page for name, page in found.items() if (path.endswith(name) if name else not inside)), None)
         if page is None:
             response = _text(404, "not found")
         elif scope["method"] not in ("GET", "HEAD"):
@@ -64,8 +68,13 @@ def pages(found: Mapping[str, Callable[[], Awaitable[Response]]]) -> App:
     return app
 
 
-def health_app(health: Callable[[], Awaitable[Health]]) -> App:
-    """Return an application with `/live` and `/ready`: 200 or 503, and JSON with the reasons."""
+def health_app(health: Callable[[], Awaitable[Health]], alive: Callable[[], Health]) -> App:
+    """Return an application with `/live` and `/ready`: 200 or 503, and JSON with the reasons.
+
+    Args:
+        health: asks the store, which may take seconds.
+        alive: asks nobody: who probes a process that is alive gives up after a second, and would end it.
+    """
     known: tuple[float, Health] | None = None
     asking = asyncio.Lock()
 
@@ -78,7 +87,7 @@ def health_app(health: Callable[[], Awaitable[Health]]) -> App:
             return known[1]
 
     async def live() -> Response:
-        found = await look()
+        found = alive()
         return _json(found.live, () if found.live else found.reasons)
 
     async def ready() -> Response:

@@ -16,10 +16,7 @@ if TYPE_CHECKING:
     from tidings.stores.sql.observed import Observed
     from tidings.stores.sql.queries import Reader
 
-__all__ = ["STALLED", "Health", "check", "judge"]
-
-#: Seconds for which a reader may stand still although events wait.
-STALLED = 60.0
+__all__ = ["Health", "check", "check_alive", "judge"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +36,10 @@ class Health:
 
 async def check(runtime: Runtime | None, *, timeout: float, stalled: float) -> Health:
     """Find out how the process is; see `Service.health`."""
-    if runtime is None:
-        return Health(True, False, ("the service does not run in this process: it was not started, or has stopped",))
-    crashed = [f"{name} has crashed: {reason}" for name, reason in runtime.ended()]
-    if runtime.failed:
-        return Health(False, False, (*crashed, "the tasks of the service have ended: start it again"))
-    reasons = [*crashed, *_brokers(runtime)]
+    alive = check_alive(runtime)
+    if runtime is None or runtime.failed:
+        return alive
+    reasons = [*alive.reasons, *_brokers(runtime)]
     try:
         async with asyncio.timeout(timeout):
             observed = await guarded(runtime.store.call(runtime.observer.look, runtime.service, stalled))
@@ -55,7 +50,17 @@ async def check(runtime: Runtime | None, *, timeout: float, stalled: float) -> H
     else:
         young = elapsed() - runtime.began < 2 * runtime.tuning.lease + 5.0
         reasons += judge(observed, runtime.worker, runtime.readers(), stalled=stalled, young=young)
-    return Health(not crashed, not reasons, tuple(reasons))
+    return Health(alive.live, not reasons, tuple(reasons))
+
+
+def check_alive(runtime: Runtime | None) -> Health:
+    """Find out whether the process runs at all, by its tasks alone: nothing is asked that could take long."""
+    if runtime is None:
+        return Health(True, False, ("the service does not run in this process: it was not started, or has stopped",))
+    crashed = tuple(f"{name} has crashed: {reason}" for name, reason in runtime.ended())
+    if runtime.failed:
+        return Health(False, False, (*crashed, "the tasks of the service have ended: start it again"))
+    return Health(not crashed, not crashed, crashed)
 
 
 def judge(observed: Observed, worker: str, mine: Iterable[str], *, stalled: float, young: bool = False) -> list[str]:

@@ -74,7 +74,7 @@ def _cumulated(histogram: Histogram) -> list[tuple[str, float]]:
 
 
 def metrics_app(collector: Collector, sampler: Sampler) -> App:
-    """Return an application that answers `/metrics` with what one service has to tell, looked up now."""
+    """Return an application that answers `/metrics`, or wherever it is mounted, with what one service has to tell, looked up now."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(collector)
 

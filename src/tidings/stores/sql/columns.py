@@ -72,7 +72,7 @@ POSTGRESQL_WORDS = Words(
 SQLITE_WORDS = Words(
     False, Text(), Text(), Text(), LargeBinary(), Integer(), Integer(), Integer(), None, text("1"), text("'[]'"), "singleton = 1"
 )  # fmt: skip
-_STATES = {"lanes": "'retrying', 'dead', 'paused'", "checkpoints": "'active', 'paused', 'retired'"}
+_STATES = {"lanes": "'retrying', 'dead'", "checkpoints": "'active', 'paused', 'retired'"}
 _STATES["subscriptions"] = _STATES["checkpoints"]
 
 

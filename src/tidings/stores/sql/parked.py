@@ -17,7 +17,7 @@ from tidings.stores.sql.statement import Command, Sql
 
 __all__ = ["Parked", "ParkedQueries", "State"]
 
-State = Literal["dead", "retrying", "paused", "waiting"]
+State = Literal["dead", "retrying", "waiting"]
 
 
 class Parked(NamedTuple):

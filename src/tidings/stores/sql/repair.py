@@ -1,4 +1,4 @@
-"""Putting parked events right: redrive, discard, pause. What the operator's tools run, safe beside workers and arriving events.
+"""Putting parked events right: redrive, try now, discard, pause. What the operator's tools run, safe beside workers and arriving events.
 
 Every statement takes the row locks of the lanes that it changes, as parking and finishing do, so an event that arrives meanwhile is either
 in front of the change or behind it, never beside it.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import Connection
 
@@ -18,11 +18,14 @@ from tidings.stores.sql.names import Names
 from tidings.stores.sql.queries import RELAY
 from tidings.stores.sql.statement import Command, Sql
 
-__all__ = ["BlockedKey", "Heads", "Repair"]
+__all__ = ["BlockedKey", "Heads", "Repair", "Standing", "standing"]
+
+#: How what is meant stands: dead, or waiting for another attempt.
+Standing = Literal["dead", "retrying"]
 
 
 class Heads(NamedTuple):
-    """Which dead lanes are meant, by the event at their head. None leaves a condition out.
+    """Which dead or retrying lanes are meant, by the event at their head. None leaves a condition out.
 
     Attributes:
         number: the number of the delivery.
@@ -62,8 +65,14 @@ class BlockedKey(NamedTuple):
     fingerprint: str | None
 
 
+def standing(dialect: Dialect) -> dict[Standing, str]:
+    """Return the conditions on a lane `l` that it is dead, or that it waits for another attempt: one that is due, or under way, does not."""
+    free = f"(l.lease_until is null or l.lease_until < {dialect.now})"
+    return {"dead": "l.state = 'dead'", "retrying": f"l.state = 'retrying' and l.due_at > {dialect.now} and {free}"}
+
+
 class Repair:
-    """Redrive and discard dead lanes, list blocked keys, pause and resume."""
+    """Redrive and discard dead lanes, let others be tried now, list blocked keys, pause and resume."""
 
     def __init__(self, names: Names, dialect: Dialect) -> None:
         self.dialect = dialect
@@ -90,12 +99,22 @@ class Repair:
             and ({typed("$9", "timestamptz")} is null or d.failed_at < {typed("$9", "timestamptz")})
         """
         lane_text = "l.lane::text" if pg else "l.lane"
-        self.count_ = Sql(f"select count(*), coalesce(sum(l.depth), 0) from {lanes} where l.state = 'dead' and {meant}")
+        stands = standing(dialect)
+        self.count_ = {
+            state: Sql(f"select count(*), coalesce(sum(l.depth), 0) from {lanes} where {condition} and {meant}")
+            for state, condition in stands.items()
+        }
         self.choose = Sql(f"""
             select {lane_text}, l.subscription_id, l.depth from {lanes} where l.state = 'dead' and {meant} order by l.blocked_at, d.number
             limit {typed("$10", "int")}
         """)
+        self.choose_waiting = Sql(f"""
+            select {lane_text}, l.subscription_id from {lanes} where {stands["retrying"]} and {meant} order by l.due_at, d.number
+            limit {typed("$10", "int")}
+        """)
         mine = f"lane = {typed('$1', 'uuid' if pg else 'text')} and subscription_id = {typed('$2', 'int')}"
+        # Whoever claims it meanwhile is trying it, and says himself when it is due again.
+        self.sooner = Sql(f"update {names.lanes} as l set due_at = {dialect.now} where {mine} and {stands['retrying']} returning depth")
         self.revive = Sql(f"""
             update {names.lanes} set state = 'retrying', attempts = 0, due_at = {dialect.after("$3")}, lease_until = null, owner = null
             where {mine} and state = 'dead' returning depth
@@ -132,10 +151,18 @@ class Repair:
               and state in ('active', 'paused') returning id
         """)
 
-    def count(self, connection: Connection, heads: Heads) -> tuple[int, int]:
-        """Return how many dead lanes are meant, and how many events are in them."""
-        ((lanes, events),) = run(connection, Command(self.count_, self._arguments(heads)))
+    def count(self, connection: Connection, heads: Heads, state: Standing = "dead") -> tuple[int, int]:
+        """Return how many lanes of this state are meant, and how many events are in them."""
+        ((lanes, events),) = run(connection, Command(self.count_[state], self._arguments(heads)))
         return int(lanes), int(events)
+
+    def try_now(self, connection: Connection, heads: Heads, *, limit: int = 1000) -> int:
+        """Let lanes that wait for another attempt be due now, at most `limit` of them; return how many. Needs a transaction.
+
+        The attempts that they have had still count.
+        """
+        chosen = run(connection, Command(self.choose_waiting, (*self._arguments(heads), limit)))
+        return sum(bool(run(connection, Command(self.sooner, (lane, subscription_id)))) for lane, subscription_id in chosen)
 
     def redrive(self, connection: Connection, heads: Heads, *, rate: float | None = None, start: float = 0.0, limit: int = 1000) -> int:
         """Let dead lanes be tried again from their heads, in order, at most `limit` of them; return how many. Needs a transaction.

@@ -155,7 +155,7 @@ def _tables(make: Maker, w: Words) -> list[Table]:
             Column("lease_until", w.time),
             Column("owner", Text),
             make.index("lanes_due_at", "due_at", **retrying),
-            make.index("lanes_dead", "blocked_at", "lane", **dead),
+            make.index("lanes_dead", "blocked_at", "lane", "subscription_id", **dead),
             **(rowless or {"postgresql_with": {"fillfactor": 70}}),
         ),
         make.table(

@@ -1,23 +1,22 @@
-"""What a dashboard asks about failures, blocked keys and scheduled events. Read only, by keyset, each count bounded and said to be."""
+"""What a dashboard asks about failures and scheduled events. Read only, by keyset, each count bounded and said to be."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
+from tidings.ids import event_key_bounds
 from tidings.stores.sql.dialect import Dialect, as_datetime
 from tidings.stores.sql.driver import run
 from tidings.stores.sql.names import Names
 from tidings.stores.sql.queries import label_of
-from tidings.stores.sql.repair import Heads
+from tidings.stores.sql.repair import Heads, Standing, standing
 from tidings.stores.sql.statement import Command, Sql
 
-__all__ = ["GROUPS", "FailedRow", "FailurePage", "Group", "KeyRow", "LaneState", "ParkedViews", "Waiting"]
-
-LaneState = Literal["dead", "retrying", "paused"]
+__all__ = ["GROUPS", "FailedRow", "FailurePage", "Group", "ParkedViews", "Waiting"]
 
 #: Most groups of failures that are looked at, and up to which the failures of a group are counted.
 GROUPS = 200
@@ -94,34 +93,6 @@ class FailurePage(NamedTuple):
     searched: int | None
 
 
-class KeyRow(NamedTuple):
-    """A key that something is parked of, with its head. `lane` and `at` are its place in the list."""
-
-    lane: str
-    subscription_id: int
-    service: str
-    group: str
-    subscription: str
-    key: str | None
-    state: str
-    depth: int
-    attempts: int
-    blocked_at: datetime | None
-    due_at: datetime | None
-    number: int | None
-    event_id: str | None
-    event: str | None
-    reason: str | None
-    error_type: str | None
-    error_message: str | None
-    fingerprint: str | None
-
-    @property
-    def label(self) -> str:
-        """What the subscription is called."""
-        return label_of(self.group, self.subscription)
-
-
 class Waiting(NamedTuple):
     """A scheduled event."""
 
@@ -183,13 +154,24 @@ class ParkedViews:
             join {names.subscriptions} s on s.id = d.subscription_id
         """
         named = f"(s.name = {typed('$2', 'text')} or s.group_name || '/' || s.name = {typed('$2', 'text')})"
+        chosen = f"""
+            ({typed("$2", "text")} is null or {named}) and {is_or_any("d.name", "$3")} and {is_or_any("d.key", "$4")}
+              and {is_or_any("s.service", "$5")} and {is_or_any("l.state", "$6")} and d.failed_at is not null
+        """
         light = "number, lane, subscription_id, event_id, source, name, version, key, reason, attempts, error_type, error_message, fingerprint, failed_at"
         self.failures_ = Sql(f"""
             select {columns} from (
               select {light} from {names.deliveries} where number < {typed("$1", "bigint")} order by number desc limit {_WINDOW}) d
             {joined}
-            where ({typed("$2", "text")} is null or {named}) and {is_or_any("d.name", "$3")} and {is_or_any("d.key", "$4")}
-              and {is_or_any("s.service", "$5")} and {is_or_any("l.state", "$6")} and d.failed_at is not null
+            where {chosen}
+            order by d.number desc limit {typed("$7", "int")}
+        """)
+        # The index on event keys leads to an event by the time in its id, whoever made it.
+        within = f"event_key between {typed('$8', uuid)} and {typed('$9', uuid)} and event_id = {typed('$10', 'text')}"
+        self.of_event_ = Sql(f"""
+            select {columns} from (select {light} from {names.deliveries} where {within}) d
+            {joined}
+            where d.number < {typed("$1", "bigint")} and {chosen}
             order by d.number desc limit {typed("$7", "int")}
         """)
         self.of_group_ = Sql(f"""
@@ -200,27 +182,6 @@ class ParkedViews:
         self.floor_ = Sql(f"""
             select number from {names.deliveries} where number < {typed("$1", "bigint")} order by number desc limit 1 offset {_WINDOW - 1}
         """)
-        order = {"dead": "l.blocked_at, l.lane", "retrying": "l.due_at, l.lane", "paused": "l.lane, l.subscription_id"}
-        # The place in the list is (time, lane): several lanes may have one time.
-        after = {
-            "dead": f"(l.blocked_at, l.lane) > ({typed('$1', 'timestamptz')}, {typed('$2', uuid)})",
-            "retrying": f"(l.due_at, l.lane) > ({typed('$1', 'timestamptz')}, {typed('$2', uuid)})",
-            "paused": f"({typed('$1', 'timestamptz')} is null or l.lane > {typed('$2', uuid)})",
-        }
-        self.keys_ = {
-            state: Sql(f"""
-                select l.lane{text}, l.subscription_id, s.service, s.group_name, s.name, l.key, l.state, l.depth, l.attempts, l.blocked_at, l.due_at,
-                       d.number, d.event_id, d.name, d.reason, d.error_type, d.error_message, d.fingerprint
-                from (select * from {names.lanes} l where l.state = '{state}' and {after[state]} order by {order[state]} limit {_WINDOW}) l
-                join {names.subscriptions} s on s.id = l.subscription_id
-                left join {names.deliveries} d on d.number = (
-                  select min(x.number) from {names.deliveries} x where x.lane = l.lane and x.subscription_id = l.subscription_id)
-                where {is_or_any("s.service", "$3")} and ({typed("$4", "text")} is null or s.name = {typed("$4", "text")}
-                  or s.group_name || '/' || s.name = {typed("$4", "text")}) and {is_or_any("l.key", "$5")}
-                order by {order[state]} limit {typed("$6", "int")}
-            """)
-            for state in order
-        }
         first = f"select min(x.number) from {names.deliveries} x where x.lane = l.lane and x.subscription_id = l.subscription_id"
         time = "timestamptz"
         # The dry run of an action, counted up to a bound. With a fingerprint the way leads through its index.
@@ -234,22 +195,26 @@ class ParkedViews:
         # The head by look-up, lane by lane, until there are enough.
         of_lane = f"select d.* from {names.deliveries} d where d.lane = l.lane and d.subscription_id = l.subscription_id order by d.number limit 1"
         head = f"cross join lateral ({of_lane}) d" if pg else f"join {names.deliveries} d on d.number = ({first})"
-        self.matched_ = Sql(f"""
-            select count(*), coalesce(sum(depth), 0) from ({found} {head} where l.state = 'dead' and {meant} limit {typed("$10", "int")}) m
-        """)
+        stands = standing(dialect)
+        self.matched_ = {
+            state: Sql(f"""
+                select count(*), coalesce(sum(depth), 0) from ({found} {head} where {condition} and {meant} limit {typed("$10", "int")}) m
+            """)
+            for state, condition in stands.items()
+        }
         exact = meant.replace(is_or_any("d.fingerprint", "$7"), f"d.fingerprint = {typed('$7', 'text')}")
-        dead = (
-            f"select l.depth, l.key, ({first}) as head from {names.lanes} l where l.lane = d.lane and l.subscription_id = d.subscription_id"
-        )
-        dead = f"{dead} and l.state = 'dead'"
-        on = f"join {names.lanes} l on l.lane = d.lane and l.subscription_id = d.subscription_id and l.state = 'dead'"
-        self.matched_kind_ = Sql(f"""
-            select count(*), coalesce(sum(depth), 0) from (
-              select l.depth from {names.deliveries} d
-              {f"cross join lateral ({dead} offset 0) l" if pg else on}
-              join {names.subscriptions} s on s.id = d.subscription_id
-              where {exact} and d.number = {"l.head" if pg else f"({first})"} limit {typed("$10", "int")}) m
-        """)
+        its = "l.lane = d.lane and l.subscription_id = d.subscription_id"
+        one = f"select l.depth, l.key, ({first}) as head from {names.lanes} l where {its}"
+        self.matched_kind_ = {
+            state: Sql(f"""
+                select count(*), coalesce(sum(depth), 0) from (
+                  select l.depth from {names.deliveries} d
+                  {f"cross join lateral ({one} and {condition} offset 0) l" if pg else f"join {names.lanes} l on {its} and {condition}"}
+                  join {names.subscriptions} s on s.id = d.subscription_id
+                  where {exact} and d.number = {"l.head" if pg else f"({first})"} limit {typed("$10", "int")}) m
+            """)
+            for state, condition in stands.items()
+        }
         scheduled = f"id{text}, source, name, version, topic, key, due_at, published_at"
         self.scheduled_ = Sql(f"""
             select {scheduled} from {names.scheduled} where (due_at, id) > ({typed("$1", "timestamptz")}, {typed("$2", uuid)})
@@ -296,34 +261,28 @@ class ParkedViews:
     def failures(
         self, connection: Connection, limit: int, before: int | None = None, *, fingerprint: str | None = None, subscription_id: int | None = None,
         service: str | None = None, subscription: str | None = None, event: str | None = None, key: str | None = None, state: str | None = None,
+        event_id: str | None = None,
     ) -> FailurePage:  # fmt: skip
-        """Return failed events that are parked, newest first; those of one group by its index, else through a window of parked events."""
+        """Return failed events that are parked, newest first; those of a group or an event by index, else through a window of parked events."""
         start = 2**62 if before is None else before
         if fingerprint is not None:
             rows = run(connection, Command(self.of_group_, (fingerprint, subscription_id, start, limit + 1)))
             found = [_failed(row) for row in rows]
             return FailurePage(found[:limit], found[limit - 1].number if len(found) > limit else None, None)
         arguments = (start, subscription, event, key, service, state, limit + 1)
-        found = [_failed(row) for row in run(connection, Command(self.failures_, arguments))]
-        if len(found) > limit:
-            return FailurePage(found[:limit], found[limit - 1].number, None)
+        command = Command(self.failures_, arguments)
+        if event_id is not None:
+            command = Command(self.of_event_, (*arguments, *event_key_bounds(event_id), event_id))
+        found = [_failed(row) for row in run(connection, command)]
+        if len(found) > limit or event_id is not None:
+            return FailurePage(found[:limit], found[limit - 1].number if len(found) > limit else None, None)
         floor = run(connection, Command(self.floor_, (start,)))
         return FailurePage(found, floor[0][0], _WINDOW) if floor else FailurePage(found, None, None)
 
-    def keys(
-        self, connection: Connection, limit: int, state: LaneState, after: tuple[datetime, str] | None = None, *, service: str | None = None,
-        subscription: str | None = None, key: str | None = None,
-    ) -> list[KeyRow]:  # fmt: skip
-        """Return blocked keys of one state: dead ones the longest blocked first, retrying ones by when they are due."""
-        at, lane = after or (datetime(1970, 1, 1, tzinfo=UTC), "00000000-0000-0000-0000-000000000000" if self._pg else "")
-        place: Any = None if state == "paused" and after is None else self._time(at)
-        rows = run(connection, Command(self.keys_[state], (place, lane, service, subscription, key, limit)))
-        return [KeyRow._make((*row[:9], as_datetime(row[9]), as_datetime(row[10]), *row[11:])) for row in rows]
-
-    def matched(self, connection: Connection, heads: Heads, limit: int = MATCHED) -> tuple[int, int]:
-        """Return how many dead lanes an action would change, and the events in them: at most `limit` + 1 lanes are counted."""
+    def matched(self, connection: Connection, heads: Heads, limit: int = MATCHED, state: Standing = "dead") -> tuple[int, int]:
+        """Return how many lanes of a state an action would change, and the events in them: at most `limit` + 1 lanes are counted."""
         *rest, since, until = heads
-        statement = self.matched_ if heads.fingerprint is None else self.matched_kind_
+        statement = (self.matched_ if heads.fingerprint is None else self.matched_kind_)[state]
         ((lanes, events),) = run(connection, Command(statement, (*rest, self._time(since), self._time(until), limit + 1)))
         return int(lanes), int(events)
 

@@ -64,7 +64,7 @@ create table {t:lanes} (
   lane uuid not null,
   subscription_id integer not null,
   key text,
-  state text not null default 'retrying' constraint {i:lanes_state_check} check (state in ('retrying', 'dead', 'paused')),
+  state text not null default 'retrying' constraint {i:lanes_state_check} check (state in ('retrying', 'dead')),
   depth integer not null default 0,
   attempts integer not null default 0,
   due_at timestamptz not null default clock_timestamp(),
@@ -75,7 +75,7 @@ create table {t:lanes} (
   primary key (lane, subscription_id)
 ) with (fillfactor = 70);
 create index {i:lanes_due_at} on {t:lanes} (due_at) where state = 'retrying';
-create index {i:lanes_dead} on {t:lanes} (blocked_at, lane) where state = 'dead';
+create index {i:lanes_dead} on {t:lanes} (blocked_at, lane, subscription_id) where state = 'dead';
 
 create table {t:deliveries} (
   number bigint generated always as identity (cache 1) primary key,
@@ -281,7 +281,7 @@ create table {t:lanes} (
   lane text not null,
   subscription_id integer not null,
   key text,
-  state text not null default 'retrying' constraint {i:lanes_state_check} check (state in ('retrying', 'dead', 'paused')),
+  state text not null default 'retrying' constraint {i:lanes_state_check} check (state in ('retrying', 'dead')),
   depth integer not null default 0,
   attempts integer not null default 0,
   due_at text not null,
@@ -292,7 +292,7 @@ create table {t:lanes} (
   primary key (lane, subscription_id)
 ) without rowid;
 create index {i:lanes_due_at} on {t:lanes} (due_at) where state = 'retrying';
-create index {i:lanes_dead} on {t:lanes} (blocked_at, lane) where state = 'dead';
+create index {i:lanes_dead} on {t:lanes} (blocked_at, lane, subscription_id) where state = 'dead';
 
 create table {t:deliveries} (
   number integer not null primary key autoincrement,

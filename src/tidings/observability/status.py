@@ -1,4 +1,4 @@
-"""Whether all is well: what `tidings status` gathers, and what it finds wrong with it."""
+"""Whether all is well: what the command line and the dashboard look at, and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from tidings.cli.text import duration
+from tidings.clock import duration
 
 if TYPE_CHECKING:
     from tidings.stores import SQLStore
