@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -224,12 +225,14 @@ class Operations:
         while True:
             try:
                 number, done = await self._store.transact(step)
-            except Exception as error:
+                total += done
+                progress(total)
+            except (Exception, asyncio.CancelledError) as error:
                 if number is not None:
-                    await self._store.transact(self._audit.change, number, 0, f"failed: {type(error).__name__}")
+                    # What was done until then stays done; nobody should wait for the rest.
+                    outcome = "cancelled" if isinstance(error, asyncio.CancelledError) else f"failed: {type(error).__name__}"
+                    await self._store.transact(self._audit.change, number, 0, outcome)
                 raise
-            total += done
-            progress(total)
             if done < _BATCH:
                 return total
 

@@ -24,7 +24,7 @@ class Entry(NamedTuple):
         time: when it began; `changed_at` when its count or outcome last changed.
         target: what it was meant for, the filter as it was given.
         changed: how many keys, events or subscriptions it has changed so far.
-        outcome: `running` between the transactions of a long one, then `done` or `failed: ...`.
+        outcome: `running` between the transactions of a long one, then `done`, `failed: ...` or `cancelled`; it stays `running` if its process is killed.
     """
 
     number: int
