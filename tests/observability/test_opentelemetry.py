@@ -178,6 +178,21 @@ async def test_many_at_once_are_linked(world: World, traces: Traces) -> None:
         assert linked == published, name
 
 
+async def test_a_message_that_is_refused_is_an_error_of_its_span(world: World, traces: Traces) -> None:
+    broker = Memory(name="eu")
+    broker.refuses = lambda _: "too large for it"
+    service = traced(world.service(Subscriptions(), transport=broker), traces)
+    async with service:
+        await world.publish(service, OrderPlaced("a"))
+        await until(lambda: len(traces.of("send order.placed")) >= 2)
+    first, second = traces.of("send order.placed")[:2]
+    assert first.status.status_code is second.status.status_code is StatusCode.ERROR
+    assert "too large for it" in (first.status.description or "")
+    assert "too large for it" in (second.status.description or "")
+    assert first.attributes is not None
+    assert first.attributes["messaging.system"] == "memory", "the kind of broker, not the name that it has here"
+
+
 async def test_an_attempt_that_fails_is_an_error_of_its_span(world: World, traces: Traces) -> None:
     handlers = Subscriptions()
 

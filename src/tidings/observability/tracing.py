@@ -130,10 +130,11 @@ class Tracing:
             _write(context, fields)
 
     @contextmanager
-    def sending(self, system: str, rows: Sequence[tuple[str, str, str | bytes]]) -> Iterator[None]:
-        """Make the span of sending events to a broker.
+    def sending(self, system: str, rows: Sequence[tuple[str, str, str | bytes]]) -> Iterator[Callable[[str], None]]:
+        """Make the span of sending events to a broker; it gives a function that says why some of them have not arrived.
 
         Args:
+            system: the kind of broker, e.g. `rabbitmq`.
             rows: topic, id and headers, as JSON, of each event.
         """
         topics = {topic for topic, _, _ in rows}
@@ -145,15 +146,15 @@ class Tracing:
         if len(rows) == 1:
             found = self._of_headers(rows[0][2])
             if found is not None and not found.trace_flags & 1 and self._unsampled_elsewhere:
-                yield
+                yield _unheard
                 return
             parent, links = _context(found), []
             attributes["messaging.message.id"] = rows[0][1]
         else:
             parent, links = Context(), _links(self._of_headers(headers) for _, _, headers in rows)
             attributes["messaging.batch.message_count"] = len(rows)
-        with self._tracer.start_as_current_span(f"send {topic}", parent, SpanKind.CLIENT, attributes, links):
-            yield
+        with self._tracer.start_as_current_span(f"send {topic}", parent, SpanKind.CLIENT, attributes, links) as span:
+            yield lambda reason: span.set_status(Status(StatusCode.ERROR, reason[:300]))
 
     def calling(self, call: Call, subscription: str) -> Call:
         """Return a call of handlers inside the span of processing."""
@@ -247,6 +248,10 @@ class Tracing:
             carrier["tracestate"] = tracestate
         context = get_current_span(self._propagator.extract(carrier, Context())).get_span_context()
         return context if context.is_valid else None
+
+
+def _unheard(_reason: str) -> None:
+    return
 
 
 def _unsampled(envelope: Envelope) -> NonRecordingSpan | None:

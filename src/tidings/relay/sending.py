@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any, cast
 
@@ -19,9 +20,9 @@ from tidings.relay.encoding import Encoder, Row
 from tidings.relay.line import ChannelLost, Line
 from tidings.relay.routing import Routing, relay_name
 from tidings.stores.sql.store import SQLStore
-from tidings.transports.base import Outgoing, Transport
+from tidings.transports.base import Outcome, Outgoing, Transport
 
-__all__ = ["RETRY", "Sending", "compiled_relay"]
+__all__ = ["RETRY", "Sending", "compiled_relay", "say_what_failed", "system_of"]
 
 #: A broker that refuses a message seldom changes its mind by itself; but a queue may be bound, or a topic made, a little later than we start.
 RETRY = Retry(attempts=5, base=0.5, max=30.0, give_up_on=(Unsendable,))
@@ -79,7 +80,7 @@ class Sending(Execution):
             with (
                 nullcontext()
                 if tracing is None
-                else tracing.sending(self._transport.name, [(received.topic, received.id, received.headers)])
+                else tracing.sending(system_of(self._transport), [(received.topic, received.id, received.headers)])
             ):
                 await self._send(received.id, outgoing)
         except (Refused, Unsendable) as error:
@@ -95,6 +96,18 @@ class Sending(Execution):
             raise ChannelLost(outcome.reason)
         if outcome.kind != "confirmed":
             raise Refused(outcome.reason)
+
+
+def system_of(transport: Transport) -> str:
+    """Return the kind of broker, as traces call it: `rabbitmq`, whatever name the transport was given."""
+    return type(transport).__name__.lower()
+
+
+def say_what_failed(outcomes: Sequence[Outcome], failed: Callable[[str], None]) -> None:
+    """Tell a span why messages have not arrived; those that were held back behind one are not counted."""
+    reasons = [outcome.reason for outcome in outcomes if outcome.kind in ("refused", "unconfirmed")]
+    if reasons:
+        failed(f"{len(reasons)} of {len(outcomes)} have not arrived: {reasons[0]}")
 
 
 def row_of(received: Received) -> Row:

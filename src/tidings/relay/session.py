@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -30,7 +30,7 @@ from tidings.publish.publisher import Publisher
 from tidings.relay.encoding import Row
 from tidings.relay.flight import Call, Flight, settle
 from tidings.relay.line import FIRST_ANOTHER, Line
-from tidings.relay.sending import Sending
+from tidings.relay.sending import Sending, say_what_failed, system_of
 from tidings.stores.base import Batch, Mark, Parking
 from tidings.stores.sql.connections import Held
 from tidings.stores.sql.errors import UNAVAILABLE
@@ -219,8 +219,10 @@ class Session:
         entries, outgoing = self._prepare(call.items)
         if entries:
             self.tenure.check()
-            with self._traced(entries):
+            with self._traced(entries) as failed:
                 outcomes = await self._line.publish(outgoing)
+                if failed is not None:
+                    say_what_failed(outcomes, failed)
             settled = settle(entries, outcomes)
             for entry in settled.confirmed:
                 self._finish(entry)
@@ -242,11 +244,13 @@ class Session:
         self._room.set()
         self._pump()
 
-    def _traced(self, entries: Sequence[_Entry]) -> AbstractContextManager[None]:
+    def _traced(self, entries: Sequence[_Entry]) -> AbstractContextManager[Callable[[str], None] | None]:
         tracing = self._relay._publisher.tracing
         if tracing is None:
             return nullcontext()
-        return tracing.sending(self._relay.transport.name, [(entry.row.topic, str(entry.row.id), entry.row.headers) for entry in entries])
+        return tracing.sending(
+            system_of(self._relay.transport), [(entry.row.topic, str(entry.row.id), entry.row.headers) for entry in entries]
+        )
 
     async def _isolate(self) -> None:
         """Send one message at a time until it is known which of them connections break of. Those that they did break of wait for others first."""
