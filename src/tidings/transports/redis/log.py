@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tidings.codecs.message import Message
 from tidings.errors import ProvisionError, TransportDown
 from tidings.transports.base import Incoming
+from tidings.transports.closing import close_within
 from tidings.transports.redis.client import packer
 
 if TYPE_CHECKING:
@@ -113,9 +112,7 @@ class Reader:
         """Give the connection up, and with it what was not acknowledged."""
         self._over = self._over or "the reader is closed"
         if self._connection is not None:
-            with contextlib.suppress(Exception):
-                async with asyncio.timeout(5):
-                    await self._connection.disconnect(nowait=True)
+            await close_within(self._connection.disconnect(nowait=True), "redis")
         await self._end()
 
     async def _wait(self, most: int, seconds: float) -> None:
