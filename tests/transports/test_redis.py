@@ -234,3 +234,12 @@ async def test_a_server_that_does_not_answer_ends_the_publisher_in_time(redis_ur
             await server.execute_command("CLIENT", "UNPAUSE")
     assert [outcome.kind for outcome in outcomes] == ["unconfirmed", "unconfirmed"]
     await publisher.close()
+
+
+async def test_a_stream_that_nothing_comes_through_is_no_server_that_is_gone(redis_url: str) -> None:
+    transport = Redis(redis_url, timeout=0.6)
+    topic = f"idle.{uuid4().hex}"
+    await transport.provision([topic], {"quiet": [topic]})
+    for receiver in (await transport.reader({topic: ""}), await transport.receiver("quiet", [topic])):
+        assert await receiver.receive(1, 1.0) == []
+        await receiver.close()

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["Reader", "entries_for"]
 
 _BEGINNING = "0-0"
-# One blocking read lasts that long at most.
-_BLOCK = 1.0
 # Bytes that one answer should have at most, as far as what came before lets one tell.
 _BUDGET = 32 << 20
 
@@ -46,8 +44,10 @@ class Reader:
         down: Callable[[object], TransportDown],
         message: Callable[[Mapping[bytes, bytes]], Message],
         end: Callable[[], Any],
+        block: float,
     ) -> None:
         self._client = client
+        self._block = block
         # The client's own calls take a connection from its pool each time, and look whether it still lives: that costs more than the answer.
         self._connection: Any = None
         self._pack = packer()
@@ -118,7 +118,7 @@ class Reader:
     async def _wait(self, most: int, seconds: float) -> None:
         """Wait for entries, and take them if they follow what was taken before; else look again."""
         topics = list(self._last)
-        block = ("BLOCK", max(1, int(min(seconds, _BLOCK) * 1000))) if seconds > 0 else ()
+        block = ("BLOCK", max(1, int(min(seconds, self._block) * 1000))) if seconds > 0 else ()
         commands = [("XREAD", "COUNT", most, *block, "STREAMS", *topics, *self._last.values())]
         commands += [("XINFO", "STREAM", topic) for topic in topics]
         await self._connection.send_packed_command([self._pack(command) for command in commands], check_health=False)

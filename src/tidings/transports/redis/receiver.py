@@ -24,8 +24,6 @@ __all__ = ["Receiver"]
 
 #: The consumer that holds what receivers have handed back.
 _RETURNED = "returned"
-# One blocking read lasts that long at most, so that a receiver also looks for what others have left behind.
-_BLOCK = 1.0
 
 
 class Receiver:
@@ -114,7 +112,7 @@ class Receiver:
         now = time.monotonic()
         if now < self._look_at:
             return
-        self._look_at = now + min(_BLOCK, self._transport.idle / 4)
+        self._look_at = now + min(self._transport.block, self._transport.idle / 4)
         for topic in self._topics:
             start: bytes | str = "0-0"
             client: Any = self._client
@@ -129,12 +127,12 @@ class Receiver:
 
     async def _read(self, most: int, seconds: float) -> bool:
         """Wait for new entries; return whether there is time left to go on."""
-        block = max(1, int(min(seconds, _BLOCK) * 1000))
+        block = max(1, int(min(seconds, self._transport.block) * 1000))
         answer: Any = await self._client.xreadgroup(self._group, self._me, dict.fromkeys(self._topics, ">"), count=most, block=block)
         for topic, entries in answer or ():
             for entry, fields in entries:
                 self._keep(topic.decode(), entry, fields, again=False)
-        return seconds > _BLOCK
+        return seconds > self._transport.block
 
     def _keep(self, topic: str, entry: bytes, fields: Mapping[bytes, bytes], *, again: bool) -> None:
         number = entry.decode()

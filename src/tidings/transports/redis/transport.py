@@ -156,12 +156,17 @@ class Redis:
             raise
         return Receiver(self, client, group, topics)
 
+    @property
+    def block(self) -> float:
+        """Seconds for which a read waits for entries at a time: with nothing to say, the server must not seem to be gone."""
+        return min(1.0, self.timeout / 2)
+
     async def reader(self, after: Mapping[str, str]) -> Reader:
         """Connect, to read by position."""
         client = await self._connected()
         redis = load_redis()
         errors = (redis.exceptions.RedisError, OSError, RuntimeError, AttributeError)
-        reader = Reader(client, after, errors, self._down, message_of, partial(close_client, client))
+        reader = Reader(client, after, errors, self._down, message_of, partial(close_client, client), self.block)
         try:
             await reader.start()
         except ProvisionError as error:
