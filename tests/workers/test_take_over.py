@@ -71,8 +71,9 @@ async def test_eight_web_workers_publish_and_one_of_them_handles(any_world: Worl
     for key in {event.order_id for event in expected}:
         numbers = [number for found, number in any_world.effects() if found == key]
         assert numbers == sorted(numbers)
-    # No process handled what another one handled: there was one reader at a time.
-    assert len([worker for worker in workers if worker.said("charging")]) <= 3
+    # Who handled had the lease: on a busy machine it changes hands more often than by the two that ended.
+    claims = any_world.one("select lease_token from tidings_checkpoints where reader = 'shop/shop@log'")
+    assert 1 <= len([worker for worker in workers if worker.said("charging")]) <= claims
 
 
 async def test_a_reader_that_is_stopped_gives_its_lease_up(any_world: World, start: Start) -> None:
