@@ -14,13 +14,11 @@ from tidings.consume.parking import guarded
 from tidings.stores.base import Lease, Retention
 from tidings.stores.sql.stats import FINE, MINUTES
 from tidings.stores.sql.store import SQLStore
+from tidings.stores.sql.upkeep import PURGER
 
 __all__ = ["PURGER", "Purger"]
 
 logger = logging.getLogger("tidings.upkeep")
-
-#: The name of the lease; its checkpoint also keeps the retentions of every service.
-PURGER = "task:purger"
 
 _BATCH = 5000
 #: Seconds between two times that old counts are rolled up; more than the age of anything.
