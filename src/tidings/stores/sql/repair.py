@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import Connection
 
+from tidings.stores.sql.attempts import Leaving
 from tidings.stores.sql.dialect import Dialect
 from tidings.stores.sql.driver import run
 from tidings.stores.sql.names import Names
@@ -154,9 +155,7 @@ class Repair:
         )
         event_key = "event_key::text" if pg else "event_key"
         self.first = Sql(f"select {event_key}, number from {names.deliveries} where {mine} order by number limit {typed('$3', 'int')}")
-        self.remove = Sql(f"""
-            delete from {names.deliveries} where {dialect.among("event_key", "$1", "uuid")} and subscription_id = {typed("$2", "int")}
-        """)
+        self.remove = Leaving(names, dialect, f"{dialect.among('event_key', '$1', 'uuid')} and subscription_id = {typed('$2', 'int')}")
         clock = "" if pg else f", {dialect.now}"
         handled_at = "" if pg else ", handled_at"
         keys = "unnest($1::uuid[]) u(value)" if pg else "json_each($1) u"
@@ -271,7 +270,7 @@ class Repair:
 
     def _take_off(self, connection: Connection, lane: str, subscription_id: int, events: Sequence[Any]) -> None:
         """Take the first events off a lane whose row is locked, and let the rest go on."""
-        run(connection, Command(self.remove, (self._items([row[0] for row in events]), subscription_id)))
+        self.remove(connection, self._items([row[0] for row in events]), subscription_id)
         run(connection, Command(self.shorten, (lane, subscription_id, len(events))))
         run(connection, Command(self.empty, (lane, subscription_id)))
 
