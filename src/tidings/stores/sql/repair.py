@@ -7,12 +7,13 @@ in front of the change or behind it, never beside it.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import Connection
 
+from tidings.ids import event_key_bounds
 from tidings.stores.sql.attempts import Leaving
 from tidings.stores.sql.dialect import Dialect
 from tidings.stores.sql.driver import run
@@ -20,7 +21,7 @@ from tidings.stores.sql.names import Names
 from tidings.stores.sql.queries import RELAY
 from tidings.stores.sql.statement import Command, Sql
 
-__all__ = ["BlockedKey", "Discarded", "Heads", "Repair", "Standing", "standing"]
+__all__ = ["NEAR", "BlockedKey", "Discarded", "Heads", "Near", "Repair", "Standing", "near", "near_lanes", "standing"]
 
 #: How what is meant stands: dead, waiting for another attempt, or `idle`: retrying, due or not, and nobody is trying it now.
 Standing = Literal["dead", "retrying", "idle"]
@@ -51,6 +52,11 @@ class Heads(NamedTuple):
     fingerprint: str | None = None
     since: datetime | None = None
     until: datetime | None = None
+
+
+#: What leads to lanes without looking through all of them: the number of a delivery, or the id of an event.
+Near = Literal["number", "event"]
+NEAR: tuple[Near, ...] = ("number", "event")
 
 
 class Discarded(NamedTuple):
@@ -91,6 +97,33 @@ def standing(dialect: Dialect) -> dict[Standing, str]:
     return {"dead": "l.state = 'dead'", "retrying": f"{idle} and l.due_at > {dialect.now}", "idle": idle}
 
 
+def near(heads: Heads) -> tuple[Near | None, tuple[str, ...]]:
+    """Return what leads to the lanes that are meant, if anything does, and the further arguments that this takes."""
+    if heads.number is not None:
+        return "number", ()
+    return (None, ()) if heads.event_id is None else ("event", event_key_bounds(heads.event_id))
+
+
+def near_lanes(names: Names, dialect: Dialect, by: Near | None, free: int) -> str:
+    """Return lanes `l` with their subscriptions `s` and heads `d`; those of a number ($1) or an event ($2) by index.
+
+    Args:
+        free: the number of the first parameter that an event's further arguments can have.
+    """
+    first = f"select min(x.number) from {names.deliveries} x where x.lane = l.lane and x.subscription_id = l.subscription_id"
+    joined = f"join {names.subscriptions} s on s.id = l.subscription_id"
+    if by is None:
+        return f"{names.lanes} l {joined} join {names.deliveries} d on d.number = ({first})"
+    uuid = "uuid" if dialect.name == "postgresql" else "text"
+    within = f"n.event_key between {dialect.cast(f'${free}', uuid)} and {dialect.cast(f'${free + 1}', uuid)}"
+    which = f"n.number = {dialect.cast('$1', 'bigint')}" if by == "number" else f"{within} and n.event_id = {dialect.cast('$2', 'text')}"
+    return f"""
+        (select n.number, n.lane, n.subscription_id from {names.deliveries} n where {which}) n
+        join {names.lanes} l on l.lane = n.lane and l.subscription_id = n.subscription_id
+        {joined} join {names.deliveries} d on d.number = n.number and d.number = ({first})
+    """
+
+
 class Repair:
     """Redrive and discard dead lanes, let others be tried now or discard them, list blocked keys, pause and resume."""
 
@@ -101,12 +134,7 @@ class Repair:
         def typed(parameter: str, kind: str) -> str:
             return dialect.cast(parameter, kind)
 
-        first = f"select min(x.number) from {names.deliveries} x where x.lane = l.lane and x.subscription_id = l.subscription_id"
-        lanes = f"""
-            {names.lanes} l
-            join {names.subscriptions} s on s.id = l.subscription_id
-            join {names.deliveries} d on d.number = ({first})
-        """
+        lanes = near_lanes(names, dialect, None, 0)
         meant = f"""
             ({typed("$1", "bigint")} is null or d.number = {typed("$1", "bigint")})
             and ({typed("$2", "text")} is null or d.event_id = {typed("$2", "text")})
@@ -120,23 +148,42 @@ class Repair:
         """
         lane_text = "l.lane::text" if pg else "l.lane"
         stands = standing(dialect)
-        self.count_ = {
-            state: Sql(f"select count(*), coalesce(sum(l.depth), 0) from {lanes} where {condition} and {meant}")
-            for state, condition in stands.items()
-        }
-        self.choose = Sql(f"""
-            select {lane_text}, l.subscription_id, d.number from {lanes} where l.state = 'dead' and {meant} order by l.blocked_at, d.number
-            limit {typed("$10", "int")}
-        """)
+
+        def each_way(statement: Callable[[str], str], free: int) -> dict[Near | None, Sql]:
+            return {by: Sql(statement(near_lanes(names, dialect, by, free))) for by in (None, *NEAR)}
+
+        def count(state: Standing) -> Callable[[str], str]:
+            return lambda lanes: f"select count(*), coalesce(sum(l.depth), 0) from {lanes} where {stands[state]} and {meant}"
+
+        self.count_ = {state: each_way(count(state), 10) for state in stands}
+        self.choose = each_way(
+            lambda lanes: (
+                f"""
+                select {lane_text}, l.subscription_id, d.number from {lanes} where l.state = 'dead' and {meant} order by l.blocked_at, d.number
+                limit {typed("$10", "int")}
+            """
+            ),
+            11,
+        )
         behind = f"(l.lane, l.subscription_id) > ({typed('$11', 'uuid' if pg else 'text')}, {typed('$12', 'int')})"
-        self.choose_idle = Sql(f"""
-            select {lane_text}, l.subscription_id, d.number from {lanes} where {stands["idle"]} and {behind} and {meant}
-            order by l.lane, l.subscription_id limit {typed("$10", "int")}
-        """)
-        self.choose_waiting = Sql(f"""
-            select {lane_text}, l.subscription_id from {lanes} where {stands["retrying"]} and {meant} order by l.due_at, d.number
-            limit {typed("$10", "int")}
-        """)
+        self.choose_idle = each_way(
+            lambda lanes: (
+                f"""
+                select {lane_text}, l.subscription_id, d.number from {lanes} where {stands["idle"]} and {behind} and {meant}
+                order by l.lane, l.subscription_id limit {typed("$10", "int")}
+            """
+            ),
+            13,
+        )
+        self.choose_waiting = each_way(
+            lambda lanes: (
+                f"""
+                select {lane_text}, l.subscription_id from {lanes} where {stands["retrying"]} and {meant} order by l.due_at, d.number
+                limit {typed("$10", "int")}
+            """
+            ),
+            11,
+        )
         mine = f"lane = {typed('$1', 'uuid' if pg else 'text')} and subscription_id = {typed('$2', 'int')}"
         # Whoever claims it meanwhile is trying it, and says himself when it is due again.
         self.sooner = Sql(f"update {names.lanes} as l set due_at = {dialect.now} where {mine} and {stands['retrying']} returning depth")
@@ -187,7 +234,7 @@ class Repair:
 
     def count(self, connection: Connection, heads: Heads, state: Standing = "dead") -> tuple[int, int]:
         """Return how many lanes of this state are meant, and how many events are in them."""
-        ((lanes, events),) = run(connection, Command(self.count_[state], self._arguments(heads)))
+        ((lanes, events),) = self._meant(connection, self.count_[state], heads)
         return int(lanes), int(events)
 
     def try_now(self, connection: Connection, heads: Heads, *, limit: int = 1000) -> int:
@@ -195,7 +242,7 @@ class Repair:
 
         The attempts that they have had still count.
         """
-        chosen = run(connection, Command(self.choose_waiting, (*self._arguments(heads), limit)))
+        chosen = self._meant(connection, self.choose_waiting, heads, limit)
         return sum(bool(run(connection, Command(self.sooner, (lane, subscription_id)))) for lane, subscription_id in chosen)
 
     def redrive(self, connection: Connection, heads: Heads, *, rate: float | None = None, start: float = 0.0, limit: int = 1000) -> int:
@@ -206,7 +253,7 @@ class Repair:
             start: seconds until the first of them.
         """
         revived = 0
-        for place, (lane, subscription_id, _) in enumerate(run(connection, Command(self.choose, (*self._arguments(heads), limit)))):
+        for place, (lane, subscription_id, _) in enumerate(self._meant(connection, self.choose, heads, limit)):
             delay = 0.0 if rate is None else start + place / rate
             # One that was set aside stays in the inbox until its lane runs it: a copy that is read meanwhile must not.
             if run(connection, Command(self.revive, (lane, subscription_id, delay))):
@@ -218,7 +265,7 @@ class Repair:
 
         They are remembered as discarded, so that a copy that comes later is not handled. What waited behind a head goes on at once.
         """
-        chosen = run(connection, Command(self.choose, (*self._arguments(heads), limit)))
+        chosen = self._meant(connection, self.choose, heads, limit)
         events = 0
         for lane, subscription_id, number in chosen:
             held = run(connection, Command(self.hold, (lane, subscription_id)))
@@ -243,7 +290,7 @@ class Repair:
         if self.patience is not None:
             run(connection, Command(self.patience, ()))
         place = after or ("00000000-0000-0000-0000-000000000000" if self.dialect.name == "postgresql" else "", -1)
-        chosen = run(connection, Command(self.choose_idle, (*self._arguments(heads), limit, *place)))
+        chosen = self._meant(connection, self.choose_idle, heads, limit, *place)
         events = 0
         for lane, subscription_id, number in chosen:
             size = _ALL if whole else 1
@@ -281,6 +328,10 @@ class Repair:
     def pause(self, connection: Connection, service: str, subscription: str, *, paused: bool) -> bool:
         """Pause or resume a subscription; return False when there is none of that name."""
         return bool(run(connection, Command(self.pause_, (service, subscription, "paused" if paused else "active"))))
+
+    def _meant(self, connection: Connection, ways: Mapping[Near | None, Sql], heads: Heads, *rest: Any) -> Sequence[Any]:
+        by, bounds = near(heads)
+        return run(connection, Command(ways[by], (*self._arguments(heads), *rest, *bounds)))
 
     def _arguments(self, heads: Heads) -> tuple[Any, ...]:
         *rest, since, until = heads

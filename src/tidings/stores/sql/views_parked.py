@@ -13,7 +13,7 @@ from tidings.stores.sql.dialect import Dialect, as_datetime
 from tidings.stores.sql.driver import run
 from tidings.stores.sql.names import Names
 from tidings.stores.sql.queries import label_of
-from tidings.stores.sql.repair import Heads, Standing, standing
+from tidings.stores.sql.repair import NEAR, Heads, Standing, near, near_lanes, standing
 from tidings.stores.sql.statement import Command, Sql
 
 __all__ = ["GROUPS", "FailedRow", "FailurePage", "Group", "ParkedViews", "Waiting"]
@@ -202,6 +202,14 @@ class ParkedViews:
             """)
             for state, condition in stands.items()
         }
+        self.matched_near_ = {
+            (state, by): Sql(f"""
+                select count(*), coalesce(sum(depth), 0) from (
+                  select l.depth from {near_lanes(names, dialect, by, 11)} where {condition} and {meant} limit {typed("$10", "int")}) m
+            """)
+            for state, condition in stands.items()
+            for by in NEAR
+        }
         exact = meant.replace(is_or_any("d.fingerprint", "$7"), f"d.fingerprint = {typed('$7', 'text')}")
         its = "l.lane = d.lane and l.subscription_id = d.subscription_id"
         one = f"select l.depth, l.key, ({first}) as head from {names.lanes} l where {its}"
@@ -282,8 +290,12 @@ class ParkedViews:
     def matched(self, connection: Connection, heads: Heads, limit: int = MATCHED, state: Standing = "dead") -> tuple[int, int]:
         """Return how many lanes of a state an action would change, and the events in them: at most `limit` + 1 lanes are counted."""
         *rest, since, until = heads
-        statement = (self.matched_ if heads.fingerprint is None else self.matched_kind_)[state]
-        ((lanes, events),) = run(connection, Command(statement, (*rest, self._time(since), self._time(until), limit + 1)))
+        by, bounds = near(heads)
+        if by is not None:
+            statement = self.matched_near_[state, by]
+        else:
+            statement = (self.matched_ if heads.fingerprint is None else self.matched_kind_)[state]
+        ((lanes, events),) = run(connection, Command(statement, (*rest, self._time(since), self._time(until), limit + 1, *bounds)))
         return int(lanes), int(events)
 
     def scheduled(self, connection: Connection, limit: int, after: tuple[datetime, str] | None = None) -> list[Waiting]:
