@@ -248,9 +248,7 @@ class Session:
         tracing = self._relay._publisher.tracing
         if tracing is None:
             return nullcontext()
-        return tracing.sending(
-            system_of(self._relay.transport), [(entry.row.topic, str(entry.row.id), entry.row.headers) for entry in entries]
-        )
+        return tracing.sending(system_of(self._relay.transport), [(entry.row.topic, entry.row.id, entry.row.headers) for entry in entries])
 
     async def _isolate(self) -> None:
         """Send one message at a time until it is known which of them connections break of. Those that they did break of wait for others first."""
