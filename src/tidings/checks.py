@@ -49,7 +49,9 @@ def check_settings(
         raise ConfigurationError(f"Service max_message_bytes={max_message_bytes}: give at least 1024")
 
 
-def check_retention(*, outbox_retention: object, inbox_retention: object, dead_retention: object, audit_retention: object) -> Retention:
+def check_retention(
+    *, outbox_retention: object, inbox_retention: object, dead_retention: object, audit_retention: object, operations_retention: object
+) -> Retention:
     """Return them in seconds.
 
     Raises:
@@ -58,7 +60,7 @@ def check_retention(*, outbox_retention: object, inbox_retention: object, dead_r
     seconds: list[float | None] = []
     for what, given, optional in (
         ("outbox_retention", outbox_retention, False), ("inbox_retention", inbox_retention, False),
-        ("dead_retention", dead_retention, True), ("audit_retention", audit_retention, True),
+        ("dead_retention", dead_retention, True), ("audit_retention", audit_retention, True), ("operations_retention", operations_retention, True),
     ):  # fmt: skip
         if (given is None and not optional) or (given is not None and (not isinstance(given, timedelta) or given <= timedelta(0))):
             raise ConfigurationError(f"Service {what}={given!r}: give a timedelta above 0{', or None for ever' if optional else ''}")

@@ -25,6 +25,7 @@ TidingsError
 ├── TransportError              a broker cannot be used
 │   ├── TransportDown           it cannot be reached, refuses us, or the connection is lost
 │   └── ProvisionError          a topic, queue or stream is missing, or is there with other properties
+├── StillRunning                what would be retired or forgotten is in use
 ├── InvalidCursor               what was given to read on from is no cursor of the log
 ├── CircularChain               handlers publish what leads to themselves, again and again
 ├── DecodeError                 a stored or received event cannot be understood
@@ -65,6 +66,7 @@ __all__ = [
     "RenamedSubscription",
     "ReplicaError",
     "SchemaError",
+    "StillRunning",
     "StoreError",
     "TidingsError",
     "TransactionEnded",
@@ -121,6 +123,10 @@ class PublishError(TidingsError):
 
 class DuplicatePublication(PublishError):
     """A converter and the program publish the same fact in one transaction; nothing was committed."""
+
+
+class StillRunning(TidingsError):
+    """What an operator wants to retire or forget is in use: a worker runs the service, or reads for the group."""
 
 
 class InvalidCursor(TidingsError, ValueError):

@@ -17,6 +17,8 @@ from tidings.stores.sql.audit import Audit
 from tidings.stores.sql.driver import run
 from tidings.stores.sql.queries import Queries, Subscription
 from tidings.stores.sql.repair import BlockedKey, Heads, Standing
+from tidings.stores.sql.retire import Retire
+from tidings.stores.sql.services import Forgotten, Services, ServiceState
 from tidings.stores.sql.store import SQLStore
 
 __all__ = ["Matched", "Operations"]
@@ -34,7 +36,7 @@ class Matched(NamedTuple):
 
 
 class Operations:
-    """Redrive, try now, discard, pause. Every method takes the same filters; all but `try_now` change dead lanes only.
+    """Redrive, try now, discard, pause, retire. Those about events take the same filters; all but `try_now` change dead lanes only.
 
     Filters (None leaves one out): `number` of the delivery or `event_id` of the lane's head; `subscription` as `group/name` or the name
     alone; `event` name; `key`; `fingerprint` of the error; `since` and `until` bound the time of the last failure (aware).
@@ -167,6 +169,64 @@ class Operations:
         """Let a paused subscription go on; False when there is none of that name."""
         return await self._switch("resume", subscription, paused=False)
 
+    async def retire_subscription(self, group: str, name: str) -> bool:
+        """Forget a subscription that no code has any more; False when there is none of that name that is not retired.
+
+        Events are no longer kept for it. What is parked in it stays, untouched.
+
+        Raises:
+            ConfigurationError: these operations are of no service.
+        """
+        service = self._required()
+
+        def work(connection: Connection) -> bool:
+            found = self._store.registry.retire(connection, service, group, name)
+            target = {"service": service, "subscription": f"{group}/{name}"}
+            self._audit.add(connection, self._actor, "retire subscription", target, *_done(found))
+            return found
+
+        return await self._store.transact(work)
+
+    async def retire_group(self, group: str) -> bool:
+        """Forget a group that no code has any more, with its subscriptions; False when there is none of that name that is not retired.
+
+        The log does not wait for it any more.
+
+        Raises:
+            ConfigurationError: these operations are of no service.
+            StillRunning: a worker reads for it.
+        """
+        service = self._required()
+
+        def work(connection: Connection) -> bool:
+            found = Retire(self._store.names, self._store.dialect).group(connection, service, group)
+            self._audit.add(connection, self._actor, "retire group", {"service": service, "group": group}, *_done(found))
+            return found
+
+        return await self._store.transact(work)
+
+    async def services(self) -> list[ServiceState]:
+        """Return every service on these tables, also one that is gone, with how long it wants things kept."""
+        return await self._store.call(self._services.list)
+
+    async def forget_service(self, name: str) -> Forgotten | None:
+        """Forget a service that is gone for good; return what that has retired, or None when there is nothing left of it.
+
+        Its word on how long the log is kept is taken back, its groups and subscriptions are retired, and its alerts are over. What is parked in
+        them stays until it is discarded, and what it has handled is remembered for its `inbox_retention`, so that it may come back: then it reads on
+        where it was, as far as the log still has that.
+
+        Raises:
+            StillRunning: a worker of it is alive.
+        """
+
+        def work(connection: Connection) -> Forgotten | None:
+            found = self._services.forget(connection, name)
+            self._audit.add(connection, self._actor, "forget service", {"service": name}, *_done(found is not None))
+            return found
+
+        return await self._store.transact(work)
+
     async def edit(self, number: int, data: bytes) -> str | None:
         """Retry a dead event as a new one with other data, in its place; return the new event's id, None if it is no longer dead.
 
@@ -204,6 +264,11 @@ class Operations:
             return found
 
         return await self._store.transact(work)
+
+    @property
+    def _services(self) -> Services:
+        store = self._store
+        return Services(store.names, store.dialect, store.registry, store.upkeep)
 
     @property
     def _audit(self) -> Audit:

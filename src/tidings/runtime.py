@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from sqlalchemy import Connection
 from sqlalchemy.pool import NullPool, QueuePool
 
 from tidings.clock import elapsed
@@ -42,7 +43,7 @@ from tidings.relay.contact import Needs, first_contact
 from tidings.relay.relay import Relay
 from tidings.relay.routing import Routing, is_relay
 from tidings.relay.sending import compiled_relay
-from tidings.stores.base import Retention
+from tidings.stores.base import Registered, Retention
 from tidings.stores.sql.observed import Observer
 from tidings.stores.sql.registry import Inbound, Wanted
 from tidings.stores.sql.store import SQLStore
@@ -135,8 +136,18 @@ class Runtime:
         if self._elsewhere_default():
             # What it finds in the log was left to it, or has been handled: beginning later could miss what the default environment left to it.
             starts = {group: first if is_relay(group) else "earliest" for group, first in starts.items()}
+        heart = Heart(
+            store, self.worker, self.service, self.environment, ",".join(sorted(self.roles)), self.version, self.counters, self._report_brokers
+        )  # fmt: skip
+
+        def enter(connection: Connection) -> list[Registered]:
+            registered = store.registry.register(connection, self.service, starts, wanted, inbound) if wanted else []
+            # In one transaction: whoever forgets services that nobody runs sees this worker, or is over.
+            heart.first(connection)
+            return registered
+
+        registered = await store.transact(enter)
         if wanted:
-            registered = await store.transact(store.registry.register, self.service, starts, wanted, inbound)
             ids = {(row.group, row.name): row.id for row in registered}
             for compiled in (*self.subscriptions, *(compiled for _, compiled in (*relays, *fed))):
                 compiled.id = ids[compiled.group, compiled.name]
@@ -150,10 +161,6 @@ class Runtime:
         if self.roles:
             await store.transact(store.upkeep.retain, PURGER, self.service, self.retention)
         self._loop = asyncio.get_running_loop()
-        heart = Heart(
-            store, self.worker, self.service, self.environment, ",".join(sorted(self.roles)), self.version, self.counters, self._report_brokers
-        )  # fmt: skip
-        await heart.first()
         await self._sign([*self.subscriptions, *(compiled for _, compiled in (*relays, *fed))])
         self._heart = heart
         self._parts = [heart]

@@ -102,6 +102,7 @@ class Service:
         dead_retention: how long dead events are kept that nothing waits behind; then they are discarded, with a warning in the log. None is until
             somebody decides.
         audit_retention: how long is kept what `Audit()` has written down about this service's commands; None for ever.
+        operations_retention: how long is kept what operators have done; of services that share tables, the longest counts. None for ever.
         max_message_bytes: the most bytes of one event, data and headers; also of one that a broker brings.
         grace: seconds that stopping waits for handlers under way.
         roles: what this process does when it runs: `relay`, `consume`, `schedule`; an empty collection publishes only.
@@ -139,6 +140,7 @@ class Service:
         inbox_retention: timedelta = timedelta(days=14),
         dead_retention: timedelta | None = None,
         audit_retention: timedelta | None = timedelta(days=365),
+        operations_retention: timedelta | None = timedelta(days=365),
         max_message_bytes: int = 1 << 20,
         grace: float = 30.0,
         roles: Collection[Role] = ROLES,
@@ -181,6 +183,7 @@ class Service:
             inbox_retention=inbox_retention,
             dead_retention=dead_retention,
             audit_retention=audit_retention,
+            operations_retention=operations_retention,
         )
         self.roles: Collection[Role] = frozenset(roles)
         self._providers = Providers()

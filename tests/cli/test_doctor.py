@@ -15,9 +15,11 @@ from tests.cli.test_status import reader, status
 from tests.cli.till import make_engine
 from tests.services.databases import Database
 from tidings.cli.doctor import Facts, findings
+from tidings.cli.retained import Retained
 from tidings.stores import SQLStore
 from tidings.stores.sql.doctor import Holder, Server
 from tidings.stores.sql.queries import Backlog, Worker
+from tidings.transports.base import Kept
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 WORKER = Worker("w1", "till", None, "consume,relay", "host", 1, "0", NOW, NOW, True)
@@ -143,3 +145,54 @@ def test_the_code_is_compared_with_what_the_store_knows(
         "inbox_retention (24 h) is shorter",
     ):
         assert says in ended.out
+
+
+DAY = 86400.0
+
+
+def kept(seconds: float | None, *, by_position: bool = False, sooner: str = "") -> dict[str, Any]:
+    found = Retained("kafka", "till", ("orders", "parcels"), by_position, Kept(seconds, "retention.ms", sooner))
+    return {"retention": (7 * DAY, 14 * DAY), "retained": [found]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "level", "says"),
+    [
+        (kept(7 * DAY), "ok", "kafka keeps orders, parcels for 7 d (retention.ms), longer than handlers may be away"),
+        (kept(3 * DAY), "ok", "longer than handlers may be away"),
+        (kept(14 * DAY), "ok", "longer than handlers may be away"),
+        (kept(15 * DAY), "problem", "orders, parcels for 15 d (retention.ms), longer than the inbox remembers what group 'till' has handled"),
+        (kept(None), "problem", "for ever (retention.ms), longer than the inbox remembers"),
+        (kept(None), "problem", "when its place at the broker expires or is reset, older events come again"),
+        (kept(15 * DAY, by_position=True), "note", "whoever sets its position in the store back"),
+        (kept(2 * DAY), "problem", "what group 'till' has not received by then is lost, and handlers may be away for 3 d"),
+        (kept(2 * DAY, by_position=True), "problem", "is lost"),
+        ({**kept(2 * DAY), "outage": DAY}, "ok", "longer than handlers may be away"),
+        (kept(7 * DAY, sooner="retention.bytes=1,000"), "note", "takes messages of orders, parcels away earlier when there are many (retention.bytes"),
+        ({"retention": (DAY, DAY), "retained": [Retained("nats", "till", tuple("abcde"), True, None)]}, "note", "how long it keeps a, b, c and 2 more"),
+    ],
+)  # fmt: skip
+def test_how_long_a_broker_keeps_messages_is_compared(changes: dict[str, Any], level: str, says: str) -> None:
+    found = [finding for finding in findings(facts(**changes)) if says in finding.says]
+    assert [(finding.level, finding.check) for finding in found] == [(level, "retention")]
+
+
+def test_the_brokers_that_a_service_reads_are_asked(cli: CommandLine, filled: Database, tmp_path: Any) -> None:
+    (tmp_path / f"asking_{filled.kind}.py").write_text(
+        "from tests.cli.till import *\nfrom tests.services.databases import Database\nfrom tidings import Subscriptions\n"
+        "from tidings.testing.memory import Memory\nfrom tidings.transports.base import Kept\n"
+        f"engine = make_engine(Database({filled.kind!r}, {filled.url!r}, {filled.sync_url!r}, {filled.dsn!r}))\n"
+        "class Keeping(Memory):\n"
+        "    async def kept(self, topics):\n"
+        "        return {topic: Kept(90 * 86400.0, 'keep') for topic in topics}\n"
+        "handlers = Subscriptions()\n"
+        "@handlers.subscribe(SaleMade)\n"
+        "async def post(event: SaleMade) -> None: ...\n"
+        "service = Service('post', contracts=[till], subscriptions=[handlers], store=SQLStore(engine), transport=Keeping('prefix'))\n"
+    )
+    asked = ("doctor", "--service", f"asking_{filled.kind}:service", "--app-dir", str(tmp_path))
+    ended = cli(*asked)
+    assert ended.exit_code == 1
+    assert "PROBLEM  retention: memory keeps sale.made for 90 d (keep), longer than the inbox remembers what group 'post'" in ended.out
+    assert "is lost" not in ended.out
+    assert "what group 'post' has not received by then is lost, and handlers may be away for 100 d" in cli(*asked, "--outage", "100").out

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 
+from sqlalchemy import create_engine, text
+
 from tests.cli.conftest import CommandLine, Ended
 from tests.cli.till import fill, make_engine, make_service
 from tests.services.databases import Database
@@ -64,3 +66,54 @@ def test_a_group_that_a_worker_reads_for_is_not_retired(cli: CommandLine, databa
     ended = asyncio.run(attempt())
     assert ended.exit_code == 1
     assert "a worker reads for group 'till'" in ended.err
+
+
+def audit(database: Database) -> list[tuple[str, int, str]]:
+    engine = create_engine(database.sync_url)
+    with engine.connect() as connection:
+        rows = connection.execute(text("select actor, action, count, outcome from tidings_audit order by number")).all()
+    engine.dispose()
+    assert all(actor.startswith("cli") for actor, *_ in rows)
+    return [(action, count, outcome) for _, action, count, outcome in rows]
+
+
+def test_retiring_is_in_the_audit(cli: CommandLine, database: Database) -> None:
+    asyncio.run(fill(database))
+    assert cli("subscriptions", "retire", "till/book", "--yes", store=database).exit_code == 0
+    assert cli("groups", "retire", "till", "--yes", store=database).exit_code == 0
+    assert audit(database) == [("retire subscription", 1, "done"), ("retire group", 1, "done")]
+
+
+def test_a_service_that_is_gone_is_forgotten_when_someone_says_yes(cli: CommandLine, database: Database) -> None:
+    asyncio.run(fill(database))
+    ended = cli("services", "list", store=database)
+    assert [line.split()[:2] for line in ended.out.splitlines()] == [["service", "state"], ["till", "stopped"]]
+    (found,) = cli("services", "list", "--json", store=database).json
+    assert (found["groups"], found["outbox"], found["audit"]) == (["security", "till"], 7 * 86400.0, 365 * 86400.0)
+    assert cli("services", "forget", "till", store=database).exit_code == 2
+    ended = cli("services", "forget", "nobody", "--yes", store=database)
+    assert (ended.exit_code, "there are: till" in ended.err) == (1, True)
+    ended = cli("services", "forget", "till", "--yes", store=database)
+    assert ended.exit_code == 0
+    assert (
+        ended.out
+        == "forgot service till: retired 2 groups and 2 subscriptions; 3 events stay parked: 'tidings dead list' lists what is dead\n"
+    )
+    assert set(states(cli("groups", "list", "--json", store=database), "group").values()) == {"retired"}
+    assert [item["state"] for item in cli("services", "list", "--json", store=database).json] == ["forgotten"]
+    assert cli("services", "forget", "till", "--yes", store=database).exit_code == 1
+    assert audit(database) == [("forget service", 1, "done")]
+
+
+def test_a_service_that_runs_is_not_forgotten(cli: CommandLine, database: Database) -> None:
+    async def attempt() -> Ended:
+        engine = make_engine(database)
+        async with make_service(engine):
+            ended = await asyncio.to_thread(cli, "services", "forget", "till", "--yes", store=database)
+        await engine.dispose()
+        return ended
+
+    asyncio.run(fill(database))
+    ended = asyncio.run(attempt())
+    assert ended.exit_code == 1
+    assert "1 workers of service 'till' are alive: stop them first" in ended.err

@@ -28,6 +28,7 @@ ELSEWHERE = ("203.0.113.9", 4000)
 BODIES: dict[str, Any] = {
     "redrive": {"key": "nobody's"}, "try-now": {"key": "nobody's"}, "discard": {"key": "nobody's", "reason": "a test"}, "edit": {"number": 99, "data": "{}"},
     "pause": {"service": "nobody", "subscription": "s"}, "resume": {"service": "nobody", "subscription": "s"},
+    "forget-service": {"service": "nobody"},
     "cancel": {"event_id": "01a1fdd5-3c23-733d-8027-1459f0e17dcd"}, "run-now": {"event_id": "01a1fdd5-3c23-733d-8027-1459f0e17dcd"},
 }  # fmt: skip
 

@@ -168,3 +168,29 @@ async def test_a_subscription_that_there_is_not_is_an_error(operator: httpx.Asyn
         answer = await operator.post(f"/api/actions/{action}", json={"service": "till", "subscription": "boook", **body})
         assert answer.status_code == 404
         assert "service 'till' has no subscription 'boook' that is not retired; it has security/watch, till/book" in answer.json()["detail"]
+
+
+async def test_a_service_that_is_gone_is_forgotten(operator: httpx.AsyncClient) -> None:
+    page = await operator.get("/workers")
+    assert "/actions/forget-service?service=till" in page.text
+    planned = await operator.post("/api/actions/forget-service", json={"service": "till", "dry_run": True})
+    assert planned.json()["sentence"] == "service till with 2 groups and 2 subscriptions; 3 parked events stay, untouched"
+    assert [item["state"] for item in (await operator.get("/api/services")).json()] == ["stopped"]
+    await post(operator, "/actions/forget-service?service=till&back=/workers")
+    (service,) = (await operator.get("/api/services")).json()
+    assert (service["state"], service["holds_log"], service["parked"]) == ("forgotten", False, 3)
+    entry = await newest(operator)
+    assert (entry["action"], entry["target"], entry["outcome"]) == ("forget service", {"service": "till"}, "done")
+    assert "/actions/forget-service" not in (await operator.get("/workers")).text
+    missing = await operator.post("/api/actions/forget-service", json={"service": "till"})
+    assert (missing.status_code, "no service 'till' that is not forgotten" in missing.text) == (404, True)
+
+
+async def test_a_service_that_runs_is_not_forgotten(operator: httpx.AsyncClient, fresh: Database) -> None:
+    engine = make_engine(fresh)
+    async with make_service(engine):
+        planned = (await operator.post("/api/actions/forget-service", json={"service": "till", "dry_run": True})).json()
+        assert (planned["changed"], "1 workers are alive: stop them first" in planned["sentence"]) == (0, True)
+        done = (await operator.post("/api/actions/forget-service", json={"service": "till"})).json()
+        assert (done["changed"], "are alive" in done["sentence"]) == (0, True)
+    await engine.dispose()

@@ -16,7 +16,9 @@ from tests.consume.world import World, effect
 from tidings import Retry, Service, Subscriptions
 from tidings.consume.purging import PURGER, Purger
 from tidings.errors import ConfigurationError
+from tidings.operations import Operations
 from tidings.stores import SQLStore
+from tidings.stores.sql.audit import Audit
 
 DAY = timedelta(days=1)
 
@@ -142,7 +144,71 @@ async def test_the_number_of_a_worker_goes_after_the_rows_that_may_name_it(world
     assert world.one("select count(*) from tidings_worker_numbers") == 0
 
 
-@pytest.mark.parametrize("name", ["outbox_retention", "inbox_retention", "dead_retention", "audit_retention"])
+async def acted(world: World, *reasons: str) -> None:
+    for reason in reasons:
+        await Operations(world.store, "shop").discard(reason=reason, key="nobody's")
+
+
+def audited(world: World) -> int:
+    return int(world.one("select count(*) from tidings_audit"))
+
+
+async def test_what_operators_did_is_kept_for_a_year_or_as_it_is_said(world: World, shop: Shop) -> None:
+    service, short, ever = shop.service(), shop.service(operations_retention=DAY), shop.service(operations_retention=None)
+    async with service:
+        pass
+    await acted(world, "one", "two")
+    for column in ("time", "changed_at"):
+        await age(world, "audit", column, 364)
+    await purge(ever)
+    await purge(service)
+    assert audited(world) == 2
+    await acted(world, "three")
+    for column in ("time", "changed_at"):
+        await age(world, "audit", column, 2)
+    await purge(ever)
+    assert audited(world) == 3
+    await purge(service)
+    assert audited(world) == 1, "two are older than a year"
+    await purge(short)
+    assert audited(world) == 0
+
+
+async def test_of_services_that_share_tables_the_longest_counts_for_what_operators_did(world: World, shop: Shop) -> None:
+    long, short = shop.service("long", operations_retention=100 * DAY), shop.service("short", operations_retention=DAY)
+    async with long, short:
+        pass
+    await acted(world, "one")
+    for column in ("time", "changed_at"):
+        await age(world, "audit", column, 99)
+    await purge(short)
+    assert audited(world) == 1
+    async with shop.service("ever", operations_retention=None):
+        pass
+    await age(world, "audit", "changed_at", 99)
+    await purge(short)
+    assert audited(world) == 1
+    # One that was forgotten has no say any more; that this was done is new.
+    assert await Operations(world.store).forget_service("ever") is not None
+    await purge(short)
+    assert world.rows("select action from tidings_audit") == [("forget service",)]
+
+
+async def test_what_operators_did_is_deleted_under_the_lease_and_in_batches(world: World, shop: Shop) -> None:
+    service = shop.service()
+    async with service:
+        pass
+    await acted(world, "one", "two", "three")
+    await age(world, "audit", "changed_at", 400)
+    store, audit = world.store, Audit(world.store.names, world.store.dialect)
+    lease = await store.call(store.leases.acquire, PURGER, "test", 30.0)
+    assert lease is not None
+    assert await store.transact(audit.purge, lease._replace(token=lease.token - 1), 86400.0, 5) == 0
+    assert await store.transact(audit.purge, lease, 86400.0, 2) == 2
+    assert audited(world) == 1
+
+
+@pytest.mark.parametrize("name", ["outbox_retention", "inbox_retention", "dead_retention", "audit_retention", "operations_retention"])
 @pytest.mark.parametrize("value", [timedelta(0), -DAY, 7, "7 days"])
 def test_a_retention_is_a_time(name: str, value: Any) -> None:
     with pytest.raises(ConfigurationError, match=rf"{name}=.*timedelta above 0"):

@@ -15,6 +15,7 @@ from tests.transports.conftest import private
 from tests.transports.failing import Crash
 from tidings.errors import ProvisionError, TransportDown
 from tidings.testing.conformance import TransportConformance
+from tidings.transports.base import Kept
 from tidings.transports.kafka import Kafka
 
 
@@ -88,3 +89,22 @@ async def test_a_new_topic_that_nobody_gets_to_know_of_is_told(kafka_url: str, m
     with pytest.raises(TransportDown, match="'new' was made, but no broker says so"):
         await transport.provision(["new"], {})
     assert Client.asked < 20
+
+
+async def test_the_cluster_says_how_long_it_keeps_messages(kafka_url: str) -> None:
+    ours, forever, compacted = (f"kept-{uuid4().hex}" for _ in range(3))
+    await Kafka(kafka_url, partitions=1, config={"retention.ms": 3_600_000, "retention.bytes": 5_000}).provision([ours], {})
+    await Kafka(kafka_url, partitions=1, config={"retention.ms": -1}).provision([forever], {})
+    await Kafka(kafka_url, partitions=1, config={"cleanup.policy": "compact"}).provision([compacted], {})
+    # What is there counts, not what this one would make.
+    found = await Kafka(kafka_url, config={"retention.ms": 1}).kept([ours, forever, compacted, f"missing-{uuid4().hex}"])
+    assert found == {
+        ours: Kept(3600.0, "retention.ms", "retention.bytes=5,000"),
+        forever: Kept(None, "retention.ms"),
+        compacted: Kept(None, "retention.ms", "cleanup.policy=compact"),
+    }
+
+
+async def test_a_cluster_that_is_down_does_not_say_how_long_it_keeps_messages() -> None:
+    with pytest.raises(TransportDown):
+        await Kafka("127.0.0.1:1", timeout=0.5).kept(["orders"])

@@ -25,7 +25,7 @@ from tidings.codecs.wire import decode
 from tidings.errors import ProvisionError, TransportDown
 from tidings.testing.conformance import TransportConformance
 from tidings.testing.log_conformance import LogConformance, Remove
-from tidings.transports.base import Outgoing
+from tidings.transports.base import Kept, Outgoing
 from tidings.transports.nats import NATS, stream_of
 from tidings.transports.nats.messages import head_of
 from tidings.transports.nats.publisher import Publisher
@@ -275,3 +275,19 @@ async def test_confirmations_that_come_the_client_s_way_count_too(nats_url: str,
     outcomes = await publisher.publish([Outgoing("nats.queued", Message({}, b"x"))] * 10)
     assert {outcome.kind for outcome in outcomes} == {"confirmed"}
     await publisher.close()
+
+
+async def test_the_server_says_how_long_it_keeps_messages(nats_url: str) -> None:
+    ours, forever, shared, missing = (f"kept-{uuid4().hex}" for _ in range(4))
+    await NATS(nats_url, max_age=3600.0).provision([ours], {})
+    transport = NATS(nats_url)
+    await transport.provision([forever], {})
+    client = await nats.connect(nats_url)
+    await client.jetstream().add_stream(name=stream_of(shared), subjects=[shared], retention="workqueue")
+    await client.jetstream().update_stream(name=stream_of(ours), subjects=[ours], max_age=7200, max_msgs=1_000)
+    await client.close()
+    # What is there counts, not what this one would make; what is gone when it was acknowledged cannot come again.
+    assert await transport.kept([ours, forever, shared, missing]) == {
+        ours: Kept(7200.0, "max_age", "max_msgs=1,000"),
+        forever: Kept(None, "max_age"),
+    }

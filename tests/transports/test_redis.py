@@ -19,7 +19,7 @@ from tidings.codecs.wire import Wire, decode
 from tidings.errors import TransportDown
 from tidings.testing.conformance import TransportConformance
 from tidings.testing.log_conformance import LogConformance, Remove
-from tidings.transports.base import Incoming, Outgoing
+from tidings.transports.base import Incoming, Kept, Outgoing
 from tidings.transports.redis import Redis
 from tidings.transports.redis.log import Reader
 
@@ -243,3 +243,22 @@ async def test_a_stream_that_nothing_comes_through_is_no_server_that_is_gone(red
     for receiver in (await transport.reader({topic: ""}), await transport.receiver("quiet", [topic])):
         assert await receiver.receive(1, 1.0) == []
         await receiver.close()
+
+
+async def test_the_server_says_how_far_back_streams_go(redis_url: str) -> None:
+    whole, trimmed, missing = (f"kept-{uuid4().hex}" for _ in range(3))
+    transport = Redis(redis_url, retain=2)
+    await transport.provision([whole, trimmed], {})
+    connection = client.Redis.from_url(redis_url)
+    seconds, _ = await connection.time()
+    for ago in (900, 600, 300):
+        await connection.xadd(trimmed, {"data": "{}"}, id=f"{(seconds - ago) * 1000}-0", maxlen=2, approximate=False)
+    await connection.aclose()
+    found = await transport.kept([whole, trimmed, missing])
+    assert found[whole] == Kept(None, "retain", "retain=2")
+    assert missing not in found
+    back = found[trimmed].seconds
+    assert back is not None
+    assert 600 <= back < 660
+    assert found[trimmed].setting == "retain=2"
+    assert (await Redis(redis_url).kept([whole]))[whole] == Kept(None, "retain")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
 from tidings.cli.command import NOT_WELL, Command
+from tidings.cli.finding import Finding
+from tidings.cli.retained import Retained, ask, judge
 from tidings.cli.store import Target, on_store, store_options
 from tidings.cli.text import as_json, duration, safe
 from tidings.observability.status import gather, is_relay
@@ -20,27 +22,12 @@ if TYPE_CHECKING:
     from tidings.stores import SQLStore
     from tidings.stores.sql.doctor import Holder, Server
 
-__all__ = ["Facts", "Finding", "doctor", "findings"]
+__all__ = ["Facts", "doctor", "findings"]
 
 #: Seconds for which a transaction may be open, a clock may be wrong, a broker may take to answer.
 _LONG = 60.0
 _SKEW = 1.0
 _BROKER = 5.0
-
-Level = Literal["ok", "note", "problem"]
-
-
-class Finding(NamedTuple):
-    """What one check found.
-
-    Attributes:
-        level: `problem` has to be mended, `note` is worth knowing.
-        says: what was found, and what to do.
-    """
-
-    level: Level
-    check: str
-    says: str
 
 
 class Facts(NamedTuple):
@@ -51,6 +38,8 @@ class Facts(NamedTuple):
         brokers: by name, why they cannot be reached; None when they can. Empty without the service's code.
         missing: subscriptions that are registered and that the service's code does not have; None without that code.
         retention: of the service: outbox and inbox in seconds.
+        retained: what its subscriptions read from brokers.
+        outage: for how many seconds handlers may be away.
     """
 
     status: Status
@@ -66,6 +55,8 @@ class Facts(NamedTuple):
     brokers: dict[str, str | None] | None = None
     missing: list[str] | None = None
     retention: tuple[float, float] | None = None
+    retained: list[Retained] | None = None
+    outage: float = 3 * 86400.0
 
 
 @click.command(
@@ -77,13 +68,18 @@ class Facts(NamedTuple):
     ),
 )
 @store_options
+@click.option(
+    "--outage", type=click.FloatRange(0.0, 3650.0), default=3.0, metavar="DAYS", show_default=True,
+    help="How long handlers may be away; brokers must keep messages for longer.",
+)  # fmt: skip
 @click.option("--json", "json_", is_flag=True, help="Print JSON.")
-def doctor(target: Target, json_: bool) -> None:
+def doctor(target: Target, outage: float, json_: bool) -> None:
     """Examine the database, its tables, the brokers and the workers, and say what to do.
 
-    With --service it also reaches for the brokers, and compares the subscriptions and retentions of the code with what the store knows.
+    With --service it also reaches for the brokers, asks them how long they keep messages, and compares the subscriptions and retentions of the
+    code with what the store and the brokers have.
     """
-    found = list(findings(on_store(target, lambda store: _examine(store, target))))
+    found = list(findings(on_store(target, lambda store: _examine(store, target, outage * 86400.0))))
     if json_:
         click.echo(as_json([finding._asdict() for finding in found]))
     else:
@@ -94,7 +90,7 @@ def doctor(target: Target, json_: bool) -> None:
         click.get_current_context().exit(NOT_WELL)
 
 
-async def _examine(store: SQLStore, target: Target) -> Facts:
+async def _examine(store: SQLStore, target: Target, outage: float) -> Facts:
     from tidings.stores.sql.doctor import Doctor
     from tidings.stores.sql.queries import Queries
 
@@ -106,11 +102,13 @@ async def _examine(store: SQLStore, target: Target) -> Facts:
     brokers: dict[str, str | None] | None = None
     missing: list[str] | None = None
     retention: tuple[float, float] | None = None
+    retained: list[Retained] | None = None
     if target.service is not None:
         from tidings.cli.loading import load_service
 
         service = await load_service(target.service, target.app_dir)
         brokers = await _reach(service)
+        retained = await ask(service, _BROKER)
         own = {(item.group, item.name) for item in service._compile()}
         missing = [
             item.label for item in status.subscriptions
@@ -121,7 +119,7 @@ async def _examine(store: SQLStore, target: Target) -> Facts:
     return Facts(
         status, await store.call(asks.server), store.dialect.name == "sqlite", await store.call(asks.holders, _LONG),
         await store.call(asks.unvacuumed), await store.check(), await store.transact(asks.drift), await store.call(asks.waiting_for_code),
-        now.timestamp() - (before + after) / 2, (after - before) / 2, brokers, missing, retention,
+        now.timestamp() - (before + after) / 2, (after - before) / 2, brokers, missing, retention, retained, outage,
     )  # fmt: skip
 
 
@@ -270,3 +268,5 @@ def _code(facts: Facts) -> Iterator[Finding]:
             "problem", "retention", f"inbox_retention ({inbox}) is shorter than outbox_retention ({outbox}): an event that is read again after its "
             "inbox row was purged is handled again",
         )  # fmt: skip
+    if facts.retention is not None:
+        yield from judge(facts.retained or (), facts.retention[1], facts.outage)

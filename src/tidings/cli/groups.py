@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tidings.cli.acting import operations
 from tidings.cli.command import Command, Failed
 from tidings.cli.confirm import confirmed
 from tidings.cli.store import Target, on_store, store_options
@@ -14,7 +15,6 @@ from tidings.cli.text import as_json, counted, duration
 from tidings.observability.status import Status, gather
 
 if TYPE_CHECKING:
-    from tidings.stores import SQLStore
     from tidings.stores.sql.queries import Reader
 
 __all__ = ["groups"]
@@ -87,12 +87,7 @@ def retire(target: Target, group: str, of: str | None, yes: bool) -> None:
     missed = f"It has not read {unread[0]} events, and never will." if unread else "It receives nothing more."
     confirmed(f"Retire group {group} of service {service}? {missed}", yes)
 
-    async def work(store: SQLStore) -> bool:
-        from tidings.stores.sql.retire import Retire
-
-        return await store.transact(Retire(store.names, store.dialect).group, service, group)
-
-    on_store(target, work)
+    on_store(target, lambda store: operations(store, service).retire_group(group))
     click.echo(f"retired group {group} of service {service}")
 
 

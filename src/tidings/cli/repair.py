@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import getpass
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from tidings.cli.acting import operations
 from tidings.cli.command import Command, Failed
 from tidings.cli.confirm import confirmed
 from tidings.cli.loading import load_service
@@ -22,7 +22,7 @@ from tidings.cli.urls import masked
 
 if TYPE_CHECKING:
     from tidings.consume.replay import Progress
-    from tidings.operations import Matched, Operations
+    from tidings.operations import Matched
     from tidings.stores import SQLStore
     from tidings.stores.sql.repair import BlockedKey, Standing
 
@@ -55,19 +55,6 @@ def _filters(function: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def _operations(store: SQLStore, service: str | None = None) -> Operations:
-    from tidings.operations import Operations
-
-    return Operations(store, service, actor=_actor())
-
-
-def _actor() -> str:
-    try:
-        return f"cli:{getpass.getuser()}"
-    except (KeyError, OSError):  # a container's user may have no name
-        return "cli"
-
-
 @click.command(
     cls=Command,
     examples=(
@@ -91,7 +78,7 @@ def redrive(target: Target, filters: dict[str, Any], rate: float | None, dry_run
         return
     confirmed(f"Redrive {found.lanes:,} dead keys with {found.events:,} events?", yes)
     with progress("redriving keys", found.lanes) as show:
-        done = on_store(target, lambda store: _operations(store).redrive(**filters, rate=rate, progress=show))
+        done = on_store(target, lambda store: operations(store).redrive(**filters, rate=rate, progress=show))
     click.echo(f"redrove {done:,} keys")
 
 
@@ -114,7 +101,7 @@ def discard(target: Target, filters: dict[str, Any], reason: str, whole_key: boo
         return
     confirmed(f"Discard {number:,} events for good?", yes)
     with progress("discarding events", number) as show:
-        done = on_store(target, lambda store: _operations(store).discard(reason=reason, whole=whole_key, progress=show, **filters))
+        done = on_store(target, lambda store: operations(store).discard(reason=reason, whole=whole_key, progress=show, **filters))
     click.echo(f"discarded {done:,} events")
 
 
@@ -135,7 +122,7 @@ def blocked(target: Target, subscription: str | None, key: str | None, state: st
 
     async def work(store: SQLStore) -> list[BlockedKey]:
         await require_subscription(store, subscription)
-        return await _operations(store).blocked(subscription=subscription, state=state, key=key, limit=limit)
+        return await operations(store).blocked(subscription=subscription, state=state, key=key, limit=limit)
 
     found = on_store(target, work)
     if json_:
@@ -180,7 +167,7 @@ def try_now(target: Target, filters: dict[str, Any], dry_run: bool, yes: bool) -
         return
     confirmed(f"Try {found.lanes:,} keys now?", yes)
     with progress("keys that are tried now", found.lanes) as show:
-        done = on_store(target, lambda store: _operations(store).try_now(**filters, progress=show))
+        done = on_store(target, lambda store: operations(store).try_now(**filters, progress=show))
     click.echo(f"{done:,} keys are tried now")
 
 
@@ -261,15 +248,15 @@ async def _replay(
 def _count(target: Target, filters: dict[str, Any], state: Standing = "dead") -> Matched:
     async def work(store: SQLStore) -> Matched:
         await require_subscription(store, filters["subscription"])
-        return await _operations(store).count(**filters, state=state)
+        return await operations(store).count(**filters, state=state)
 
     return on_store(target, work)
 
 
 def _pause(target: Target, name: str, of: str, *, paused: bool) -> None:
     async def work(store: SQLStore) -> bool:
-        operations = _operations(store, of)
-        return await (operations.pause if paused else operations.resume)(name)
+        found = operations(store, of)
+        return await (found.pause if paused else found.resume)(name)
 
     if not on_store(target, work):
         raise Failed(f"service {of!r} has no subscription {name!r} that is not retired: 'tidings subscriptions list' lists them")

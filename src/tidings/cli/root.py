@@ -14,6 +14,7 @@ from tidings.cli.groups import groups
 from tidings.cli.limits import limits
 from tidings.cli.repair import discard, keys, pause, redrive, replay, resume
 from tidings.cli.run import run
+from tidings.cli.services import services
 from tidings.cli.show import show
 from tidings.cli.status import status
 from tidings.cli.subscriptions import subscriptions
@@ -41,7 +42,7 @@ def tidings(debug: bool) -> None:
     """
 
 
-for command in (demo, run, db, status, doctor, top, dashboard, tail, show, dead, keys, subscriptions, groups, limits, replay):
+for command in (demo, run, db, status, doctor, top, dashboard, tail, show, dead, keys, subscriptions, groups, services, limits, replay):
     tidings.add_command(command)
 for command in (redrive, discard):
     dead.add_command(command)

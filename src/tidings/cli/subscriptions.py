@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tidings.cli.acting import operations
 from tidings.cli.command import Command, Failed
 from tidings.cli.confirm import confirmed
 from tidings.cli.store import Target, on_store, store_options
@@ -80,10 +81,7 @@ def retire(target: Target, name: str, of: str | None, yes: bool) -> None:
     parked = f" {found.parked:,} parked events stay in it, untouched." if found.parked else ""
     confirmed(f"Retire subscription {name} of service {found.service}?{parked}", yes)
 
-    async def work(store: SQLStore) -> bool:
-        return await store.transact(store.registry.retire, found.service, group, short)
-
-    on_store(target, work)
+    on_store(target, lambda store: operations(store, found.service).retire_subscription(group, short))
     click.echo(f"retired {name} of service {found.service}")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from sqlalchemy import Connection
@@ -12,15 +12,14 @@ from tidings.clock import elapsed
 from tidings.consume.outcome import Outcome
 from tidings.consume.parking import guarded
 from tidings.stores.base import Lease, Retention
+from tidings.stores.sql.audit import Audit
 from tidings.stores.sql.stats import FINE, MINUTES
 from tidings.stores.sql.store import SQLStore
+from tidings.stores.sql.upkeep import PURGER
 
 __all__ = ["PURGER", "Purger"]
 
 logger = logging.getLogger("tidings.upkeep")
-
-#: The name of the lease; its checkpoint also keeps the retentions of every service.
-PURGER = "task:purger"
 
 _BATCH = 5000
 #: Seconds between two times that old counts are rolled up; more than the age of anything.
@@ -62,6 +61,7 @@ class Purger:
                 counts.append(await guarded(store.transact(self._give_up, lease, service, retention.dead)))
             if retention.audit is not None:
                 counts.append(await guarded(store.transact(store.commands.purge_audit, lease, service, retention.audit, _BATCH)))
+        counts.append(await self._purge_operations(lease, [retention.operations for retention in known.values() if retention.outbox]))
         await self._roll_up(lease)
         if any(counts):
             logger.info("purged %d rows", sum(counts), extra={"rows": sum(counts)})
@@ -78,6 +78,14 @@ class Purger:
             (mine, [service for group in groups.values() for service in group], True),
             *((each, group, False) for each, group in groups.items()),
         ]
+
+    async def _purge_operations(self, lease: Lease, wanted: Collection[float | None]) -> int:
+        """Delete what operators did long ago; whose service was forgotten has no say."""
+        seconds = [each for each in wanted if each is not None]
+        if len(seconds) < len(wanted):
+            return 0
+        audit = Audit(self.store.names, self.store.dialect)
+        return await guarded(self.store.transact(audit.purge, lease, max(seconds), _BATCH))
 
     def _give_up(self, connection: Connection, lease: Lease, service: str, seconds: float) -> int:
         """Discard events of a service that have been dead for so long; nothing waits behind them."""

@@ -8,6 +8,8 @@ import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
+from sqlalchemy import Connection
+
 from tidings.clock import elapsed
 from tidings.consume.counters import Counters
 from tidings.consume.execution import StoreDown
@@ -180,6 +182,6 @@ class Heart:
             self._counters.restore(counts)
             logger.exception("the heartbeat failed")
 
-    async def first(self) -> None:
+    def first(self, connection: Connection) -> None:
         """Beat once, at start, so that everyone sees this worker at once."""
-        await guarded(self._store.call(self._store.upkeep.beat, self._worker, self._service, *self._about, self._brokers()))
+        self._store.upkeep.beat(connection, self._worker, self._service, *self._about, self._brokers())

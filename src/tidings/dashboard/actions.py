@@ -10,6 +10,7 @@ from uuid import UUID
 
 from tidings.dashboard.desk import Desk, SubscriptionState
 from tidings.dashboard.params import BadParameter, Param
+from tidings.errors import StillRunning
 from tidings.operations import Operations
 from tidings.stores.sql.repair import Heads, Standing
 from tidings.stores.sql.views_parked import MATCHED
@@ -202,6 +203,29 @@ async def _run_now(desk: Desk, values: Mapping[str, Any], actor: str) -> Done:
     return Done(int(found), "it is published within a second" if found else "it did not wait any more: nothing was changed")
 
 
+async def _plan_forget(desk: Desk, values: Mapping[str, Any]) -> Planned:
+    known = await desk.services()
+    found = next((item for item in known if item.name == values["service"] and item.state != "forgotten"), None)
+    if found is None:
+        there = ", ".join(item.name for item in known if item.state != "forgotten")
+        return Planned(0, 0, f"there is no service {values['service']!r} that is not forgotten; there are: {there or 'none'}", known=False)
+    if found.state == "running":
+        return Planned(0, 0, f"service {found.name}, of which {found.workers} workers are alive: stop them first")
+    parked = f"; {found.parked:,} parked events stay, untouched" if found.parked else ""
+    return Planned(1, 0, f"service {found.name} with {len(found.groups)} groups and {found.subscriptions} subscriptions{parked}")
+
+
+async def _forget(desk: Desk, values: Mapping[str, Any], actor: str) -> Done:
+    try:
+        found = await Operations(desk.store, actor=actor).forget_service(values["service"])
+    except StillRunning as error:
+        return Done(0, f"{error}: nothing was changed")
+    if found is None:
+        planned = await _plan_forget(desk, values)
+        return Done(0, planned.sentence, known=planned.known)
+    return Done(1, f"{len(found.groups)} groups and {len(found.subscriptions)} subscriptions are retired")
+
+
 def _operations(desk: Desk, values: Mapping[str, Any], actor: str) -> Operations:
     return Operations(desk.store, values["service"], actor)
 
@@ -250,6 +274,11 @@ ACTIONS = {
         ),
         Action("pause", "Pause", "The subscription takes no more events, across restarts, until it is resumed.", _SUBSCRIPTION, _plan_switch, _switch(True)),
         Action("resume", "Resume", "The subscription goes on.", _SUBSCRIPTION, _plan_switch, _switch(False)),
+        Action(
+            "forget-service", "Forget this service",
+            "It is gone for good: the log is not kept for it any more, and its groups and subscriptions are retired.",
+            (Param("service", "the service", high=255, required=True, low=1),), _plan_forget, _forget, danger=True,
+        ),
         Action("cancel", "Cancel", "The scheduled event is never published.", _SCHEDULED, _plan_scheduled, _cancel, danger=True),
         Action("run-now", "Run now", "The scheduled event is published now.", _SCHEDULED, _plan_scheduled, _run_now),
     )

@@ -52,6 +52,7 @@ from tidings.dashboard.views import (
     place_text,
 )
 from tidings.stores.sql.audit import Entry
+from tidings.stores.sql.services import ServiceState
 from tidings.stores.sql.views_parked import GROUPS
 
 __all__ = ["READS", "Read", "acting", "openapi"]
@@ -196,6 +197,10 @@ async def _workers(call: Call, _: dict[str, Any]) -> Workers:
     )
 
 
+async def _services(call: Call, _: dict[str, Any]) -> list[ServiceState]:
+    return await call.desk.services()  # type: ignore[no-any-return]
+
+
 async def _audit(call: Call, values: dict[str, Any]) -> AuditPage:
     limit = values["limit"]
     found = await call.desk.audit(limit + 1, values["before"])
@@ -243,6 +248,7 @@ READS = (
     Read("/scheduled/{event_id}", "One of them in full.", (), ScheduledEvent, _waiting),
     Read("/topics", "Types of events, who publishes and who subscribes.", (), Topics, _topics),
     Read("/workers", "Processes, readers, and leased tasks.", (), Workers, _workers),
+    Read("/services", "The services, also those that are gone, and how long each wants what kept.", (), list[ServiceState], _services),
     Read("/audit", "What operators have done.", AUDIT, AuditPage, _audit),
     Read("/audit/{number}", "One of these actions.", (), Entry, _entry),
 )  # fmt: skip

@@ -18,6 +18,7 @@ from tidings.stores.sql.migrate import current_version
 from tidings.stores.sql.parked import Parked, ParkedQueries
 from tidings.stores.sql.queries import Activity, Backlog, Queries, Reader, Subscription, Worker
 from tidings.stores.sql.remembered import Found, Remembered
+from tidings.stores.sql.services import Services, ServiceState
 from tidings.stores.sql.store import SQLStore
 from tidings.stores.sql.views import LogViews
 from tidings.stores.sql.views_keys import KeyViews
@@ -232,6 +233,11 @@ class Desk:
     def _backlogs(self, connection: Connection, readers: list[Reader]) -> dict[str, Backlog]:
         queries = self.queries
         return {item.reader: queries.backlog(connection, item) for item in readers if item.kind == "log" and item.state != "retired"}
+
+    async def services(self) -> list[ServiceState]:
+        """Return every service that has left a trace."""
+        store = self.store
+        return await self.ask(Services(store.names, store.dialect, store.registry, store.upkeep).list)
 
     async def subscriptions(self) -> list[SubscriptionState]:
         """Return every subscription."""

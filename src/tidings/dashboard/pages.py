@@ -144,7 +144,7 @@ async def topics(call: Call) -> Response:
 async def workers(call: Call) -> Response:
     """Show the processes and what they hold."""
     found, readers, tasks = await call.desk.workers()
-    return call.page("workers.html", found=found, readers=readers, tasks=tasks)
+    return call.page("workers.html", found=found, readers=readers, tasks=tasks, services=await call.desk.services())
 
 
 @followed

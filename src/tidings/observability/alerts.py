@@ -17,6 +17,7 @@ from tidings.consume.parking import guarded
 from tidings.stores.base import Lease, Mark
 from tidings.stores.sql.observed import Observed, Observer
 from tidings.stores.sql.store import SQLStore
+from tidings.stores.sql.upkeep import ALERTS
 
 __all__ = ["Alerts", "BacklogAlert", "BreakerAlert", "OnBacklog", "Watch", "task_name"]
 
@@ -86,7 +87,7 @@ class Watch:
 
 def task_name(service: str) -> str:
     """Return the name of the lease under which alerts of a service are told."""
-    return f"task:alerts:{service}"
+    return ALERTS + service
 
 
 class Alerts:

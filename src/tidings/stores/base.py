@@ -84,12 +84,14 @@ class Retention(msgspec.Struct, frozen=True):
         inbox: what is remembered of events and commands that were handled.
         dead: dead events that nothing waits behind.
         audit: what is written down about its commands.
+        operations: what is written down about operators; of services that share tables, the longest counts.
     """
 
     outbox: float
     inbox: float
     dead: float | None = None
     audit: float | None = None
+    operations: float | None = None
 
 
 class Dropped(NamedTuple):

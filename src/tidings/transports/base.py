@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import msgspec
 
@@ -17,7 +17,7 @@ from tidings.codecs.message import Message, written_time
 from tidings.codecs.wire import Wire
 
 __all__ = [
-    "CONFIRMED", "WITHHELD", "Failure", "Incoming", "Log", "Outcome", "Outgoing", "Provision", "Publisher", "Receiver", "Transport", "as_header",
+    "CONFIRMED", "WITHHELD", "Failure", "Incoming", "Keeps", "Kept", "Log", "Outcome", "Outgoing", "Provision", "Publisher", "Receiver", "Transport", "as_header",
     "refused", "sifted", "size_of", "unconfirmed", "written_size_of",
 ]  # fmt: skip
 
@@ -272,6 +272,33 @@ class Log(Transport, Protocol):
         Raises:
             ProvisionError: a topic is missing.
             TransportDown: the broker cannot be reached, or refuses us.
+        """
+        ...
+
+
+class Kept(NamedTuple):
+    """How long a broker keeps the messages of a topic, whether they were received or not.
+
+    Attributes:
+        seconds: None is until somebody deletes them. Where no time is set, how far back the topic goes now.
+        setting: what says so, as the broker calls it: `retention.ms`.
+        sooner: what takes messages away before that time; empty when nothing does.
+    """
+
+    seconds: float | None
+    setting: str
+    sooner: str = ""
+
+
+@runtime_checkable
+class Keeps(Transport, Protocol):
+    """A transport whose broker keeps messages that were received, and can be asked for how long."""
+
+    async def kept(self, topics: Sequence[str]) -> dict[str, Kept]:
+        """Ask the broker how long it keeps the messages of these topics. Left out are those that are not there, or that keep nothing received.
+
+        Raises:
+            TransportDown: the broker cannot be reached, or does not tell us.
         """
         ...
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
+from tidings.stores.base import Lease
 from tidings.stores.sql.dialect import Dialect, as_datetime
 from tidings.stores.sql.driver import run
 from tidings.stores.sql.names import Names
@@ -52,6 +53,19 @@ class Audit:
             update {names.audit} set count = count + {typed("$2", "bigint")}, outcome = {typed("$3", "text")}, changed_at = {dialect.now}
             where number = {typed("$1", "bigint")}
         """)
+        held = (
+            f"exists (select 1 from {names.checkpoints} where reader = {typed('$1', 'text')} and shard = {typed('$2', 'smallint')} "
+            f"and lease_token = {typed('$3', 'bigint')})"
+        )
+        # Numbers and times rise together, nearly: the first one that is young enough ends the search.
+        cutoff = dialect.after("-1 * $4")
+        young = f"coalesce((select number from {names.audit} where changed_at >= {cutoff} order by number limit 1), {2**62})"
+        self.purge_ = Sql(f"""
+            delete from {names.audit} where number in (
+              select number from {names.audit} where number < {young} and changed_at < {cutoff} and {held}
+              order by number limit {typed("$5", "int")})
+            returning number
+        """)
         target = "target::text" if dialect.name == "postgresql" else "target"
         columns = f"number, time, changed_at, actor, action, {target}, count, outcome"
         self.list_ = Sql(f"""
@@ -68,6 +82,10 @@ class Audit:
     def change(self, connection: Connection, number: int, more: int, outcome: str) -> None:
         """Add to the count of an action that goes on, and say how it stands."""
         run(connection, Command(self.change_, (number, more, outcome)))
+
+    def purge(self, connection: Connection, lease: Lease, retention: float, limit: int) -> int:
+        """Delete actions that ended more than so many seconds ago, at most `limit`; return how many."""
+        return len(run(connection, Command(self.purge_, (lease.reader, lease.shard, lease.token, retention, limit))))
 
     def list(self, connection: Connection, limit: int, before: int | None = None) -> list[Entry]:
         """Return actions, newest first, those before a number."""

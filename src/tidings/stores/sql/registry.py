@@ -76,7 +76,8 @@ class Registry:
         """)
         self.state = Sql(f"""
             update {names.subscriptions} set state = {typed("$4", "text")}
-            where service = {typed("$1", "text")} and group_name = {typed("$2", "text")} and name = {typed("$3", "text")} returning id
+            where service = {typed("$1", "text")} and group_name = {typed("$2", "text")} and name = {typed("$3", "text")}
+              and state <> {typed("$4", "text")} returning id
         """)
         self.fence = Sql(f"""
             update {names.checkpoints} set lease_token = lease_token + 1
@@ -125,8 +126,7 @@ class Registry:
             RenamedSubscription: a stored name vanished from a group and another with the same events appeared without `renamed_from`.
             ConfigurationError: `renamed_from` a name that another subscription still has, or was renamed from, too.
         """
-        if self.alone is not None:
-            run(connection, Command(self.alone, ()))
+        self.lock(connection)
         stored = {(row.group, row.name): row for row in self.list(connection, service)}
         back = self._back_to_the_log(connection, stored.values(), wanted)
         for group, where in start.items():
@@ -167,6 +167,11 @@ class Registry:
         for group in sorted(changed):
             run(connection, Command(self.fence, (service, group)))
         return [row for row in self.list(connection, service) if row.state != "retired"]
+
+    def lock(self, connection: Connection) -> None:
+        """Let nobody else register or retire until the transaction ends."""
+        if self.alone is not None:
+            run(connection, Command(self.alone, ()))
 
     def add_task(self, connection: Connection, task: str) -> None:
         """Make a leased task known, e.g. the mover of scheduled events; one per set of tables."""

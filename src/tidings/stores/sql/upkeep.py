@@ -15,7 +15,13 @@ from tidings.stores.sql.names import Names
 from tidings.stores.sql.queries import SHARED
 from tidings.stores.sql.statement import Command, Sql
 
-__all__ = ["Upkeep"]
+__all__ = ["ALERTS", "PURGER", "Upkeep"]
+
+#: The lease of whoever purges; its checkpoint also keeps the retentions of every service.
+PURGER = "task:purger"
+
+#: What the leases begin with under which alerts are told, each with the name of its service behind it.
+ALERTS = "task:alerts:"
 
 
 class Upkeep:

@@ -22,7 +22,7 @@ from tidings.codecs.bindings import KAFKA as BINDING
 from tidings.codecs.bindings import Binding
 from tidings.codecs.wire import Wire
 from tidings.errors import ConfigurationError, ProvisionError, TransportDown
-from tidings.transports.base import Failure, Provision
+from tidings.transports.base import Failure, Kept, Provision
 from tidings.transports.checks import check_files, check_name, check_reserved, check_seconds, check_servers, check_whole
 from tidings.transports.kafka.client import load_kafka
 from tidings.transports.kafka.publisher import Publisher
@@ -166,6 +166,23 @@ class Kafka:
             raise
         return receiver
 
+    async def kept(self, topics: Sequence[str]) -> dict[str, Kept]:
+        """Ask the cluster how long the topics keep their messages."""
+        return await asyncio.to_thread(self._kept, topics)
+
+    def _kept(self, topics: Sequence[str]) -> dict[str, Kept]:
+        kafka = load_kafka()
+        client = self._client(kafka.admin.AdminClient, self._settings())
+        try:
+            known = client.list_topics(timeout=self.timeout).topics
+            asked = [kafka.admin.ConfigResource(kafka.admin.ConfigResource.Type.TOPIC, topic) for topic in topics if topic in known]
+            answers = client.describe_configs(asked, request_timeout=self.timeout) if asked else {}
+            return {resource.name: _retention_of(future.result(self.timeout)) for resource, future in answers.items()}
+        except kafka.KafkaException as error:
+            raise self._down(error.args[0].str()) from error
+        except TimeoutError as error:
+            raise self._down(f"no answer within {self.timeout:g} s") from error
+
     def _provision(self, topics: Sequence[str], mode: Provision) -> None:
         kafka = load_kafka()
         client = self._client(kafka.admin.AdminClient, self._settings())
@@ -241,3 +258,14 @@ class Kafka:
 
 def _written(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _retention_of(settings: Mapping[str, Any]) -> Kept:
+    values = {name: settings[name].value for name in ("cleanup.policy", "retention.ms", "retention.bytes") if name in settings}
+    bounds = [] if int(values.get("retention.bytes") or -1) < 0 else [f"retention.bytes={int(values['retention.bytes']):,}"]
+    policy = str(values.get("cleanup.policy") or "delete")
+    if "compact" in policy:
+        bounds.append(f"cleanup.policy={policy}")
+    milliseconds = int(values.get("retention.ms") or -1)
+    kept = None if milliseconds < 0 or "delete" not in policy else milliseconds / 1000
+    return Kept(kept, "retention.ms", ", ".join(bounds))

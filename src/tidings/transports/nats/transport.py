@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field
 from ssl import SSLContext
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from tidings.codecs.bindings import NATS as BINDING
 from tidings.codecs.bindings import Binding
 from tidings.codecs.wire import Wire
 from tidings.errors import ConfigurationError, ProvisionError, TransportDown
-from tidings.transports.base import Failure, Provision
+from tidings.transports.base import Failure, Kept, Provision
 from tidings.transports.checks import check_files, check_name, check_reserved, check_seconds, check_servers, check_whole
 from tidings.transports.nats.client import close_client, load_nats, load_nkeys
 from tidings.transports.nats.names import consumer_of, stream_of
@@ -28,6 +29,7 @@ from tidings.transports.urls import described, unreadable
 
 if TYPE_CHECKING:
     from nats.js import JetStreamContext
+    from nats.js.api import StreamConfig
 
     from tidings.transports.nats.sturdy import Sturdy
 
@@ -179,6 +181,24 @@ class NATS:
             await close_client(client)
         return {topic: f"{info.state.last_seq}@{made_at(info)}" for topic, info in found.items()}
 
+    async def kept(self, topics: Sequence[str]) -> dict[str, Kept]:
+        """Ask the server how long the streams keep their messages."""
+        nats = load_nats()
+        client = await self._connect()
+        found: dict[str, Kept] = {}
+        try:
+            context = client.jetstream(timeout=self.timeout)
+            for topic in topics:
+                with suppress(nats.js.errors.NotFoundError):
+                    kept = _retention_of((await context.stream_info(self.stream(topic))).config)
+                    if kept is not None:
+                        found[topic] = kept
+        except (nats.errors.Error, OSError) as error:
+            raise self._down(error) from error
+        finally:
+            await close_client(client)
+        return found
+
     def stream(self, topic: str) -> str:
         """Return the name of a topic's stream."""
         return cap.stream_of(topic) if self.wire == "cap" else stream_of(topic)
@@ -290,3 +310,13 @@ class NATS:
 
     def _down(self, error: object) -> TransportDown:
         return TransportDown(f"{described(self.url)}: {str(error) or type(error).__name__}")
+
+
+def _retention_of(config: StreamConfig) -> Kept | None:
+    if config.retention not in (None, "limits"):
+        # Those who have acknowledged a message have it no more.
+        return None
+    bounds = [
+        f"{name}={value:,}" for name in ("max_msgs", "max_bytes", "max_msgs_per_subject") if (value := getattr(config, name) or 0) > 0
+    ]
+    return Kept(config.max_age or None, "max_age", ", ".join(bounds))

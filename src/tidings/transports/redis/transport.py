@@ -16,7 +16,7 @@ from uuid import uuid4
 from tidings.codecs.bindings import REDIS, Binding
 from tidings.codecs.wire import Wire
 from tidings.errors import ConfigurationError, ProvisionError, TransportDown
-from tidings.transports.base import Failure, Provision
+from tidings.transports.base import Failure, Kept, Provision
 from tidings.transports.checks import check_files, check_name, check_reserved, check_seconds, check_url, check_whole, parameters
 from tidings.transports.redis.client import close_client, load_redis
 from tidings.transports.redis.entries import message_of
@@ -194,6 +194,20 @@ class Redis:
             await close_client(client)
         return found
 
+    async def kept(self, topics: Sequence[str]) -> dict[str, Kept]:
+        """Ask the server how far back streams go that are trimmed; they are trimmed by number, not by time."""
+        client = await self._connected()
+        found: dict[str, Kept] = {}
+        try:
+            for topic in topics:
+                if await client.exists(topic):
+                    found[topic] = _retention_of(await client.xinfo_stream(topic), (await client.time())[0], self.retain)
+        except (load_redis().exceptions.RedisError, OSError) as error:
+            raise self._down(error) from error
+        finally:
+            await close_client(client)
+        return found
+
     async def _verify(self, client: Client, topic: str, group: str | None) -> None:
         if not await client.exists(topic):
             raise ProvisionError(f"{described(self.url)}: there is no stream {topic!r}")
@@ -240,3 +254,13 @@ async def _create(client: Client, topic: str, group: str) -> None:
     except load_redis().exceptions.ResponseError as error:
         if "BUSYGROUP" not in str(error):
             raise
+
+
+def _retention_of(state: Mapping[str, Any], now: int, retain: int | None) -> Kept:
+    # Redis 6 does not count what was added.
+    trimmed = state.get("entries-added", 0) > state["length"]
+    first = state.get("first-entry")
+    if not trimmed or first is None:
+        return Kept(None, "retain", "" if retain is None else f"retain={retain:,}")
+    milliseconds = int(bytes(first[0]).partition(b"-")[0])
+    return Kept(max(0.0, now - milliseconds / 1000), "what is left of the stream" if retain is None else f"retain={retain:,}")
