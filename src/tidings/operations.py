@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import Connection
@@ -36,7 +36,7 @@ class Matched(NamedTuple):
 
 
 class Operations:
-    """Redrive, try now, discard, pause, retire. Those about events take the same filters; all but `try_now` change dead lanes only.
+    """Redrive, try now, discard, pause, retire. Those about events take the same filters; all but `try_now` change dead lanes only, `discard` others if it is told so.
 
     Filters (None leaves one out): `number` of the delivery or `event_id` of the lane's head; `subscription` as `group/name` or the name
     alone; `event` name; `key`; `fingerprint` of the error; `since` and `until` bound the time of the last failure (aware).
@@ -57,7 +57,10 @@ class Operations:
         key: str | None = None, fingerprint: str | None = None, since: datetime | None = None, until: datetime | None = None,
         state: Standing = "dead",
     ) -> Matched:  # fmt: skip
-        """Return how much the filters match: the dry run of `redrive` and `discard`, and of `try_now` with `state="retrying"`."""
+        """Return how much the filters match: the dry run of `redrive` and `discard`, and of `try_now` with `state="retrying"`.
+
+        With `state="idle"` it is that of `discard(state="retrying")`: what is retrying, and is not being tried at this moment.
+        """
         heads = self._heads(number, event_id, subscription, event, key, fingerprint, since, until)
         return Matched(*await self._store.call(self._store.repair.count, heads, state))
 
@@ -81,10 +84,11 @@ class Operations:
             raise ConfigurationError(f"rate={rate!r} is not positive: give lanes per second, or nothing")
         heads = self._heads(number, event_id, subscription, event, key, fingerprint, since, until)
 
-        def batch(connection: Connection, total: int) -> int:
+        def batch(connection: Connection, total: int) -> tuple[int, bool]:
             # The batches of a rate follow one another.
             delay = 0.0 if rate is None else total / rate
-            return self._store.repair.redrive(connection, heads, rate=rate, start=delay, limit=_BATCH)
+            done = self._store.repair.redrive(connection, heads, rate=rate, start=delay, limit=_BATCH)
+            return done, done == _BATCH
 
         total = await self._repeat("redrive", {**heads._asdict(), "rate": rate}, batch, progress)
         logger.info("redrove %d lanes", total, extra={"filter": heads._asdict()})
@@ -107,9 +111,10 @@ class Operations:
         """
         heads = self._heads(number, event_id, subscription, event, key, fingerprint, since, until)
 
-        def batch(connection: Connection, _: int) -> int:
+        def batch(connection: Connection, _: int) -> tuple[int, bool]:
             # What is due does not wait any more, so no round meets the same one twice.
-            return self._store.repair.try_now(connection, heads, limit=_BATCH)
+            done = self._store.repair.try_now(connection, heads, limit=_BATCH)
+            return done, done == _BATCH
 
         total = await self._repeat("try now", heads._asdict(), batch, progress)
         logger.info("let %d lanes be tried now", total, extra={"filter": heads._asdict()})
@@ -118,27 +123,41 @@ class Operations:
     async def discard(
         self, *, reason: str, whole: bool = False, number: int | None = None, event_id: str | None = None, subscription: str | None = None,
         event: str | None = None, key: str | None = None, fingerprint: str | None = None, since: datetime | None = None,
-        until: datetime | None = None, progress: Callable[[int], None] = lambda _: None,
+        until: datetime | None = None, state: Literal["dead", "retrying"] = "dead", progress: Callable[[int], None] = lambda _: None,
     ) -> int:  # fmt: skip
         """Give up the heads of dead lanes, and let what waits behind them go on; return how many events were given up.
 
         Args:
             reason: why; it is logged with the filter.
             whole: give up everything in those lanes, not only the heads.
+            state: `retrying` gives up what is still to be tried again, without its other attempts. What is being tried at this moment is left
+                alone.
             progress: told how many there were so far, after each batch.
 
         Raises:
-            ConfigurationError: there is no reason, or a time has no zone.
+            ConfigurationError: there is no reason, there is no such state, or a time has no zone.
         """
+        if state not in ("dead", "retrying"):
+            raise ConfigurationError(f"state={state!r}: give 'dead' or 'retrying'")
         if not reason.strip():
             raise ConfigurationError("discard needs a reason: it is the last that anyone hears of these events")
         heads = self._heads(number, event_id, subscription, event, key, fingerprint, since, until)
 
-        def batch(connection: Connection, _: int) -> int:
-            # A lane that goes on is no longer dead, so no round meets the same one twice.
-            return self._store.repair.discard(connection, heads, whole=whole, limit=_BATCH)
+        place: tuple[str, int] | None = None
 
-        total = await self._repeat("discard", {**heads._asdict(), "whole": whole or None, "reason": reason}, batch, progress)
+        def batch(connection: Connection, _: int) -> tuple[int, bool]:
+            nonlocal place
+            repair = self._store.repair
+            # A lane that goes on is no longer dead, so no round meets the same one twice; those that are retrying follow one another.
+            if state == "dead":
+                found = repair.discard(connection, heads, whole=whole, limit=_BATCH)
+            else:
+                found = repair.discard_idle(connection, heads, whole=whole, limit=_BATCH, after=place)
+            place = found.last
+            return found.events, found.lanes == _BATCH
+
+        target = {**heads._asdict(), "whole": whole or None, "state": None if state == "dead" else state, "reason": reason}
+        total = await self._repeat("discard", target, batch, progress)
         logger.warning("discarded %d events: %s", total, reason, extra={"filter": heads._asdict()})
         return total
 
@@ -275,21 +294,21 @@ class Operations:
         return Audit(self._store.names, self._store.dialect)
 
     async def _repeat(
-        self, action: str, target: Mapping[str, Any], batch: Callable[[Connection, int], int], progress: Callable[[int], None]
+        self, action: str, target: Mapping[str, Any], batch: Callable[[Connection, int], tuple[int, bool]], progress: Callable[[int], None]
     ) -> int:
-        """Run batches, each a short transaction with what the audit says of it, until one is not full; return the sum."""
+        """Run batches, each a short transaction with what the audit says of it; return the sum. A batch says how many it was, and whether there may be more."""
         number: int | None = None
         total = 0
 
-        def step(connection: Connection) -> tuple[int, int]:
+        def step(connection: Connection) -> tuple[int, int, bool]:
             entry = self._audit.add(connection, self._actor, action, target, outcome="running") if number is None else number
-            done = batch(connection, total)
-            self._audit.change(connection, entry, done, "done" if done < _BATCH else "running")
-            return entry, done
+            done, more = batch(connection, total)
+            self._audit.change(connection, entry, done, "running" if more else "done")
+            return entry, done, more
 
         while True:
             try:
-                number, done = await self._store.transact(step)
+                number, done, more = await self._store.transact(step)
                 total += done
                 progress(total)
             except (Exception, asyncio.CancelledError) as error:
@@ -298,7 +317,7 @@ class Operations:
                     outcome = "cancelled" if isinstance(error, asyncio.CancelledError) else f"failed: {type(error).__name__}"
                     await self._store.transact(self._audit.change, number, 0, outcome)
                 raise
-            if done < _BATCH:
+            if not more:
                 return total
 
     async def _switch(self, action: str, subscription: str, *, paused: bool) -> bool:

@@ -180,3 +180,14 @@ def test_long_work_shows_a_bar_where_somebody_sees_it(monkeypatch: pytest.Monkey
 )  # fmt: skip
 def test_percentiles_are_bounds_of_buckets(counts: dict[str, int], share: float, seconds: float | None) -> None:
     assert percentile(counts, share) == seconds
+
+
+def test_attempts_are_shown_of_an_event_that_is_over(cli: CommandLine, database: Database) -> None:
+    asyncio.run(fill(database))
+    dead, *_ = ids(database, "select id from tidings_outbox where key = 'bad' order by position")
+    assert cli("dead", "discard", "--event-id", dead, "--reason", "a test", "--yes", store=database).exit_code == 0
+    out = cli("show", dead, store=database).out
+    assert f"attempt 1 of till/book failed in {HERE}: tests.cli.till.Refused" in out
+    assert "discarded for till/book" in out
+    (ended,) = cli("show", dead, "--json", store=database).json["ended"]
+    assert [attempt["attempt"] for attempt in ended["attempts"]] == [1]

@@ -194,3 +194,25 @@ async def test_a_service_that_runs_is_not_forgotten(operator: httpx.AsyncClient,
         done = (await operator.post("/api/actions/forget-service", json={"service": "till"})).json()
         assert (done["changed"], "are alive" in done["sentence"]) == (0, True)
     await engine.dispose()
+
+
+async def test_an_event_that_would_be_tried_again_is_given_up(operator: httpx.AsyncClient, fresh: Database) -> None:
+    number = await head(operator)
+    await post(operator, f"/actions/redrive?number={number}", rate="0.01")
+    page = await operator.get(f"/deliveries/{number}")
+    assert f"/actions/discard?number={number}&amp;state=retrying" in page.text
+    assert "Discard the whole key" in page.text
+    assert "state=retrying" in (await operator.get("/keys?state=retrying")).text
+    wrong = await operator.post("/api/actions/discard", json={"number": number, "state": "waiting", "reason": "a test"})
+    assert wrong.status_code == 400
+    # Dead ones are meant unless it is said.
+    assert (await operator.post("/api/actions/discard", json={"number": number, "reason": "a test"})).json()["changed"] == 0
+    planned = await operator.post("/api/actions/discard", json={"number": number, "state": "retrying", "reason": "a", "dry_run": True})
+    assert planned.json()["sentence"] == "1 blocked key, 2 events wait behind them"
+    await post(operator, f"/actions/discard?number={number}&state=retrying", reason="a test")
+    assert (await operator.get(f"/api/deliveries/{number}")).status_code == 404
+    (row,) = (await operator.get("/api/keys?state=retrying")).json()["keys"]
+    assert row["depth"] == 2
+    entry = await newest(operator)
+    assert (entry["action"], entry["changed"]) == ("discard", 1)
+    assert entry["target"] == {"number": number, "state": "retrying", "reason": "a test"}

@@ -70,3 +70,22 @@ async def test_the_overview_says_how_each_broker_is(visitor: httpx.AsyncClient) 
     page = (await visitor.get("/")).text
     for text in ("Brokers", "kafka-1.example.com:9092", "connection reset by &lt;b&gt;peer", "relay:rabbitmq", "1 of 1"):
         assert text in page
+
+
+async def test_attempts_stay_in_the_timeline_when_the_event_is_over(fresh: Database, open_store: Any) -> None:
+    store = open_store(fresh)
+    async with client_of(Dashboard(store)) as client:
+        failed = (await client.get("/api/events", params={"key": "bad"})).json()["events"][-1]
+        await client.post("/api/actions/discard", json={"key": "bad", "reason": "a test"})
+        happened = (await client.get(f"/api/events/{failed['id']}")).json()["happened"]
+        assert [(step["what"], step["worker"]) for step in happened] == [
+            ("committed", None),
+            ("attempt 1 failed", HERE),
+            ("discarded", None),
+        ]
+        assert "Refused" in happened[1]["detail"]
+        assert "Refused" in (await client.get(f"/events/{failed['id']}")).text
+    async with client_of(Dashboard(store, redact=["text"])) as client:
+        happened = (await client.get(f"/api/events/{failed['id']}")).json()["happened"]
+        assert [(step["what"], step["detail"]) for step in happened[1:]] == [("attempt 1 failed", ""), ("discarded", "")]
+        assert "Refused" not in (await client.get(f"/events/{failed['id']}")).text

@@ -228,7 +228,7 @@ class Twin:
         both = self.begin()
         expected = self.model.repair.discard(both.model, place, whole=whole)
         # One lane is one round: what waited behind the head is no longer dead.
-        assert self.sql.repair.discard(both.sql, heads, whole=whole) == len(expected)
+        assert self.sql.repair.discard(both.sql, heads, whole=whole).events == len(expected)
         self.commit(both)
         return expected
 

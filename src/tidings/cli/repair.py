@@ -6,7 +6,7 @@ import asyncio
 import functools
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -94,14 +94,22 @@ def redrive(target: Target, filters: dict[str, Any], rate: float | None, dry_run
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def discard(target: Target, filters: dict[str, Any], reason: str, whole_key: bool, dry_run: bool, yes: bool) -> None:
     """Give dead events up, and let what waits behind them go on. They are not handled any more, whoever sends them again."""
-    found = _count(target, filters)
+    _discard(target, filters, "dead", reason, whole_key, dry_run, yes)
+
+
+def _discard(
+    target: Target, filters: dict[str, Any], state: Literal["dead", "retrying"], reason: str, whole_key: bool, dry_run: bool, yes: bool
+) -> None:
+    found = _count(target, filters, "dead" if state == "dead" else "idle")
     number = found.events if whole_key else found.lanes
     if dry_run or not number:
         click.echo(f"{number:,} events")
         return
     confirmed(f"Discard {number:,} events for good?", yes)
     with progress("discarding events", number) as show:
-        done = on_store(target, lambda store: operations(store).discard(reason=reason, whole=whole_key, progress=show, **filters))
+        done = on_store(
+            target, lambda store: operations(store).discard(reason=reason, whole=whole_key, state=state, progress=show, **filters)
+        )
     click.echo(f"discarded {done:,} events")
 
 
@@ -169,6 +177,25 @@ def try_now(target: Target, filters: dict[str, Any], dry_run: bool, yes: bool) -
     with progress("keys that are tried now", found.lanes) as show:
         done = on_store(target, lambda store: operations(store).try_now(**filters, progress=show))
     click.echo(f"{done:,} keys are tried now")
+
+
+@keys.command(
+    "discard",
+    cls=Command,
+    examples=(("tidings keys discard --id 17 --reason 'the shop was closed'", "do not try it again; its key goes on without it"),),
+)
+@store_options
+@_filters
+@click.option("--reason", required=True, metavar="TEXT", help="Why; it is logged.")
+@click.option("--whole-key", is_flag=True, help="Also what waits behind them.")
+@click.option("--dry-run", is_flag=True, help="Only count.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def discard_waiting(target: Target, filters: dict[str, Any], reason: str, whole_key: bool, dry_run: bool, yes: bool) -> None:
+    """Give up events that would be tried again, and let what waits behind them go on. They are not handled any more, whoever sends them again.
+
+    What is being tried at this moment is left alone. Dead ones are given up by 'tidings dead discard'.
+    """
+    _discard(target, filters, "retrying", reason, whole_key, dry_run, yes)
 
 
 @click.command(cls=Command, examples=(("tidings subscriptions pause billing/charge --of shop", "until 'resume', across restarts"),))

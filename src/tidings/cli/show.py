@@ -87,6 +87,8 @@ def _lines(timeline: Timeline, parked: list[Parked]) -> Iterator[tuple[datetime 
     over = [item for item in timeline.ended if item.subscription not in held or item.word != "dead"]
     ended = {item.subscription for item in over}
     for item in over:
+        for attempt in item.attempts:
+            yield _failed(attempt, item.subscription)
         by = "" if item.worker is None else f" by {item.worker}"
         yield item.at, f"{_OUTCOMES.get(item.outcome, item.word)} for {item.subscription}{by}"
     for delivery in parked:
@@ -94,9 +96,7 @@ def _lines(timeline: Timeline, parked: list[Parked]) -> Iterator[tuple[datetime 
             continue
         for attempt in delivery.history:
             if isinstance(attempt, dict):
-                by = f" in {attempt['worker']}" if "worker" in attempt else ""
-                what = f"attempt {attempt.get('attempt', '?')} of {delivery.label} failed{by}: {attempt.get('error', '')}"
-                yield _time(attempt.get("at")), what
+                yield _failed(attempt, delivery.label)
         if delivery.state == "waiting":
             state = f"waits behind event {delivery.head} of its key"
         elif delivery.state == "dead":
@@ -109,6 +109,11 @@ def _lines(timeline: Timeline, parked: list[Parked]) -> Iterator[tuple[datetime 
             yield None, f"{reader.group} has {'sent it, or parked it' if reader.passed else 'not sent it yet'}"
         else:
             yield None, f"group {reader.group} of {reader.service} has {'read it' if reader.passed else 'not read it to its end yet'}"
+
+
+def _failed(attempt: dict[str, Any], label: str) -> tuple[datetime | None, str]:
+    by = f" in {attempt['worker']}" if "worker" in attempt else ""
+    return _time(attempt.get("at")), f"attempt {attempt.get('attempt', '?')} of {label} failed{by}: {attempt.get('error', '')}"
 
 
 def _show(event_id: str, timeline: Timeline, parked: list[Parked], lines: list[tuple[datetime | None, str]]) -> None:

@@ -88,6 +88,7 @@ class Purger:
         for seconds, services, others in self._by_inbox(known):
             arguments = (lease, seconds, _BATCH, services, others)
             counts.append(await guarded(store.transact(store.upkeep.purge_inbox, *arguments)))
+            counts.append(await guarded(store.transact(store.upkeep.purge_attempts, *arguments)))
             counts.append(await guarded(store.transact(store.commands.purge_keys, *arguments)))
         # A little longer than the rows that name them, which go in batches.
         remembered = max(retention.inbox for retention in known.values())

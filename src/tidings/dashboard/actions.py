@@ -88,8 +88,12 @@ def heads_of(values: Mapping[str, Any]) -> Heads:
     return heads
 
 
-async def _plan_dead(desk: Desk, values: Mapping[str, Any]) -> Planned:
-    keys, events = await desk.ask(desk.parked.matched, heads_of(values))
+def _standing(values: Mapping[str, Any]) -> Standing:
+    return "idle" if values.get("state") == "retrying" else "dead"
+
+
+async def _plan_heads(desk: Desk, values: Mapping[str, Any]) -> Planned:
+    keys, events = await desk.ask(desk.parked.matched, heads_of(values), state=_standing(values))
     if keys > MATCHED:
         return Planned(keys, events, f"more than {MATCHED:,} blocked keys")
     waiting = f", {events - keys:,} events wait behind them" if events > keys else ""
@@ -110,9 +114,10 @@ async def _discard(desk: Desk, values: Mapping[str, Any], actor: str) -> Done:
     heads = heads_of(values)
 
     async def work() -> int:
-        return await _operations(desk, values, actor).discard(reason=values["reason"], whole=values["whole"], **_filters(heads))
+        told = {"reason": values["reason"], "whole": values["whole"], "state": values["state"]}
+        return await _operations(desk, values, actor).discard(**told, **_filters(heads))
 
-    return await _now_or_later(desk, heads, work, "{:,} events were given up")
+    return await _now_or_later(desk, heads, work, "{:,} events were given up", _standing(values))
 
 
 async def _plan_try_now(desk: Desk, values: Mapping[str, Any]) -> Planned:
@@ -248,7 +253,7 @@ ACTIONS = {
         Action(
             "redrive", "Redrive", "Dead events are tried again, each key in order from its head.",
             (*FILTERS, _ALL, Param("rate", "how many keys become due each second; all at once unless given", "number", low=0.01, high=100_000)),
-            _plan_dead, _redrive,
+            _plan_heads, _redrive,
         ),
         Action(
             "try-now", "Try now", "Keys that wait for another attempt are tried at once. It is their next attempt, not one more.",
@@ -256,12 +261,14 @@ ACTIONS = {
         ),
         Action(
             "discard", "Discard",
-            "Dead events are given up for good, and what waits behind them goes on. They are remembered as discarded: a copy is not handled either.",
+            "Dead events, or with state=retrying such as would be tried again, are given up for good, and what waits behind them goes on. They are "
+            "remembered as discarded: a copy is not handled either. What is being tried at this moment is left alone.",
             (
-                *FILTERS, _ALL, Param("reason", "why; the audit keeps it", low=1, high=1000, required=True),
+                *FILTERS, _ALL, Param("state", "of keys in this state", among=("dead", "retrying"), default="dead"),
+                Param("reason", "why; the audit keeps it", low=1, high=1000, required=True),
                 Param("whole", "also give up everything that waits behind them", "boolean", default=False),
             ),
-            _plan_dead, _discard, danger=True,
+            _plan_heads, _discard, danger=True,
         ),
         Action(
             "edit", "Edit and retry",

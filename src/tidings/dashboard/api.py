@@ -144,7 +144,7 @@ async def _ending(call: Call, _: dict[str, Any]) -> Ending:
     found, parked = await single.left_of(call)
     if not found.ended and not parked:
         raise Problem(404, "The inbox remembers no event of this id; one from elsewhere is found with its producer: source=...")
-    return ending_of(call.request.path_params["event_id"], found, parked)
+    return ending_of(call.request.path_params["event_id"], found, parked, call.redaction)
 
 
 async def _subscriptions(call: Call, _: dict[str, Any]) -> list[SubscriptionState]:

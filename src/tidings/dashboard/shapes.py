@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from tidings.dashboard.charts import Chart, Charts
 from tidings.dashboard.desk import ReaderState, WorkerState
 from tidings.dashboard.payload import Redaction, Shown, hide
-from tidings.dashboard.story import Step, Story, ended_step
+from tidings.dashboard.story import Step, Story, ended_steps
 from tidings.stores.sql.audit import Entry
 from tidings.stores.sql.parked import Parked
 from tidings.stores.sql.remembered import Found
@@ -255,15 +255,14 @@ def story_of(story: Story, redaction: Redaction) -> EventStory:
     )  # fmt: skip
 
 
-def ending_of(event_id: str, found: Found, parked: list[Parked]) -> Ending:
+def ending_of(event_id: str, found: Found, parked: list[Parked], redaction: Redaction) -> Ending:
     """Return what is left of an event."""
-    return Ending(
-        event_id, found.source, [_happened(ended_step(item), False) for item in found.ended], [item.number for item in parked]
-    )  # fmt: skip
+    steps = [_happened(step, bool(redaction)) for item in found.ended for step in ended_steps(item)]
+    return Ending(event_id, found.source, steps, [item.number for item in parked])
 
 
 def _happened(step: Step, hidden: bool) -> Happened:
-    return Happened(step.at, step.what, step.who, step.state, "" if hidden and step.link else step.detail, step.worker or None)
+    return Happened(step.at, step.what, step.who, step.state, "" if hidden and step.quotes else step.detail, step.worker or None)
 
 
 def delivery_of(item: Parked, redaction: Redaction) -> Delivery:

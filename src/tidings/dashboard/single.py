@@ -11,7 +11,7 @@ from tidings.dashboard.call import Call, Problem
 from tidings.dashboard.diagrams import conversation
 from tidings.dashboard.params import Param, canonical, read
 from tidings.dashboard.payload import SHOWN, Shown, hide
-from tidings.dashboard.story import ended_step
+from tidings.dashboard.story import ended_steps
 from tidings.dashboard.views import number_of
 from tidings.stores.sql.parked import Parked
 from tidings.stores.sql.remembered import Found
@@ -68,7 +68,7 @@ async def event(call: Call) -> Response:
         if found.source is None and (parked or waiting):
             # What else was made in its millisecond is of no interest then.
             found = found._replace(ended=[])
-        steps = [ended_step(item) for item in found.ended]
+        steps = [step for item in found.ended for step in ended_steps(item)]
         return call.page(
             "no_event.html", 404 if found.source is None else 200, event_id=given, further=further, parked=parked, waiting=waiting, steps=steps, source=found.source
         )  # fmt: skip

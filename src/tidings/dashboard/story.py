@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tidings.stores.sql.parked import Parked
 from tidings.stores.sql.queries import RELAY, Event, Subscription, Worker
 from tidings.stores.sql.remembered import Ended
 from tidings.stores.sql.views import LogRow, Passed
 
-__all__ = ["Step", "Story", "correlation_of", "ended_step", "steps_of"]
+__all__ = ["Step", "Story", "correlation_of", "ended_steps", "steps_of"]
 
 
 class Step(NamedTuple):
-    """One thing that happened to an event, or has not yet; `worker` is the process that did it, as `host:pid`."""
+    """One thing that happened to an event, or has not yet.
+
+    Attributes:
+        worker: the process that did it, as `host:pid`.
+        quotes: whether `detail` may quote what stands in the event, as errors do.
+    """
 
     at: datetime | None
     what: str
@@ -25,6 +30,7 @@ class Step(NamedTuple):
     detail: str = ""
     link: str = ""
     worker: str = ""
+    quotes: bool = False
 
 
 class Story(NamedTuple):
@@ -46,10 +52,19 @@ def correlation_of(event: Event) -> str:
     return str(found.get("correlationid", event.id)) if isinstance(found, dict) else event.id
 
 
-def ended_step(ended: Ended) -> Step:
-    """Return the step with which an event was over for a subscription."""
+def ended_steps(ended: Ended) -> list[Step]:
+    """Return what was tried in vain, and the step with which an event was over for a subscription."""
     word = "relayed" if ended.subscription.startswith(RELAY) and ended.word == "handled" else ended.word
-    return Step(ended.at, word, ended.subscription, "bad" if word == "dead" else "ok", worker=ended.worker or "")
+    steps = [_attempt(attempt, ended.subscription) for attempt in ended.attempts]
+    # Attempts are timed by the worker's clock, the end by the database's: it is the last.
+    at = max((time for time in (ended.at, *(step.at for step in steps)) if time is not None), default=None)
+    return [*steps, Step(at, word, ended.subscription, "bad" if word == "dead" else "ok", worker=ended.worker or "")]
+
+
+def _attempt(attempt: Mapping[str, Any], who: str, link: str = "") -> Step:
+    what = f"attempt {attempt.get('attempt', '?')} failed"
+    error, worker = str(attempt.get("error", "")), str(attempt.get("worker", ""))
+    return Step(_parsed(attempt.get("at")), what, who, "bad", error, link, worker, quotes=True)
 
 
 def steps_of(
@@ -71,7 +86,7 @@ def steps_of(
         if (delivery := held.get(item.label)) is not None:
             steps += _attempts(delivery)
         elif item.id in handled:
-            steps.append(ended_step(handled[item.id]))
+            steps += ended_steps(handled[item.id])
         elif reader is None:
             continue
         elif relay:
@@ -86,12 +101,7 @@ def steps_of(
 
 def _attempts(delivery: Parked) -> list[Step]:
     link = f"/deliveries/{delivery.number}"
-    steps = []
-    for attempt in delivery.history:
-        if isinstance(attempt, dict):
-            what = f"attempt {attempt.get('attempt', '?')} failed"
-            at, error, worker = _parsed(attempt.get("at")), str(attempt.get("error", "")), str(attempt.get("worker", ""))
-            steps.append(Step(at, what, delivery.label, "bad", error, link, worker))
+    steps = [_attempt(attempt, delivery.label, link) for attempt in delivery.history if isinstance(attempt, dict)]
     if not steps:
         steps.append(Step(delivery.parked_at, "parked", delivery.label, "wait", delivery.reason, link))
     if delivery.state == "retrying":

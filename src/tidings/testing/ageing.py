@@ -22,6 +22,7 @@ __all__ = ["TIMES", "age"]
 TIMES = {
     "outbox": ("time",),
     "inbox": ("handled_at",),
+    "attempts": ("ended_at",),
     "lanes": ("due_at", "blocked_at", "lease_until"),
     "deliveries": ("time", "parked_at", "failed_at"),
     "checkpoints": ("lease_until", "moved_at"),

@@ -8,6 +8,7 @@ from datetime import datetime
 from sqlalchemy import Connection
 
 from tidings.stores.base import Claimed, Failure
+from tidings.stores.sql.attempts import Leaving
 from tidings.stores.sql.dialect import Dialect, as_datetime
 from tidings.stores.sql.driver import run
 from tidings.stores.sql.names import Names
@@ -38,9 +39,9 @@ class LaneStatements:
             update {names.lanes} set depth = depth - {typed("$4", "int")}, attempts = 1, due_at = {dialect.now}, lease_until = {dialect.after("$5")}
             where {mine} returning depth
         """)
-        self.remove = Sql(f"""
-            delete from {names.deliveries} where {dialect.among("event_key", "$2", "uuid")} and subscription_id = {typed("$1", "int")} returning number
-        """)
+        self.remove = Leaving(
+            names, dialect, f"{dialect.among('event_key', '$2', 'uuid')} and subscription_id = {typed('$1', 'int')}"
+        )  # fmt: skip
         self.clear_ = Sql(f"""
             delete from {names.lanes}
             where {dialect.among("lane", "$2", uuid)} and subscription_id = {typed("$1", "int")} and depth = 0
@@ -130,7 +131,7 @@ class LaneStatements:
         mine = (lane.subscription_id, lane.lane, lane.token)
         if not run(connection, Command(self.advance, (*mine, len(event_keys), ttl))):
             return False
-        removed = run(connection, Command(self.remove, (lane.subscription_id, self.dialect.items(event_keys))))
+        removed = self.remove(connection, lane.subscription_id, self.dialect.items(event_keys))
         if len(removed) != len(event_keys):
             return False
         run(connection, Command(self.close_, mine))

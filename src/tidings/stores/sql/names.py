@@ -11,6 +11,7 @@ __all__ = ["TABLES", "Names"]
 TABLES = (
     "outbox",
     "inbox",
+    "attempts",
     "lanes",
     "deliveries",
     "checkpoints",
@@ -39,6 +40,7 @@ class Names:
 
     outbox: str
     inbox: str
+    attempts: str
     lanes: str
     deliveries: str
     checkpoints: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -31,6 +32,7 @@ class Ended(NamedTuple):
     Attributes:
         outcome: as in the inbox (`consume.outcome`); `word` says it.
         worker: the process that handled it, as `host:pid`; None when an operator ended it, or the process was forgotten.
+        attempts: those that failed before, the last ten, as a delivery remembers them.
     """
 
     subscription_id: int
@@ -39,6 +41,7 @@ class Ended(NamedTuple):
     outcome: int
     at: datetime | None
     worker: str | None
+    attempts: tuple[dict[str, Any], ...] = ()
 
     @property
     def word(self) -> str:
@@ -62,12 +65,14 @@ class Remembered:
 
     def __init__(self, names: Names, dialect: Dialect) -> None:
         kind = "uuid" if dialect.name == "postgresql" else "text"
-        columns = "i.event_key, s.id, s.group_name, s.name, s.service, i.outcome, i.handled_at, w.host, w.pid"
+        history = f"a.history{'::text' if dialect.name == 'postgresql' else ''}"
+        columns = f"i.event_key, s.id, s.group_name, s.name, s.service, i.outcome, i.handled_at, w.host, w.pid, {history}"
         # A number is given to another one after it has gone round: whose it was is said by the time, too.
         tables = f"""
             {names.inbox} i
             join {names.subscriptions} s on s.id = i.subscription_id and s.group_name not like '%{SHARED}'
             left join {names.worker_numbers} w on w.number = i.worker and w.started_at <= i.handled_at
+            left join {names.attempts} a on a.event_key = i.event_key and a.subscription_id = i.subscription_id
         """
         self.of_key_ = Sql(f"""
             select {columns} from {tables} where i.event_key = {dialect.cast("$1", kind)} order by i.handled_at, s.id limit {_MOST}
@@ -112,5 +117,8 @@ class Remembered:
 
 
 def _ended(row: Any) -> Ended:
-    _, number, group, name, service, outcome, at, host, pid = row
-    return Ended(number, label_of(group, name), service, int(outcome), as_datetime(at), None if host is None else f"{host}:{pid}")
+    _, number, group, name, service, outcome, at, host, pid, history = row
+    attempts = tuple(each for each in json.loads(history or "[]") if isinstance(each, dict))
+    return Ended(
+        number, label_of(group, name), service, int(outcome), as_datetime(at), None if host is None else f"{host}:{pid}", attempts
+    )  # fmt: skip

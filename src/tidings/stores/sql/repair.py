@@ -7,21 +7,27 @@ in front of the change or behind it, never beside it.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import Connection
 
+from tidings.stores.sql.attempts import Leaving
 from tidings.stores.sql.dialect import Dialect
 from tidings.stores.sql.driver import run
 from tidings.stores.sql.names import Names
 from tidings.stores.sql.queries import RELAY
 from tidings.stores.sql.statement import Command, Sql
 
-__all__ = ["BlockedKey", "Heads", "Repair", "Standing", "standing"]
+__all__ = ["BlockedKey", "Discarded", "Heads", "Repair", "Standing", "standing"]
 
-#: How what is meant stands: dead, or waiting for another attempt.
-Standing = Literal["dead", "retrying"]
+#: How what is meant stands: dead, waiting for another attempt, or `idle`: retrying, due or not, and nobody is trying it now.
+Standing = Literal["dead", "retrying", "idle"]
+
+
+#: More events than a lane can have.
+_ALL = 2**31 - 1
 
 
 class Heads(NamedTuple):
@@ -47,6 +53,20 @@ class Heads(NamedTuple):
     until: datetime | None = None
 
 
+class Discarded(NamedTuple):
+    """What became of a batch.
+
+    Attributes:
+        events: how many were given up.
+        lanes: how many lanes were looked at.
+        last: the last of them.
+    """
+
+    events: int
+    lanes: int
+    last: tuple[str, int] | None
+
+
 class BlockedKey(NamedTuple):
     """A lane that is parked, with its head."""
 
@@ -66,13 +86,13 @@ class BlockedKey(NamedTuple):
 
 
 def standing(dialect: Dialect) -> dict[Standing, str]:
-    """Return the conditions on a lane `l` that it is dead, or that it waits for another attempt: one that is due, or under way, does not."""
-    free = f"(l.lease_until is null or l.lease_until < {dialect.now})"
-    return {"dead": "l.state = 'dead'", "retrying": f"l.state = 'retrying' and l.due_at > {dialect.now} and {free}"}
+    """Return the conditions on a lane `l`: one that is due, or under way, does not wait for another attempt."""
+    idle = f"l.state = 'retrying' and (l.lease_until is null or l.lease_until < {dialect.now})"
+    return {"dead": "l.state = 'dead'", "retrying": f"{idle} and l.due_at > {dialect.now}", "idle": idle}
 
 
 class Repair:
-    """Redrive and discard dead lanes, let others be tried now, list blocked keys, pause and resume."""
+    """Redrive and discard dead lanes, let others be tried now or discard them, list blocked keys, pause and resume."""
 
     def __init__(self, names: Names, dialect: Dialect) -> None:
         self.dialect = dialect
@@ -105,8 +125,13 @@ class Repair:
             for state, condition in stands.items()
         }
         self.choose = Sql(f"""
-            select {lane_text}, l.subscription_id, l.depth from {lanes} where l.state = 'dead' and {meant} order by l.blocked_at, d.number
+            select {lane_text}, l.subscription_id, d.number from {lanes} where l.state = 'dead' and {meant} order by l.blocked_at, d.number
             limit {typed("$10", "int")}
+        """)
+        behind = f"(l.lane, l.subscription_id) > ({typed('$11', 'uuid' if pg else 'text')}, {typed('$12', 'int')})"
+        self.choose_idle = Sql(f"""
+            select {lane_text}, l.subscription_id, d.number from {lanes} where {stands["idle"]} and {behind} and {meant}
+            order by l.lane, l.subscription_id limit {typed("$10", "int")}
         """)
         self.choose_waiting = Sql(f"""
             select {lane_text}, l.subscription_id from {lanes} where {stands["retrying"]} and {meant} order by l.due_at, d.number
@@ -121,17 +146,26 @@ class Repair:
         """)
         # The row lock first: a worker or a receiver that changes this lane waits until the head is gone.
         self.hold = Sql(f"update {names.lanes} set state = state where {mine} and state = 'dead' returning depth")
+        # A worker that is paused inside its transaction holds the inbox row: whoever waits for that must not hold up other keys for long.
+        self.patience = Sql("select set_config('lock_timeout', '3s', true)") if pg else None
+        self.draw = Sql(f"select nextval('{names('token')}')" if pg else f"update {names.meta} set token = token + 1 returning token")
+        # A worker that was paused until its lease had run out finds another token: what it has done is rolled back (invariant 7).
+        self.take = Sql(
+            f"update {names.lanes} as l set lease_token = {typed('$3', 'bigint')} where {mine} and {stands['idle']} returning depth"
+        )
         event_key = "event_key::text" if pg else "event_key"
-        self.first = Sql(f"select {event_key} from {names.deliveries} where {mine} order by number limit {typed('$3', 'int')}")
-        self.remove = Sql(f"""
-            delete from {names.deliveries} where {dialect.among("event_key", "$1", "uuid")} and subscription_id = {typed("$2", "int")}
-        """)
+        self.first = Sql(f"select {event_key}, number from {names.deliveries} where {mine} order by number limit {typed('$3', 'int')}")
+        self.remove = Leaving(names, dialect, f"{dialect.among('event_key', '$1', 'uuid')} and subscription_id = {typed('$2', 'int')}")
         clock = "" if pg else f", {dialect.now}"
         handled_at = "" if pg else ", handled_at"
         keys = "unnest($1::uuid[]) u(value)" if pg else "json_each($1) u"
         self.record = Sql(f"""
             insert into {names.inbox} (event_key, subscription_id, outcome{handled_at})
             select u.value, {typed("$2", "int")}, {typed("$3", "smallint")}{clock} from {keys} where true on conflict do nothing
+            returning {event_key}
+        """)
+        self.unrecord = Sql(f"""
+            delete from {names.inbox} where {dialect.among("event_key", "$1", "uuid")} and subscription_id = {typed("$2", "int")}
         """)
         self.shorten = Sql(f"""
             update {names.lanes} set depth = depth - {typed("$3", "int")}, state = 'retrying', attempts = 0, due_at = {dialect.now},
@@ -179,26 +213,66 @@ class Repair:
                 revived += 1
         return revived
 
-    def discard(self, connection: Connection, heads: Heads, *, whole: bool = False, limit: int = 1000) -> int:
-        """Give up the heads of dead lanes, or with `whole` everything in them; return how many events. Needs a transaction.
+    def discard(self, connection: Connection, heads: Heads, *, whole: bool = False, limit: int = 1000) -> Discarded:
+        """Give up the heads of dead lanes, or with `whole` everything in them. Needs a transaction.
 
         They are remembered as discarded, so that a copy that comes later is not handled. What waited behind a head goes on at once.
         """
+        chosen = run(connection, Command(self.choose, (*self._arguments(heads), limit)))
+        events = 0
+        for lane, subscription_id, number in chosen:
+            held = run(connection, Command(self.hold, (lane, subscription_id)))
+            first = run(connection, Command(self.first, (lane, subscription_id, held[0][0] if whole else 1))) if held else []
+            if first and first[0][1] == number:
+                self._record(connection, subscription_id, first)
+                self._take_off(connection, lane, subscription_id, first)
+                events += len(first)
+        return Discarded(events, len(chosen), None)
+
+    def discard_idle(
+        self, connection: Connection, heads: Heads, *, whole: bool = False, limit: int = 1000, after: tuple[str, int] | None = None
+    ) -> Discarded:  # fmt: skip
+        """Give up the heads of lanes that are retrying and that nobody is trying now, or with `whole` everything in them. Needs a transaction.
+
+        A lane whose lease is held is left alone: what its worker does cannot be taken back where it asked for no transaction, and what waits behind
+        would run beside it.
+
+        Args:
+            after: the last lane of the batch before. What waited behind a head is retrying, too, and must not be met again.
+        """
+        if self.patience is not None:
+            run(connection, Command(self.patience, ()))
+        place = after or ("00000000-0000-0000-0000-000000000000" if self.dialect.name == "postgresql" else "", -1)
+        chosen = run(connection, Command(self.choose_idle, (*self._arguments(heads), limit, *place)))
+        events = 0
+        for lane, subscription_id, number in chosen:
+            size = _ALL if whole else 1
+            first = run(connection, Command(self.first, (lane, subscription_id, size)))
+            if not first or first[0][1] != number:
+                continue
+            # The inbox before the lane, as a worker takes them: one that is still at it, although its lease has run out, comes first.
+            ours = self._record(connection, subscription_id, first)
+            ((token,),) = run(connection, Command(self.draw, ()))
+            taken = run(connection, Command(self.take, (lane, subscription_id, token)))
+            if not taken or run(connection, Command(self.first, (lane, subscription_id, len(first)))) != first:
+                run(connection, Command(self.unrecord, (self._items(ours), subscription_id)))
+                continue
+            self._take_off(connection, lane, subscription_id, first)
+            events += len(first)
+        return Discarded(events, len(chosen), (chosen[-1][0], chosen[-1][1]) if chosen else after)
+
+    def _record(self, connection: Connection, subscription_id: int, events: Sequence[Any]) -> list[str]:
+        """Remember events as discarded; return the keys of those that were not over before."""
         from tidings.consume.outcome import Outcome
 
-        discarded = 0
-        for lane, subscription_id, _ in run(connection, Command(self.choose, (*self._arguments(heads), limit))):
-            held = run(connection, Command(self.hold, (lane, subscription_id)))
-            if not held:
-                continue
-            size = held[0][0] if whole else 1
-            keys = [row[0] for row in run(connection, Command(self.first, (lane, subscription_id, size)))]
-            run(connection, Command(self.remove, (self._items(keys), subscription_id)))
-            run(connection, Command(self.record, (self._items(keys), subscription_id, Outcome.DISCARDED)))
-            run(connection, Command(self.shorten, (lane, subscription_id, len(keys))))
-            run(connection, Command(self.empty, (lane, subscription_id)))
-            discarded += len(keys)
-        return discarded
+        keys = self._items([row[0] for row in events])
+        return [row[0] for row in run(connection, Command(self.record, (keys, subscription_id, Outcome.DISCARDED)))]
+
+    def _take_off(self, connection: Connection, lane: str, subscription_id: int, events: Sequence[Any]) -> None:
+        """Take the first events off a lane whose row is locked, and let the rest go on."""
+        self.remove(connection, self._items([row[0] for row in events]), subscription_id)
+        run(connection, Command(self.shorten, (lane, subscription_id, len(events))))
+        run(connection, Command(self.empty, (lane, subscription_id)))
 
     def blocked(self, connection: Connection, heads: Heads, *, state: str | None = None, limit: int = 100) -> list[BlockedKey]:
         """Return parked lanes with their heads, the longest blocked first."""

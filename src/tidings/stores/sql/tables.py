@@ -142,6 +142,15 @@ def _tables(make: Maker, w: Words) -> list[Table]:
             **rowless,
         ),
         make.table(
+            "attempts",
+            Column("event_key", w.uuid, primary_key=True),
+            Column("subscription_id", Integer, primary_key=True, autoincrement=False),
+            Column("history", w.json, nullable=False),
+            now("ended_at"),
+            make.index("attempts_ended_at", "ended_at", **brin),
+            **rowless,
+        ),
+        make.table(
             "lanes",
             Column("lane", w.uuid, primary_key=True),
             Column("subscription_id", Integer, primary_key=True, autoincrement=False),

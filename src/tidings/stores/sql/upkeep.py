@@ -9,6 +9,7 @@ import msgspec
 from sqlalchemy import Connection
 
 from tidings.stores.base import Dropped, Lease, Retention
+from tidings.stores.sql.attempts import Leaving
 from tidings.stores.sql.dialect import Dialect
 from tidings.stores.sql.driver import run
 from tidings.stores.sql.names import Names
@@ -110,7 +111,16 @@ class Upkeep:
         """)
         lane = f"lane = {typed('$1', 'uuid' if pg else 'text')} and subscription_id = {typed('$2', 'int')}"
         self.drop_lane = Sql(f"delete from {names.lanes} where {lane} and state = 'dead' and depth = 1 returning depth")
-        self.drop_deliveries = Sql(f"delete from {names.deliveries} where {lane}")
+        self.drop_deliveries = Leaving(names, dialect, lane)
+        purged = "ctid" if pg else "(event_key, subscription_id)"
+        self.purge_attempts_ = Sql(f"""
+            delete from {names.attempts} where {purged} in (
+              select {"ctid" if pg else "event_key, subscription_id"} from {names.attempts}
+              where ended_at < {dialect.after("-1 * $4")} and {held}
+                and (subscription_id in (select id from {names.subscriptions} where {dialect.among("service", "$6", "text")})) <> {typed("$7", "bool")}
+              limit {typed("$5", "int")})
+            returning subscription_id
+        """)
         place = "(coalesce(place, '{}')::jsonb || $2::text::jsonb)::text" if pg else "json_patch(coalesce(place, '{}'), $2)"
         self.retain_ = Sql(f"update {names.checkpoints} set place = {place} where reader = {typed('$1', 'text')} and shard = 0")
         self.retentions_ = Sql(f"select place from {names.checkpoints} where reader = {typed('$1', 'text')} and shard = 0")
@@ -172,6 +182,13 @@ class Upkeep:
         arguments = (lease.reader, lease.shard, lease.token, retention, limit, self.dialect.items(services), others)
         return len(run(connection, Command(self.purge_inbox_, arguments)))
 
+    def purge_attempts(
+        self, connection: Connection, lease: Lease, retention: float, limit: int, services: Sequence[str] = (), others: bool = True
+    ) -> int:
+        """Delete what was tried of events that have been over for so long, at most `limit` of them; return how many. As `purge_inbox`."""
+        arguments = (lease.reader, lease.shard, lease.token, retention, limit, self.dialect.items(services), others)
+        return len(run(connection, Command(self.purge_attempts_, arguments)))
+
     def drop_dead(self, connection: Connection, lease: Lease, service: str, retention: float, limit: int) -> list[Dropped]:
         """Delete events of a service that have been dead for long and that nothing waits behind, at most `limit`. Needs a transaction."""
         arguments = (lease.reader, lease.shard, lease.token, retention, limit, service)
@@ -179,7 +196,7 @@ class Upkeep:
         for lane, *row in run(connection, Command(self.old_dead, arguments)):
             dropped = Dropped(*row)
             if run(connection, Command(self.drop_lane, (lane, dropped.subscription_id))):
-                run(connection, Command(self.drop_deliveries, (lane, dropped.subscription_id)))
+                self.drop_deliveries(connection, lane, dropped.subscription_id)
                 gone.append(dropped)
         return gone
 

@@ -60,6 +60,15 @@ create table {t:inbox} (
 );
 create index {i:inbox_handled_at} on {t:inbox} using brin (handled_at) with (pages_per_range = 32);
 
+create table {t:attempts} (
+  event_key uuid not null,
+  subscription_id integer not null,
+  history json not null,
+  ended_at timestamptz not null default clock_timestamp(),
+  primary key (event_key, subscription_id)
+);
+create index {i:attempts_ended_at} on {t:attempts} using brin (ended_at) with (pages_per_range = 32);
+
 create table {t:lanes} (
   lane uuid not null,
   subscription_id integer not null,
@@ -276,6 +285,15 @@ create table {t:inbox} (
   primary key (event_key, subscription_id)
 ) without rowid;
 create index {i:inbox_handled_at} on {t:inbox} (handled_at);
+
+create table {t:attempts} (
+  event_key text not null,
+  subscription_id integer not null,
+  history text not null,
+  ended_at text not null,
+  primary key (event_key, subscription_id)
+) without rowid;
+create index {i:attempts_ended_at} on {t:attempts} (ended_at);
 
 create table {t:lanes} (
   lane text not null,
