@@ -118,6 +118,36 @@ async def test_workers_share_a_statement_and_call_while_it_runs() -> None:
     assert inbox.begun[1:] == [["x", "y"]]
 
 
+async def test_a_second_statement_is_under_way_beside_one_that_takes_long_if_there_is_enough_for_it() -> None:
+    inbox = Inbox()
+    recording = inbox.recorder.recording("p")
+    for first in (0, 25):
+        call(recording, *range(first, first + 25))
+        await until_equal(lambda: inbox.begun[-1:], [list(range(first, first + 25))])
+    assert not recording.take()
+    flushed = asyncio.ensure_future(recording.flush())
+    await asyncio.sleep(0.03)
+    assert len(inbox.begun) == 2
+    inbox.open.set()
+    await flushed
+    assert sorted(inbox.written) == list(range(50))
+
+
+async def test_what_fails_in_one_of_two_statements_is_told_to_its_own_worker_only() -> None:
+    inbox = Inbox()
+    inbox.errors = [ValueError("a mistake")]
+    one, two = inbox.recorder.recording("1"), inbox.recorder.recording("2")
+    for recording in (one, two):
+        call(recording, *range(25))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    assert len(inbox.begun) == 2
+    flushing = asyncio.gather(one.flush(), two.flush(), return_exceptions=True)
+    inbox.open.set()
+    assert [type(error) for error in await flushing] == [ValueError, type(None)]
+    assert sum(1 for _ in iter(one.take, False)) == 50
+
+
 async def test_no_more_than_the_bound_are_under_way_or_unwritten() -> None:
     inbox = Inbox()
     recording = inbox.recorder.recording("p")
