@@ -2,7 +2,8 @@
 
 A plain handler has no transaction that its inbox row could be part of, so a crash between the call and the row repeats the call. How many
 there are is bounded twice: by number, over all workers of a subscription, and by time. All of them share one statement, and while it runs
-they go on calling, as group commit does for transactions.
+they go on calling, as group commit does for transactions. A second statement may be under way beside it, but not with calls of the same key:
+were the later one written down and not the earlier, a crash would repeat the earlier alone, and its effect would be the last.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ class Recorder(Generic[P]):
         self._write = write
         self._free = most
         self._done: dict[Recording[P], list[Received]] = {}
+        #: Of what keys calls are being written down, and how many of the others can be.
+        self._keys: set[str] = set()
         self._count = 0
         self._wanted = False
         self._writing: set[asyncio.Task[None]] = set()
@@ -68,7 +71,8 @@ class Recorder(Generic[P]):
     def add(self, recording: Recording[P], received: Received) -> None:
         """A call was made."""
         self._done.setdefault(recording, []).append(received)
-        self._count += 1
+        if received.key not in self._keys:
+            self._count += 1
         if self._count >= _ENOUGH:
             self.write_soon()
         elif self._timer is None:
@@ -111,17 +115,21 @@ class Recorder(Generic[P]):
         try:
             while self._wanted and self._done and (len(self._writing) == 1 or self._count >= _ENOUGH):
                 self._wanted = False
-                done, self._done = self._done, {}
+                done = self._choose()
+                keys = {event.key for events in done.values() for event in events if event.key is not None}
+                self._keys |= keys
                 self._count = 0
                 kept = False
                 try:
                     await self._write([(recording.portion, events) for recording, events in done.items()])
                 except BaseException as error:
+                    self._settled(keys)
                     for recording, events in done.items():
                         kept = self._failed(recording, events, error) or kept
                     if not isinstance(error, Exception):
                         raise
                 else:
+                    self._settled(keys)
                     delay = _SECONDS
                     for recording, events in done.items():
                         recording.written(len(events))
@@ -137,6 +145,24 @@ class Recorder(Generic[P]):
             self._wake()
             if self._done and self._timer is None:
                 self._timer = asyncio.get_running_loop().call_later(_SECONDS, self._due)
+
+    def _choose(self) -> dict[Recording[P], list[Received]]:
+        """Take out what can be written down: everything, but not beside earlier calls of the same key."""
+        if not self._keys:
+            done, self._done = self._done, {}
+            return done
+        done, later = {}, {}
+        for recording, events in self._done.items():
+            if chosen := [event for event in events if event.key not in self._keys]:
+                done[recording] = chosen
+            if len(chosen) < len(events):
+                later[recording] = [event for event in events if event.key in self._keys]
+        self._done = later
+        return done
+
+    def _settled(self, keys: set[str]) -> None:
+        self._keys -= keys
+        self._count = sum(event.key not in self._keys for events in self._done.values() for event in events)
 
     def _failed(self, recording: Recording[P], events: list[Received], error: BaseException) -> bool:
         """Tell whose calls could not be written down; return whether they are kept to be tried again instead."""
