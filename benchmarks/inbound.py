@@ -18,14 +18,14 @@ from uuid import uuid4
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from benchmarks import handlers
+from benchmarks import handlers, raw_inbound
 from benchmarks.backlog import fill
 from benchmarks.database import Database, fresh_database, warm
 from benchmarks.handlers import Calls, Declare
 from benchmarks.inbound_latency import latency
 from benchmarks.measuring import Run, interleave
 from benchmarks.raw_brokers import RAW
-from benchmarks.raw_inbound import CLIENTS, TASKS, Effects, drain, relay
+from benchmarks.raw_inbound import CLIENTS, TASKS, UNWRITTEN, Effects, drain, relay
 from benchmarks.relay import transport_of
 from benchmarks.report import Goal, Row, Section
 from benchmarks.settings import Settings
@@ -105,6 +105,19 @@ class Bench:
             return self.events / (await drain(CLIENTS[self.name], self.url, topic, None, self.events) - began)
         await RAW[self.name].receive(self.url, topic, self.events)
         return self.events / (perf_counter() - began)
+
+    async def by_hand(self, messages: Sequence[Message]) -> float:
+        """Call a function with the same messages, and keep our promise about how many calls a crash repeats, with the client."""
+        topic = await self._raw_topic()
+        await RAW[self.name].publish(self.url, topic, messages)
+        await self._clear()
+        async with self._pool() as pool:
+            calls = raw_inbound.Calls(pool)
+            began = perf_counter()
+            took = await drain(CLIENTS[self.name], self.url, topic, calls, self.events, UNWRITTEN) - began
+        inbox = await self.database.admin.fetchval("select count(*) from raw_inbox")
+        check(f"{self.name}, by hand", calls=(calls.count, self.events), inbox=(inbox, self.events))
+        return self.events / took
 
     async def end_to_end(self) -> float:
         """Relay the backlog of the outbox, and handle it, in this process; return events a second."""
@@ -254,10 +267,14 @@ async def _measure(settings: Settings, bench: Bench) -> list[Row]:
             await bench.database.admin.execute(f"truncate {names.outbox} restart identity")
             await fill(bench.database, names.outbox, bench.events, keys=KEYS, transaction=10)
         runs: dict[str, Run] = {"raw": raw, "ours": ours}
+        if what == "consume, plain":
+            runs["hand"] = lambda: bench.by_hand(messages)
         if not settings.quick:
             await interleave(f"{bench.name}, warming up {what}", runs, 1)
         figures = await interleave(f"{bench.name}, {what}", runs, settings.rounds)
         rows.append(Row(what, figures["ours"], figures["raw"], goals))
+        if "hand" in figures:
+            rows.append(Row(f"{what}, reference that keeps the promise", figures["ours"], figures["hand"]))
         if what == "end to end":
             await bench.database.admin.execute(f"truncate {bench.store.names.outbox} restart identity")
     return rows

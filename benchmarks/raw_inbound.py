@@ -19,10 +19,12 @@ import msgspec
 from benchmarks.raw_loop import Data
 from benchmarks.workload import INSERT_EFFECT, RAW_INBOX
 
-__all__ = ["CLIENTS", "Client", "Effects", "Sender", "Source", "Unit", "drain", "relay"]
+__all__ = ["CLIENTS", "UNWRITTEN", "Calls", "Client", "Effects", "Sender", "Source", "Unit", "drain", "relay"]
 
 SIZE = 100
 TASKS = 4
+#: Most calls that `Calls` has made and not written down.
+UNWRITTEN = 50
 PAGE = 1000
 #: Seconds that one call waits for messages.
 _WAIT = 0.5
@@ -67,11 +69,12 @@ class Client(Protocol):
     async def source(self, url: str, topic: str) -> Source: ...
 
 
-async def drain(client: Client, url: str, topic: str, unit: Unit | None, count: int) -> float:
+async def drain(client: Client, url: str, topic: str, unit: Unit | None, count: int, size: int = SIZE) -> float:
     """Handle so many events, several units at a time, each from a connection of its own; return when the last was acknowledged.
 
     Args:
         unit: what is done with them; None for nothing at all.
+        size: most events of a unit.
     """
     sources = [await client.source(url, topic) for _ in range(TASKS)]
     left = count
@@ -80,7 +83,7 @@ async def drain(client: Client, url: str, topic: str, unit: Unit | None, count: 
     async def work(source: Source) -> None:
         nonlocal left, ended
         while left > 0:
-            messages = await source.take(SIZE)
+            messages = await source.take(size)
             if messages:
                 if unit is not None:
                     await unit([_decode(source.body(message)) for message in messages])
@@ -121,6 +124,30 @@ class Effects:
             for event in events:
                 if event.order_id in fresh:
                     await connection.execute(INSERT_EFFECT, event.order_id)
+
+
+class Calls:
+    """Calls of a plain function, whose inbox rows follow at once: a crash repeats as many as stand in one unit, and no more.
+
+    Units are received, decoded and acknowledged beside one another, but called one after another.
+
+    Attributes:
+        count: how often the function was called.
+    """
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+        self._turn = asyncio.Lock()
+        self.count = 0
+
+    async def __call__(self, events: Sequence[Data]) -> None:
+        async with self._turn, self._pool.acquire() as connection:
+            for event in events:
+                await self._effect(event)
+            await connection.fetch(RAW_INBOX, [event.order_id for event in events])
+
+    async def _effect(self, event: Data) -> None:
+        self.count += 1
 
 
 class _RabbitMQ:

@@ -20,6 +20,7 @@ from benchmarks.report import Goal, Row, Section
 from benchmarks.settings import Settings
 from benchmarks.workload import check, contract
 from tidings import Service
+from tidings.cli.collector import settle
 from tidings.relay.encoding import Encoder
 from tidings.relay.encoding import Row as Event
 from tidings.relay.routing import Routing
@@ -101,6 +102,8 @@ async def relay(name: str, url: str, dsn: str, topic: str, events: int) -> dict[
     service = Service("bench", contracts=[contract], store=SQLStore(engine), transport=transport_of(name, url), provision="off")
     began, used = perf_counter(), process_time()
     await service.start(["relay"])
+    # As `tidings run` does.
+    settle()
     while service.counters.of("relayed") < events:  # noqa: ASYNC110 - the counters tell nobody
         await asyncio.sleep(0.002)
     took, used = perf_counter() - began, process_time() - used

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from pathlib import Path
 
 import psycopg
+from sqlalchemy import create_engine
 
 from tests.cli.conftest import CommandLine
+from tests.cli.till import fill
 from tests.services.databases import Database
 
 
@@ -69,3 +72,40 @@ def test_restored_mends_tables_of_another_cluster_and_else_does_nothing(cli: Com
         assert cli("db", "check", store=database).exit_code == 1
         assert cli("db", "restored", store=database).out.startswith("mended")
         assert cli("db", "check", store=database).exit_code == 0
+
+
+def test_purge_deletes_what_is_old_enough_and_read_by_all(cli: CommandLine, database: Database) -> None:
+    assert cli("db", "upgrade", store=database).exit_code == 0
+    ended = cli("db", "purge", store=database)
+    assert ended.exit_code == 2
+    assert "no service has said how long these tables are kept" in ended.err
+    asyncio.run(fill(database))
+    assert cli("db", "purge", store=database).out == "nothing to do: no row is old enough\n"
+    engine = create_engine(database.sync_url)
+    old = "strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '-90 days')" if database.kind == "sqlite" else "now() - interval '90 days'"
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"update tidings_outbox set time = {old}")
+        connection.exec_driver_sql(f"update tidings_inbox set handled_at = {old}")
+        before = connection.exec_driver_sql("select count(*) from tidings_outbox").scalar_one()
+        unread = connection.exec_driver_sql("select count(*) from tidings_inbox").scalar_one()
+    ended = cli("db", "purge", store=database)
+    assert ended.exit_code == 0
+    with engine.connect() as connection:
+        kept = connection.exec_driver_sql("select count(*) from tidings_outbox").scalar_one()
+        assert connection.exec_driver_sql("select count(*) from tidings_inbox").scalar_one() == 0
+        assert connection.exec_driver_sql("select owner from tidings_checkpoints where reader = 'task:purger'").scalar_one() is None
+    assert 0 < kept < before  # what somebody has not read yet stays
+    assert ended.out == f"deleted {before - kept + unread:,} rows\n"
+    engine.dispose()
+
+
+def test_purge_leaves_it_to_a_worker_that_is_there(cli: CommandLine, database: Database) -> None:
+    asyncio.run(fill(database))
+    engine = create_engine(database.sync_url)
+    soon = "strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '+1 minute')" if database.kind == "sqlite" else "now() + interval '1 minute'"
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"update tidings_checkpoints set owner = 'a worker', lease_until = {soon} where reader = 'task:purger'")
+    engine.dispose()
+    ended = cli("db", "purge", store=database)
+    assert ended.exit_code == 1
+    assert "a worker of these tables has it in hand" in ended.err

@@ -45,6 +45,16 @@ def test_what_comes_while_a_lane_is_taken_waits_for_its_return() -> None:
     assert lanes.take(10).items == [2]
 
 
+def test_what_is_put_back_comes_before_what_came_meanwhile() -> None:
+    lanes: Lanes[int] = Lanes()
+    lanes.add("a", 1)
+    taken = lanes.take(10)
+    lanes.add("a", 2)
+    lanes.put_back([("a", 1)])
+    lanes.give_back(taken)
+    assert lanes.take(10).items == [1, 2]
+
+
 def test_items_without_key_wait_for_nobody() -> None:
     lanes: Lanes[int] = Lanes()
     for number in range(3):
@@ -86,6 +96,22 @@ def test_an_empty_lane_is_forgotten() -> None:
         lanes.add(f"key-{number}", number)
     lanes.give_back(lanes.take(1000))
     assert lanes._lanes == {}
+
+
+def test_an_item_may_be_anything() -> None:
+    lanes: Lanes[object] = Lanes()
+    first, second = deque([1, 2]), deque([3])
+    lanes.add("a", first)
+    assert lanes.take(5).items == [first]
+
+    lanes.add("b", None)
+    lanes.add("b", second)
+    taken = lanes.take(5)
+    assert taken.items == [None, second]
+
+    lanes.put_back([("b", None)])
+    lanes.give_back(taken)
+    assert lanes.take(5).items == [None]
 
 
 class Model(RuleBasedStateMachine):
@@ -130,12 +156,38 @@ class Model(RuleBasedStateMachine):
         self.taken.append(taken)
         self.held.append(mine)
 
+    @rule(limit=st.integers(1, 6))
+    def take_heads(self, limit: int) -> None:
+        taken = self.lanes.take(limit, heads=True)
+        keys = [item[0] for item in taken.items if item[0] is not None]
+        assert len(keys) == len(set(keys))
+        for item in taken.items:
+            assert (self.free if item[0] is None else self.queues[item[0]]).popleft() == item
+        self.taken.append(taken)
+        self.held.append(set(keys))
+
     @precondition(lambda self: self.taken)
-    @rule(data=st.data())
-    def give_back(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), withheld=st.integers(0, 4))
+    def give_back(self, data: st.DataObject, withheld: int) -> None:
         index = data.draw(st.integers(0, len(self.taken) - 1))
-        self.lanes.give_back(self.taken.pop(index))
+        taken = self.taken.pop(index)
+        back = taken.items[len(taken.items) - min(withheld, len(taken.items)) :]
+        self.lanes.put_back([(item[0], item) for item in back])
+        for item in reversed(back):
+            if item[0] is None:
+                self.free.append(item)
+            else:
+                self.queues[item[0]].appendleft(item)
+        self.lanes.give_back(taken)
         self.held.pop(index)
+
+    @rule(part=st.integers(2, 3))
+    def drop(self, part: int) -> None:
+        dropped = self.lanes.drop(lambda item: item[1] % part == 0)
+        waiting = [*self.free, *(item for queue in self.queues.values() for item in queue)]
+        assert sorted(dropped, key=str) == sorted((item for item in waiting if item[1] % part == 0), key=str)
+        self.free = deque(item for item in self.free if item[1] % part)
+        self.queues = {key: deque(item for item in queue if item[1] % part) for key, queue in self.queues.items()}
 
     @invariant()
     def counts(self) -> None:

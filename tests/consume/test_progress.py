@@ -86,6 +86,7 @@ class Model(RuleBasedStateMachine):
         self.positions: list[int] = []
         self.open: list[int] = []
         self.numbers: dict[int, int] = {}
+        self.known: list[Ticket[int]] = []
         self.clock = 0
 
     def tick(self) -> int:
@@ -104,6 +105,7 @@ class Model(RuleBasedStateMachine):
         mark = self.tick()
         ticket = self.progress.read(mark, position, parts)
         self.numbers[id(ticket)] = len(self.marks)
+        self.known.append(ticket)
         self.marks.append(mark)
         self.positions.append(position)
         self.open.append(parts)
@@ -131,6 +133,15 @@ class Model(RuleBasedStateMachine):
         if self.open[number] > 1:
             self.open[number] -= 1
             self.progress.finish(ticket)
+
+    @rule(data=st.data())
+    def finish_each(self, data: st.DataObject) -> None:
+        known = [ticket for ticket in self.known if self.open[self.numbers[id(ticket)]]]
+        if known:
+            tickets = data.draw(st.lists(st.sampled_from(known), unique_by=id))
+            for ticket in tickets:
+                self.open[self.numbers[id(ticket)]] -= 1
+            self.progress.finish_each(tickets)
 
     def _finished(self) -> int:
         return next((number for number, parts in enumerate(self.open) if parts), len(self.open))

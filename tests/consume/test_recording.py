@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 import pytest
 
 from tests.consume.waiting import until, until_equal
 from tidings.consume import recording as module
 from tidings.consume.execution import StoreDown
+from tidings.consume.received import Received
 from tidings.consume.recording import Recorder, Recording
+
+
+@dataclass
+class Call:
+    """What was called, of which key."""
+
+    what: Any
+    key: str | None = None
 
 
 class Inbox:
@@ -25,7 +35,7 @@ class Inbox:
         self.recorder: Recorder[str] = Recorder(self.write)
 
     async def write(self, portions: Sequence[tuple[str, list[Any]]]) -> None:
-        events = [event for _, events in portions for event in events]
+        events = [event.what for _, events in portions for event in events]
         self.begun.append(events)
         await self.open.wait()
         if self.errors:
@@ -33,10 +43,10 @@ class Inbox:
         self.written += events
 
 
-def call(recording: Recording[str], *events: Any) -> None:
+def call(recording: Recording[str], *events: Any, key: str | None = None) -> None:
     for event in events:
         assert recording.take()
-        recording.add(event)
+        recording.add(cast("Received", Call(event, key)))
 
 
 @pytest.fixture(autouse=True)
@@ -116,6 +126,66 @@ async def test_workers_share_a_statement_and_call_while_it_runs() -> None:
     inbox.open.set()
     await flushed
     assert inbox.begun[1:] == [["x", "y"]]
+
+
+async def test_a_second_statement_is_under_way_beside_one_that_takes_long_if_there_is_enough_for_it() -> None:
+    inbox = Inbox()
+    recording = inbox.recorder.recording("p")
+    for first in (0, 25):
+        call(recording, *range(first, first + 25))
+        await until_equal(lambda: inbox.begun[-1:], [list(range(first, first + 25))])
+    assert not recording.take()
+    flushed = asyncio.ensure_future(recording.flush())
+    await asyncio.sleep(0.03)
+    assert len(inbox.begun) == 2
+    inbox.open.set()
+    await flushed
+    assert sorted(inbox.written) == list(range(50))
+
+
+async def test_calls_of_a_key_are_written_down_in_their_order_and_not_beside_each_other() -> None:
+    """A crash between two statements would repeat the earlier call alone, and leave its effect as the last."""
+    inbox = Inbox()
+    recorder = Recorder(inbox.write, most=60)
+    one, two = recorder.recording("1"), recorder.recording("2")
+    call(one, *range(25), key="a")
+    await until_equal(lambda: inbox.begun, [list(range(25))])
+    call(one, "later", key="a")
+    call(two, *range(100, 123), key="b")
+    await asyncio.sleep(0.03)
+    assert len(inbox.begun) == 1, "23 calls are not worth a statement of their own, and the other one may not be in it"
+    call(two, 123, 124, key="b")
+    await until_equal(lambda: inbox.begun[1:], [list(range(100, 125))])
+    flushed = asyncio.gather(one.flush(), two.flush())
+    inbox.open.set()
+    await flushed
+    assert inbox.begun[2:] == [["later"]]
+
+
+async def test_what_is_left_of_a_key_is_written_down_soon_although_nobody_waits() -> None:
+    inbox = Inbox()
+    recording = inbox.recorder.recording("p")
+    call(recording, *range(25), key="a")
+    await until(lambda: inbox.begun)
+    call(recording, "later", key="a")
+    await asyncio.sleep(0.03)
+    inbox.open.set()
+    await until_equal(lambda: inbox.written[25:], ["later"])
+
+
+async def test_what_fails_in_one_of_two_statements_is_told_to_its_own_worker_only() -> None:
+    inbox = Inbox()
+    inbox.errors = [ValueError("a mistake")]
+    one, two = inbox.recorder.recording("1"), inbox.recorder.recording("2")
+    for recording in (one, two):
+        call(recording, *range(25))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    assert len(inbox.begun) == 2
+    flushing = asyncio.gather(one.flush(), two.flush(), return_exceptions=True)
+    inbox.open.set()
+    assert [type(error) for error in await flushing] == [ValueError, type(None)]
+    assert sum(1 for _ in iter(one.take, False)) == 50
 
 
 async def test_no_more_than_the_bound_are_under_way_or_unwritten() -> None:

@@ -77,6 +77,15 @@ def test_times_that_brokers_bring_are_read_or_left_out() -> None:
     assert histogram.total == pytest.approx(4.0)
 
 
+def test_times_as_text_of_several_time_zones_count_in_their_own_buckets() -> None:
+    now = datetime(2026, 1, 1, 12, tzinfo=UTC).timestamp()
+    histogram = Histogram()
+    histogram.since(["2026-01-01T11:59:59Z", "2026-01-01T12:30:00+05:00", "2026-01-01T13:59:59+02:00"], now)
+    names = dict(zip(bound_names(), histogram.counts, strict=True))
+    assert {name: count for name, count in names.items() if count} == {"1000": 2, "inf": 1}
+    assert histogram.total == pytest.approx(1.0 + 4.5 * 3600 + 1.0)
+
+
 def test_asking_for_totals_changes_nothing() -> None:
     counters = Counters()
     counters.add("", "published", 2)

@@ -24,6 +24,7 @@ from tests.consume.waiting import until
 from tests.consume.world import World, effect, effect_sync
 from tidings import Publish, Retry, Service, Subscriptions
 from tidings.consume.counters import BOUNDS, Counters
+from tidings.observability import tracing
 from tidings.observability.opentelemetry import record
 from tidings.testing.memory import Memory
 
@@ -59,6 +60,18 @@ class Stubborn(ParentBased):
     def should_sample(self, parent_context: Any, trace_id: int, name: str, *rest: Any, **more: Any) -> SamplingResult:
         self.asked.append(dict(rest[1]))
         return ALWAYS_ON.should_sample(parent_context, trace_id, name, *rest, **more)
+
+
+class Looking(ParentBased):
+    """Looks at what a span is linked to, and samples nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(ALWAYS_OFF)
+        self.seen: list[int] = []
+
+    def should_sample(self, parent_context: Any, trace_id: int, name: str, *rest: Any, **more: Any) -> SamplingResult:
+        self.seen += [link.context.span_id for link in rest[2]]
+        return ALWAYS_OFF.should_sample(parent_context, trace_id, name, *rest, **more)
 
 
 def spans_started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -176,6 +189,34 @@ async def test_many_at_once_are_linked(world: World, traces: Traces) -> None:
             elif span.parent is not None:
                 linked.add((span.parent.trace_id, span.parent.span_id))
         assert linked == published, name
+
+
+@pytest.mark.parametrize("looks", [False, True])
+async def test_the_links_of_a_span_that_is_not_recorded_are_read_when_its_sampler_looks(
+    world: World, monkeypatch: pytest.MonkeyPatch, looks: bool
+) -> None:
+    handlers = Subscriptions()
+
+    @handlers.subscribe(OrderPlaced, batch=10)
+    async def work(events: list[OrderPlaced], session: AsyncSession) -> None:
+        pass
+
+    made: list[int] = []
+
+    def link(context: trace.SpanContext) -> trace.Link:
+        made.append(context.span_id)
+        return trace.Link(context)
+
+    monkeypatch.setattr(tracing, "Link", link)
+    sampler = Looking() if looks else ParentBased(ALWAYS_OFF)
+    service = world.service(handlers, transport=Memory("atomic"))
+    service.instrument(metrics=False, tracer_provider=TracerProvider(sampler=sampler))
+    await world.publish(service, *(OrderPlaced(str(n)) for n in range(10)))
+    async with service:
+        await until(lambda: service.counters.of("handled") == 10)
+    seen = sampler.seen if isinstance(sampler, Looking) else []
+    assert made == seen
+    assert bool(seen) == looks
 
 
 async def test_a_message_that_is_refused_is_an_error_of_its_span(world: World, traces: Traces) -> None:

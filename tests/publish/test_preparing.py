@@ -224,6 +224,13 @@ def test_headers_are_ascii_json_of_what_was_given(headers: dict[str, str]) -> No
     assert json.loads(text) == headers
 
 
+def test_header_values_may_be_of_a_subclass_of_str() -> None:
+    class Region(str):
+        pass
+
+    assert json.loads(publisher().prepare(OrderPlaced("a"), headers={"region": Region("eu")}).headers) == {"region": "eu"}
+
+
 # Size
 
 

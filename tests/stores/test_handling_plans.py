@@ -121,6 +121,37 @@ def test_every_statement_finds_its_rows_by_key(handling: tuple[SQLStore, Databas
         assert plan.buffers <= 150 + 25 * count, plan.query
 
 
+@pytest.fixture(scope="module")
+def young(postgresql_databases: PostgreSQLDatabases) -> Iterator[tuple[SQLStore, Database]]:
+    """A store in which nothing has been handled yet."""
+    with postgresql_databases.fresh() as database:
+        engine = create_engine(database.sync_url)
+        store = SQLStore(engine, schema="public")
+        with engine.begin() as made:
+            migrate.upgrade(made, store.names, store.lock_class)
+            made.exec_driver_sql("alter table tidings_inbox set (autovacuum_enabled = false)")
+            made.exec_driver_sql(
+                "insert into tidings_checkpoints (reader, service, group_name, kind, lease_token) values ('shop', 'shop', 'shop', 'log', 3)"
+            )
+        engine.dispose()
+        yield store, database
+
+
+@pytest.mark.parametrize("use", [name for name in USES if name.startswith(("opening", "looking", "proving", "counting", "recording"))])
+def test_a_plan_that_is_made_while_nothing_has_been_handled_serves_a_full_inbox_too(young: tuple[SQLStore, Database], use: str) -> None:
+    store, database = young
+    with watched(database) as worker:
+        worker.plan("force_generic_plan")
+        worker.connection.exec_driver_sql("begin")
+        USES[use](worker.connection, store, 100)
+        worker.connection.exec_driver_sql("rollback")
+        plans = [plan for plan in worker.plans if "tidings_inbox" in plan.query]
+    assert plans
+    for plan in plans:
+        for scan in plan.scans("tidings_inbox"):
+            assert "event_key" in scan.condition, scan
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_a_parked_event_is_found_by_its_id_without_an_index_by_id(handling: tuple[SQLStore, Database], mode: Mode) -> None:
     store, database = handling

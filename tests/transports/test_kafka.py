@@ -13,9 +13,10 @@ from private_services.control import Control
 
 from tests.transports.conftest import private
 from tests.transports.failing import Crash
+from tidings.codecs.message import Message
 from tidings.errors import ProvisionError, TransportDown
 from tidings.testing.conformance import TransportConformance
-from tidings.transports.base import Kept
+from tidings.transports.base import CONFIRMED, Kept, Outgoing
 from tidings.transports.kafka import Kafka
 
 
@@ -45,6 +46,22 @@ async def test_a_killed_broker_has_lost_nothing_that_it_had_confirmed(own_broker
     suite = TransportConformance()
     suite.returned = 30.0
     await suite.test_an_outage_is_seen_and_nothing_that_was_confirmed_is_lost(transport, "killed", Crash(control, "kafka"))
+
+
+async def test_a_few_messages_do_not_wait_for_a_batch_to_fill(kafka_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Kafka._settings
+    monkeypatch.setattr(Kafka, "_settings", lambda self, **more: {**settings(self, **more), **({"linger.ms": 60_000} if more else {})})
+    transport = Kafka(kafka_url, partitions=2, timeout=20)
+    topic = f"few-{uuid4().hex}"
+    await transport.provision([topic], {})
+    publisher = await transport.publisher()
+
+    for number in range(3):
+        # The first of them also makes the thread leave its wait, the others find it wherever it is.
+        calls = [publisher.publish([Outgoing(topic, Message({}, b"1", key=str(key)))] * 10) for key in range(number + 1)]
+        assert all(outcomes == [CONFIRMED] * 10 for outcomes in await asyncio.gather(*calls))
+    assert publisher._handed == publisher._settled == 60
+    await publisher.close()
 
 
 def test_options_are_not_shown() -> None:

@@ -68,6 +68,7 @@ async def test_the_event_that_kills_the_process_ends_dead_alone(
     assert {row[1] for row in world.deliveries()[1:]} == {"behind"}
     expected = {f"k{key}": [n for n in range(key, 60, 10) if n not in (31, 41, 51)] for key in range(10)}
     assert order(world, supervisor, kind) == expected
+    await supervisor.until(lambda: supervisor.all("dead"), "on_dead is called")
     assert len(supervisor.all("dead")) == 1
     assert supervisor.all("dead")[0]["error"] == "ProcessEnded"
     dying = supervisor.all("dying")
@@ -90,6 +91,7 @@ async def test_a_retried_event_that_kills_the_process_does_not_take_others_with_
     await supervisor.until(lambda: any(row[1] == "dead" for row in world.lanes()) and len(world.lanes()) == 1, "only the killer is left")
     assert world.lanes() == [("k3", "dead", 1, 3)]
     assert sorted({entry["number"] for entry in supervisor.all("called")}) == [0, 1, 2, 4, 5, 6, 7, 8, 9]
+    await supervisor.until(lambda: supervisor.all("dead"), "on_dead is called")
     assert [entry["key"] for entry in supervisor.all("dead")] == ["k3"]
     assert 2 <= len(supervisor.all("dying")) <= 4
 

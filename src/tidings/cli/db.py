@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tidings.cli.command import NOT_WELL, Command
+from tidings.cli.command import NOT_WELL, Command, Failed
+from tidings.cli.progress import progress
 from tidings.cli.store import Target, on_store, store_options
 from tidings.cli.text import as_json, safe
 
@@ -38,7 +39,8 @@ def upgrade(target: Target) -> None:
     async def work(store: SQLStore) -> tuple[int, int]:
         return await store.upgrade()
 
-    before, after = on_store(target, work, create=True, check=False)
+    with progress("upgrading the tables", 0):
+        before, after = on_store(target, work, create=True, check=False)
     if before == after:
         click.echo(f"nothing to do: the tables have schema version {after}")
     elif before == 0:
@@ -110,3 +112,24 @@ def restored(target: Target) -> None:
 
     done = on_store(target, work)
     click.echo("mended: the log belongs to this database now" if done else "nothing to do: the log belongs to this database")
+
+
+@db.command(cls=Command, examples=(("tidings db purge", "after the retention was shortened, or where no worker has the role schedule"),))
+@store_options
+def purge(target: Target) -> None:
+    """Delete everything that is old enough, now.
+
+    A worker with the role `schedule` does so by itself, a batch at a time. How long what is kept is what each service has said when it was
+    started; the log is kept until every reader has read it.
+    """
+    with progress("deleting rows", 0) as show:
+
+        async def work(store: SQLStore) -> int | None:
+            from tidings.consume.purging import purge
+
+            return await purge(store, show)
+
+        deleted = on_store(target, work)
+    if deleted is None:
+        raise Failed("a worker of these tables has it in hand: it deletes by itself, once a minute")
+    click.echo(f"deleted {deleted:,} rows" if deleted else "nothing to do: no row is old enough")

@@ -6,6 +6,7 @@ import threading
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from time import time
 from typing import Any
@@ -60,14 +61,17 @@ class Histogram:
 
     def observe_each(self, durations: Sequence[float]) -> None:
         """Count durations, in seconds. Those of a portion are mostly in one bucket: then two of them are looked up."""
-        if not durations:
+        if len(durations) < 2:
+            if durations:
+                self.observe(durations[0])
             return
         first = bisect_left(BOUNDS, min(durations))
-        if len(durations) == 1 or first == bisect_left(BOUNDS, max(durations)):
+        if first == bisect_left(BOUNDS, max(durations)):
             self.counts[first] += len(durations)
         else:
+            counts = self.counts
             for seconds in durations:
-                self.counts[bisect_left(BOUNDS, seconds)] += 1
+                counts[bisect_left(BOUNDS, seconds)] += 1
         self.total += sum(durations)
 
     def since(self, times: Sequence[Any], now: float | None = None) -> None:
@@ -83,29 +87,20 @@ class Histogram:
             return
         if now is None:
             now = time()
-        if len(times) == 1:
-            self._since_any(times[0], now)
-            return
         try:
-            youngest = _age(max(times), now)
-            oldest = _age(min(times), now)
-        except (TypeError, ValueError, OverflowError):
-            for each in times:
-                self._since_any(each, now)
-            return
-        if bisect_left(BOUNDS, youngest) == bisect_left(BOUNDS, oldest):
-            self.observe((youngest + oldest) / 2, len(times))
-        else:
-            for each in times:
-                self._since_any(each, now)
-
-    def _since_any(self, each: Any, now: float) -> None:
-        # A broker brings what it likes: a message is not lost for its time.
-        try:
-            age = _age(each, now)
-        except (TypeError, ValueError, OverflowError):
-            return
-        self.observe(age)
+            if len(times) == 1:
+                self.observe(_age(times[0], now))
+                return
+            # Texts are not compared: those of several time zones have another order than their times.
+            if type(times[0]) is datetime:
+                youngest, oldest = _age(max(times), now), _age(min(times), now)
+                if bisect_left(BOUNDS, youngest) == bisect_left(BOUNDS, oldest):
+                    self.observe((youngest + oldest) / 2, len(times))
+                    return
+            ages = [_age(each, now) for each in times]
+        except _UNREADABLE:
+            ages = _readable(times, now)
+        self.observe_each(ages)
 
     def drain(self) -> list[int]:
         """Return what was counted since the last drain."""
@@ -183,11 +178,24 @@ class Counters:
                     self.add("", measure, count)
 
 
+#: What `_age` raises. A broker brings what it likes: a message is not lost for its time.
+_UNREADABLE = (TypeError, ValueError, OverflowError)
+
+
+def _readable(times: Sequence[Any], now: float) -> list[float]:
+    ages: list[float] = []
+    for each in times:
+        with suppress(*_UNREADABLE):
+            ages.append(_age(each, now))
+    return ages
+
+
 def _age(moment: Any, now: float) -> float:
-    if isinstance(moment, str):
-        moment = datetime.fromisoformat(moment)
-    if not isinstance(moment, datetime):
-        raise TypeError(f"{moment!r} is no time")
+    if type(moment) is not datetime:
+        if isinstance(moment, str):
+            moment = datetime.fromisoformat(moment)
+        if not isinstance(moment, datetime):
+            raise TypeError(f"{moment!r} is no time")
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     return max(0.0, now - float(moment.timestamp()))

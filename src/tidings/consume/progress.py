@@ -6,6 +6,7 @@ Positions go backwards from one window of the log to the next, so prefixes are k
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from typing import Generic, TypeVar
 
 import msgspec
@@ -60,13 +61,26 @@ class Progress(Generic[M]):
         if ticket.parts == 0:
             self._advance()
 
+    def finish_each(self, tickets: Iterable[_Read[M]]) -> None:
+        """Finish one part of each of these tickets: what `finish` does one by one, in less time."""
+        for ticket in tickets:
+            ticket.parts -= 1
+        self._advance()
+
     def _advance(self) -> None:
         tickets = self._open
+        ticket = None
+        high = self.high
+        finished = 0
         while tickets and tickets[0].parts <= 0:
             ticket = tickets.popleft()
+            finished += 1
+            if ticket.position > high:
+                high = ticket.position
+        if ticket is not None:
             self.mark = ticket.mark
-            self.high = max(self.high, ticket.position)
-            self.finished += 1
+            self.high = high
+            self.finished += finished
 
 
 Ticket = _Read

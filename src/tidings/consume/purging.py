@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from sqlalchemy import Connection
@@ -11,21 +11,55 @@ from sqlalchemy import Connection
 from tidings.clock import elapsed
 from tidings.consume.outcome import Outcome
 from tidings.consume.parking import guarded
+from tidings.errors import ConfigurationError
+from tidings.ids import uuid7
 from tidings.stores.base import Lease, Retention
 from tidings.stores.sql.audit import Audit
 from tidings.stores.sql.stats import FINE, MINUTES
 from tidings.stores.sql.store import SQLStore
 from tidings.stores.sql.upkeep import PURGER
 
-__all__ = ["PURGER", "Purger"]
+__all__ = ["PURGER", "Purger", "purge"]
 
 logger = logging.getLogger("tidings.upkeep")
 
 _BATCH = 5000
+#: Seconds for which one who deletes by hand has the lease; many times what a batch takes.
+_LEASE = 60.0
 #: Seconds between two times that old counts are rolled up; more than the age of anything.
 _ROLLED = 60.0
 _EVER = 4e9
 _DAY = 86400.0
+
+
+async def purge(store: SQLStore, progress: Callable[[int], object] = lambda _: None) -> int | None:
+    """Delete everything that is old enough, now, by what the services have said; return how many rows, or None while a worker does it.
+
+    Args:
+        progress: told how many rows are gone so far, after each batch.
+
+    Raises:
+        ConfigurationError: no service has run on these tables, so nobody has said how long anything is kept.
+    """
+    known = await store.call(store.upkeep.retentions, PURGER)
+    wanted = {service: retention for service, retention in known.items() if retention.outbox}
+    if not wanted:
+        raise ConfigurationError("no service has said how long these tables are kept: each does when it starts to run (tidings run)")
+    lease = await store.call(store.leases.acquire, PURGER, f"purge:{uuid7()}", _LEASE)
+    if lease is None:
+        return None
+    service, retention = max(wanted.items(), key=lambda item: item[1].inbox)
+    purger = Purger(store, service, retention)
+    try:
+        more = True
+        while more:
+            more = await purger.step(lease) < 1.0
+            progress(purger.deleted)
+            if not await store.call(store.leases.renew, lease, _LEASE):
+                break  # somebody goes on
+    finally:
+        await store.call(store.leases.release, lease)
+    return purger.deleted
 
 
 @dataclass(slots=True)
@@ -36,11 +70,13 @@ class Purger:
 
     Attributes:
         service, retention: of the process; the others have written theirs into the store when they started.
+        deleted: how many rows, so far.
     """
 
     store: SQLStore
     service: str
     retention: Retention
+    deleted: int = 0
     _rolled: dict[int, float] = field(default_factory=dict)
 
     async def step(self, lease: Lease) -> float:
@@ -64,6 +100,7 @@ class Purger:
                 counts.append(await guarded(store.transact(store.commands.purge_audit, lease, service, retention.audit, _BATCH)))
         counts.append(await self._purge_operations(lease, [retention.operations for retention in known.values() if retention.outbox]))
         await self._roll_up(lease)
+        self.deleted += sum(counts)
         if any(counts):
             logger.info("purged %d rows", sum(counts), extra={"rows": sum(counts)})
         return 0.1 if max(counts) >= _BATCH else 60.0

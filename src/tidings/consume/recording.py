@@ -2,7 +2,8 @@
 
 A plain handler has no transaction that its inbox row could be part of, so a crash between the call and the row repeats the call. How many
 there are is bounded twice: by number, over all workers of a subscription, and by time. All of them share one statement, and while it runs
-they go on calling, as group commit does for transactions.
+they go on calling, as group commit does for transactions. A second statement may be under way beside it, but not with calls of the same key:
+were the later one written down and not the earlier, a crash would repeat the earlier alone, and its effect would be the last.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ P = TypeVar("P")
 UNRECORDED = 50
 #: After so many calls they are written down at once.
 _ENOUGH = UNRECORDED // 2
+#: Most statements that are under way at a time: while one waits for the disk, the calls that it has left room for are made and written by the other.
+_AT_ONCE = 2
 #: Seconds after which a call is written down even if the next one takes long.
 _SECONDS = 0.1
 #: Most seconds between two tries while the database is away.
@@ -41,11 +44,11 @@ class Recorder(Generic[P]):
         self._write = write
         self._free = most
         self._done: dict[Recording[P], list[Received]] = {}
+        #: Of what keys calls are being written down, and how many of the others can be.
+        self._keys: set[str] = set()
         self._count = 0
         self._wanted = False
-        #: Whether something that could not be written is to be tried again.
-        self._kept = False
-        self._writing: asyncio.Task[None] | None = None
+        self._writing: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._waiting: list[asyncio.Future[None]] = []
 
@@ -68,17 +71,18 @@ class Recorder(Generic[P]):
     def add(self, recording: Recording[P], received: Received) -> None:
         """A call was made."""
         self._done.setdefault(recording, []).append(received)
-        self._count += 1
+        if received.key not in self._keys:
+            self._count += 1
         if self._count >= _ENOUGH:
             self.write_soon()
         elif self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_SECONDS, self._due)
 
     def write_soon(self) -> None:
-        """Write down what was done, as soon as what is being written is written."""
+        """Write down what was done, as soon as what is being written is written, or beside it if that is worth a statement."""
         self._wanted = True
-        if self._writing is None and self._done:
-            self._writing = asyncio.ensure_future(self._run())
+        if self._done and (not self._writing or self._worth_another()):
+            self._writing.add(asyncio.ensure_future(self._run()))
 
     async def changed(self) -> None:
         """Wait until something is written, could not be, or there is room."""
@@ -92,9 +96,13 @@ class Recorder(Generic[P]):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._writing is not None:
-            self._writing.cancel()
-            await asyncio.wait([self._writing])
+        if self._writing:
+            for task in self._writing:
+                task.cancel()
+            await asyncio.wait(self._writing)
+
+    def _worth_another(self) -> bool:
+        return self._count >= _ENOUGH and len(self._writing) < _AT_ONCE
 
     def _due(self) -> None:
         self._timer = None
@@ -102,46 +110,71 @@ class Recorder(Generic[P]):
 
     async def _run(self) -> None:
         delay = _SECONDS
+        task = asyncio.current_task()
+        assert task is not None
         try:
-            while self._wanted and self._done:
+            while self._wanted and self._done and (len(self._writing) == 1 or self._count >= _ENOUGH):
                 self._wanted = False
-                done, self._done = self._done, {}
+                done = self._choose()
+                keys = {event.key for events in done.values() for event in events if event.key is not None}
+                self._keys |= keys
                 self._count = 0
+                kept = False
                 try:
                     await self._write([(recording.portion, events) for recording, events in done.items()])
                 except BaseException as error:
+                    self._settled(keys)
                     for recording, events in done.items():
-                        self._failed(recording, events, error)
+                        kept = self._failed(recording, events, error) or kept
                     if not isinstance(error, Exception):
                         raise
                 else:
+                    self._settled(keys)
                     delay = _SECONDS
                     for recording, events in done.items():
                         recording.written(len(events))
                         self._free += len(events)
                 self._wake()
-                if self._kept:
+                if kept:
                     # Whoever waits for room only cannot be told, and would ask a database that is away again and again.
-                    self._kept = False
                     await asyncio.sleep(delay)
                     delay = min(delay * 2, _LONGEST)
                     self._wanted = True
         finally:
-            self._writing = None
+            self._writing.discard(task)
             self._wake()
             if self._done and self._timer is None:
                 self._timer = asyncio.get_running_loop().call_later(_SECONDS, self._due)
 
-    def _failed(self, recording: Recording[P], events: list[Received], error: BaseException) -> None:
+    def _choose(self) -> dict[Recording[P], list[Received]]:
+        """Take out what can be written down: everything, but not beside earlier calls of the same key."""
+        if not self._keys:
+            done, self._done = self._done, {}
+            return done
+        done, later = {}, {}
+        for recording, events in self._done.items():
+            if chosen := [event for event in events if event.key not in self._keys]:
+                done[recording] = chosen
+            if len(chosen) < len(events):
+                later[recording] = [event for event in events if event.key in self._keys]
+        self._done = later
+        return done
+
+    def _settled(self, keys: set[str]) -> None:
+        self._keys -= keys
+        self._count = sum(event.key not in self._keys for events in self._done.values() for event in events)
+
+    def _failed(self, recording: Recording[P], events: list[Received], error: BaseException) -> bool:
+        """Tell whose calls could not be written down; return whether they are kept to be tried again instead."""
         if isinstance(error, StoreDown) and not recording.waiting:
             # Perhaps the database can be used again by the time that somebody waits for it.
-            self._kept = True
             later = self._done.get(recording, [])
             self._done[recording] = events + later
             self._count += len(events)
-            return
+            return True
         recording.written(len(events), error)
         self._free += len(events)
+        return False
 
     def _wake(self) -> None:
         waiting, self._waiting = self._waiting, []

@@ -296,10 +296,11 @@ class Settling:
             usual = [(handed, events) for handed, events in portions if not handed.is_promoted()]
             if usual:
                 keys = [event.event_key for _, events in usual for event in events]
+                line = self._reads if self._writes.busy else self._writes
                 if (claims := self.compiled.claims) is not None:
                     # First: a call whose own row is missing afterwards is found here all the same.
-                    await guarded(self._writes.run(claims.record, [event for _, events in usual for event in events]))
-                await guarded(self._writes.run(self._record, keys, Outcome.HANDLED))
+                    await guarded(line.run(claims.record, [event for _, events in usual for event in events]))
+                await guarded(line.run(self._record, keys, Outcome.HANDLED))
                 for handed, events in usual:
                     handed.over.update(event.event_key for event in events)
             for handed, events in portions:

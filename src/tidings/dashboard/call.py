@@ -63,13 +63,18 @@ class Problem(Exception):
 
 @dataclass(slots=True)
 class Call:
-    """A request with what belongs to it."""
+    """A request with what belongs to it.
+
+    Attributes:
+        seen: what was the newest in the store before the page was made; its stream goes on from there.
+    """
 
     request: Request
     settings: Settings
     user: User | None
     token: str
     form: dict[str, str] = field(default_factory=dict)
+    seen: str = ""
 
     @property
     def base(self) -> str:

@@ -1,8 +1,13 @@
-"""The stream that tells an open page when there is something new: server-sent events, one query for all listeners."""
+"""The stream that tells an open page when there is something new: server-sent events, one query for all listeners.
+
+A page says what was the newest when it was made, and a browser that comes again what it was told last (Last-Event-ID, of the HTML standard's
+server-sent events): nothing that happens between a page and its stream, or between two streams, is missed.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from weakref import WeakKeyDictionary
@@ -11,12 +16,12 @@ from sqlalchemy import Connection
 from starlette.responses import Response, StreamingResponse
 
 from tidings.clock import elapsed
-from tidings.dashboard.call import Call
+from tidings.dashboard.call import Call, Endpoint
 from tidings.dashboard.desk import Desk
 from tidings.stores.sql.driver import run
 from tidings.stores.sql.statement import Command, Sql
 
-__all__ = ["live"]
+__all__ = ["followed", "live"]
 
 #: Seconds between two looks, and after which a stream ends: the browser comes again, and a server that stops does not wait for long.
 _PAUSE = 2.0
@@ -24,7 +29,7 @@ _LONGEST = 20.0
 
 
 class _Pulse:
-    """The state of the store as one text, asked for at most every two seconds however many listen."""
+    """The state of the store as one short text, asked for at most every two seconds however many listen."""
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
@@ -47,28 +52,44 @@ class _Pulse:
             (names.checkpoints, "max(moved_at)"), (names.workers, "max(seen_at)"),
         )  # fmt: skip
         columns = ", ".join(f"(select {what} from {table})" for table, what in newest)
-        return repr(run(connection, Command(Sql(f"select {columns}"), ())))
+        state = repr(run(connection, Command(Sql(f"select {columns}"), ())))
+        return hashlib.blake2b(state.encode(), digest_size=8).hexdigest()
 
 
 _pulses: WeakKeyDictionary[Desk, _Pulse] = WeakKeyDictionary()
 
 
+def _pulse_of(desk: Desk) -> _Pulse:
+    return _pulses.setdefault(desk, _Pulse(desk))
+
+
+def followed(endpoint: Endpoint) -> Endpoint:
+    """Return the endpoint of a page that says what was the newest before it was made."""
+
+    async def answer(call: Call) -> Response:
+        call.seen = await _pulse_of(call.desk).now()
+        return await endpoint(call)
+
+    return answer
+
+
 async def live(call: Call) -> Response:
-    """Answer with a stream of `tick` events."""
-    pulse = _pulses.setdefault(call.desk, _Pulse(call.desk))
+    """Answer with a stream of `tick` events: one at once if something has happened since what the page or the browser has seen."""
+    pulse = _pulse_of(call.desk)
+    known = call.request.headers.get("last-event-id") or call.request.query_params.get("seen")
 
     async def stream() -> AsyncIterator[str]:
         yield "retry: 1000\n\n"
-        seen = await pulse.now()
+        seen = known or await pulse.now()
         end = elapsed() + _LONGEST
         while elapsed() < end:
+            fresh = await pulse.now()
+            # A comment keeps proxies from closing the connection.
+            yield ": \n\n" if fresh == seen else f"event: tick\nid: {fresh}\ndata: 1\n\n"
+            seen = fresh
             with suppress(TimeoutError):
                 async with asyncio.timeout(_PAUSE):
                     await call.desk.closing.wait()
                     return
-            fresh = await pulse.now()
-            # A comment keeps proxies from closing the connection.
-            yield ": \n\n" if fresh == seen else "event: tick\ndata: 1\n\n"
-            seen = fresh
 
     return StreamingResponse(stream(), media_type="text/event-stream", headers={"cache-control": "no-store", "x-accel-buffering": "no"})

@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from tidings.dashboard.call import Call, Problem, cursor
 from tidings.dashboard.diagrams import graph
+from tidings.dashboard.live import followed
 from tidings.dashboard.params import Param, read
 from tidings.dashboard.views import (
     AUDIT,
@@ -38,6 +39,7 @@ async def _did(call: Call) -> Any:
     return None if number is None else await call.desk.entry(number)
 
 
+@followed
 async def overview(call: Call) -> Response:
     """Show whether all is well, on one screen."""
     span = _given(call, RANGE)["range"]
@@ -68,11 +70,13 @@ async def search(call: Call, values: dict[str, Any]) -> Any:
     return found._replace(rows=seen)
 
 
+@followed
 async def subscriptions(call: Call) -> Response:
     """Show all subscriptions."""
     return call.page("subscriptions.html", found=await call.desk.subscriptions(), did=await _did(call))
 
 
+@followed
 async def subscription(call: Call) -> Response:
     """Show one subscription with its charts."""
     number = number_of(call)
@@ -84,6 +88,7 @@ async def subscription(call: Call) -> Response:
     return call.page("subscription.html", item=found, charts=charts, span=span, spans=SPANS, did=await _did(call))
 
 
+@followed
 async def failures(call: Call) -> Response:
     """Show failures, grouped by what went wrong; with a filter also one by one."""
     values = _given(call, *FAILURES)
@@ -108,6 +113,7 @@ async def group(call: Call) -> Response:
     return call.page("group.html", group=found, found=page, values=values, did=await _did(call))
 
 
+@followed
 async def keys(call: Call) -> Response:
     """Show what is blocked, by key."""
     values = _given(call, *KEYS)
@@ -118,6 +124,7 @@ async def keys(call: Call) -> Response:
     return call.page("keys.html", found=found, after=place_text(found.after), values=values, did=await _did(call))
 
 
+@followed
 async def scheduled(call: Call) -> Response:
     """Show what waits for its time."""
     values = _given(call, *SCHEDULED)
@@ -133,12 +140,14 @@ async def topics(call: Call) -> Response:
     return call.page("topics.html", found=found, graph=graph(found.types[:150]))
 
 
+@followed
 async def workers(call: Call) -> Response:
     """Show the processes and what they hold."""
     found, readers, tasks = await call.desk.workers()
     return call.page("workers.html", found=found, readers=readers, tasks=tasks, services=await call.desk.services())
 
 
+@followed
 async def audit(call: Call) -> Response:
     """Show who has done what."""
     values = _given(call, *AUDIT)

@@ -15,7 +15,7 @@ import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 from uuid import UUID
 
 import msgspec
@@ -90,6 +90,33 @@ class _Unsampled(NonRecordingSpan):
         return f"NonRecordingSpan({self.get_span_context()!r})"
 
 
+class _Links(Sequence[Link]):
+    """Links to the contexts of many events, read when somebody looks: a span that is not recorded has none, and most samplers do not ask."""
+
+    def __init__(self, contexts: Iterable[SpanContext | None]) -> None:
+        self._contexts = contexts
+        self._read: list[Link] | None = None
+
+    def _links(self) -> list[Link]:
+        if self._read is None:
+            self._read = list(islice((Link(context) for context in self._contexts if context is not None), _LINKS))
+        return self._read
+
+    def __bool__(self) -> bool:
+        # Asked of all links, before anybody looks into them.
+        return True
+
+    def __len__(self) -> int:
+        return len(self._links())
+
+    @overload
+    def __getitem__(self, index: int) -> Link: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Link]: ...
+    def __getitem__(self, index: int | slice) -> Link | list[Link]:
+        return self._links()[index]
+
+
 class Tracing:
     """Makes the spans. A service that is not traced has none of these, and pays for none."""
 
@@ -121,38 +148,39 @@ class Tracing:
         )
         span = self._tracer.start_span(kind.name, inherited, SpanKind.PRODUCER, kind.attributes)
         if span.is_recording():
-            span.set_attribute("messaging.message.id", str(event_id))
+            attributes = {"messaging.message.id": str(event_id)}
             if (conversation := fields.get("correlationid")) is not None:
-                span.set_attribute("messaging.message.conversation_id", conversation)
+                attributes["messaging.message.conversation_id"] = conversation
+            span.set_attributes(attributes)
         span.end()
         context = span.get_span_context()
         if context.is_valid:
             _write(context, fields)
 
     @contextmanager
-    def sending(self, system: str, rows: Sequence[tuple[str, str, str | bytes]]) -> Iterator[Callable[[str], None]]:
+    def sending(self, system: str, rows: Sequence[tuple[str, UUID | str, str | bytes]]) -> Iterator[Callable[[str], None]]:
         """Make the span of sending events to a broker; it gives a function that says why some of them have not arrived.
 
         Args:
             system: the kind of broker, e.g. `rabbitmq`.
             rows: topic, id and headers, as JSON, of each event.
         """
-        topics = {topic for topic, _, _ in rows}
-        topic = topics.pop() if len(topics) == 1 else "(several)"
-        attributes: dict[str, Any] = {
-            "messaging.system": system, "messaging.operation.name": "send", "messaging.operation.type": "send",
-            "messaging.destination.name": topic,
-        }  # fmt: skip
         if len(rows) == 1:
             found = self._of_headers(rows[0][2])
             if found is not None and not found.trace_flags & 1 and self._unsampled_elsewhere:
                 yield _unheard
                 return
-            parent, links = _context(found), []
-            attributes["messaging.message.id"] = rows[0][1]
+            parent, links = _context(found), None
+            more: dict[str, Any] = {"messaging.message.id": str(rows[0][1])}
         else:
-            parent, links = Context(), _links(self._of_headers(headers) for _, _, headers in rows)
-            attributes["messaging.batch.message_count"] = len(rows)
+            parent, links = Context(), _Links(self._of_headers(headers) for _, _, headers in rows)
+            more = {"messaging.batch.message_count": len(rows)}
+        topics = {topic for topic, _, _ in rows}
+        topic = topics.pop() if len(topics) == 1 else "(several)"
+        attributes: dict[str, Any] = {
+            "messaging.system": system, "messaging.operation.name": "send", "messaging.operation.type": "send",
+            "messaging.destination.name": topic, **more,
+        }  # fmt: skip
         with self._tracer.start_as_current_span(f"send {topic}", parent, SpanKind.CLIENT, attributes, links) as span:
             yield lambda reason: span.set_status(Status(StatusCode.ERROR, reason[:300]))
 
@@ -169,8 +197,7 @@ class Tracing:
         async def traced(
             plan: Plan, event: Any, envelope: Envelope | list[Envelope], scope: Scope, deadline: Deadline, filters: Filters | None
         ) -> None:
-            first = envelope[0] if isinstance(envelope, list) else envelope
-            if self._unsampled_elsewhere and (unsampled := _unsampled(first)) is not None and first is envelope:
+            if self._unsampled_elsewhere and not isinstance(envelope, list) and (unsampled := _unsampled(envelope)) is not None:
                 # The spans of the handler belong to this trace, and are not recorded either.
                 token = attach(set_span_in_context(unsampled))
                 try:
@@ -178,6 +205,7 @@ class Tracing:
                 finally:
                     detach(token)
                 return
+            first = envelope[0] if isinstance(envelope, list) else envelope
             alone = not isinstance(envelope, list) or len(envelope) == 1
             parent = self._parent(first.traceparent, first.tracestate) if alone and first.traceparent is not None else None
             if parent is not None and not parent.trace_flags & 1 and self._unsampled_elsewhere:
@@ -189,12 +217,12 @@ class Tracing:
                 return
             key = (first.name, first.version, first.topic)
             kind = kinds.get(key) or self._kind(kinds, key, f"process {first.topic}", _processing(subscription, first))
-            links: list[Link] = []
+            links = None
             attributes = kind.attributes
             if isinstance(envelope, list):
                 attributes = {**attributes, "messaging.batch.message_count": len(envelope)}
                 if not alone:
-                    links = _links(self._parent(each.traceparent, each.tracestate) for each in envelope)
+                    links = _Links(self._parent(each.traceparent, each.tracestate) for each in envelope)
             span = self._tracer.start_span(
                 kind.name, _context(parent), SpanKind.CONSUMER, attributes, links, record_exception=False, set_status_on_exception=False
             )
@@ -305,15 +333,11 @@ def _context(parent: SpanContext | None) -> Context:
     return Context() if parent is None else set_span_in_context(NonRecordingSpan(parent), Context())
 
 
-def _links(parents: Iterable[SpanContext | None]) -> list[Link]:
-    return list(islice((Link(parent) for parent in parents if parent is not None), _LINKS))
-
-
 def _write(context: SpanContext, fields: dict[str, str]) -> None:
     """Write a context into the headers of an event."""
-    fields["traceparent"] = f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
-    if context.trace_state:
-        fields["tracestate"] = context.trace_state.to_header()
+    fields["traceparent"] = f"00-{context.trace_id:032x}-{context.span_id:016x}-{int(context.trace_flags):02x}"
+    if state := context.trace_state:
+        fields["tracestate"] = state.to_header()
     else:
         fields.pop("tracestate", None)
 

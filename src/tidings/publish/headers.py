@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from tidings.envelope import RESERVED_HEADERS, Envelope
 from tidings.errors import InvalidEvent
 
@@ -20,6 +22,8 @@ MAX_VALUE = 4096
 #: How many names of events a chain keeps, and from which hop on there is one: most flows are short and do not pay for it.
 CHAIN = 16
 CHAIN_FROM = 4
+
+_encode = msgspec.json.Encoder().encode
 
 # What every transport can carry as a header name: printable ASCII without spaces.
 _NAME = re.compile(r"[!-~]+\Z")
@@ -93,6 +97,15 @@ def user_headers(event: str, headers: Mapping[str, str], collision: Callable[[st
 
 def written(headers: Mapping[str, str]) -> str:
     """Return headers as JSON text in pure ASCII."""
+    # Nearly all are ASCII as they are, and plain strings: this is a tenth of the work.
+    try:
+        text = _encode(headers)
+    except (UnicodeEncodeError, TypeError):
+        return _escaped(headers)
+    return text.decode() if text.isascii() else _escaped(headers)
+
+
+def _escaped(headers: Mapping[str, str]) -> str:
     return json.dumps(headers, separators=(",", ":"))
 
 

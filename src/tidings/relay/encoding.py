@@ -63,13 +63,13 @@ class Encoder:
         Raises:
             Unsendable: the format cannot carry its headers, or they are no headers.
         """
-        return Outgoing(row.topic, self._message(row))
-
-    def _message(self, row: Row) -> Message:
         known = self._known.get((row.name, row.version)) or self._look_up(row.name, row.version)
         data = row.data.encode() if isinstance(row.data, str) else row.data
         if row.headers == "{}" and self._wire == "cloudevents":
-            return known.template.message(str(row.id), _aware(row.time), row.key, row.position, data)
+            return Outgoing(row.topic, known.template.message(str(row.id), _aware(row.time), row.key, row.position, data))
+        return Outgoing(row.topic, self._message(row, known, data))
+
+    def _message(self, row: Row, known: _Known, data: bytes) -> Message:
         extensions: dict[str, str] = {}
         own: dict[str, str] = {}
         subject = None

@@ -43,14 +43,12 @@ class Flight(Generic[T]):
         self._calls = calls
         self._most = most
         self.under_way = 0
+        #: `add(key, item)`: let an item wait behind those of its key; without a key it waits for nothing.
+        self.add = self._lanes.add
 
     def __len__(self) -> int:
         """Return how many wait, whether they may be sent now or not; those under way are not among them."""
         return self._lanes.waiting
-
-    def add(self, key: str | None, item: T) -> None:
-        """Let an item wait behind those of its key; without a key it waits for nothing."""
-        self._lanes.add(key, item)
 
     def take(self) -> Call[T] | None:
         """Return what is to be sent now, in an order that keeps each key's; None when nothing may be.

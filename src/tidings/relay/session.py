@@ -104,6 +104,8 @@ class Session:
             [relay.compiled], self._store, relay._publisher, relay._worker, asyncio.Semaphore(16), relay._counters, relay._died, self._sending,
         )  # fmt: skip
         self._decisions: dict[tuple[str, int | None, str], str] = {}
+        #: Those of which it is not known where they go.
+        self._unknown: set[tuple[str, int | None, str]] = set()
 
     def stop(self) -> None:
         """Read nothing more."""
@@ -182,20 +184,24 @@ class Session:
 
     def _add(self, batch: Batch) -> None:
         """Note what was read; what goes to this transport waits for its turn."""
-        service, decisions, flight = self._relay._service, self._decisions, self._flight
-        read = self._progress.read
+        service, decisions = self._relay._service, self._decisions
+        read, add = self._progress.read, self._flight.add
+        total = 0
         for found, mark in zip(batch.rows, batch.marks, strict=True):
             row = Row(*found[:10])
             what = (row.name, row.version, row.topic)
             goes = decisions.get(what)
             if goes is None:
                 goes = decisions[what] = self._relay._routing.goes(self._relay.transport, *what)
-            mine = row.source == service and goes != "no"
-            ticket = read(mark, row.position or 0, 1 if mine else 0)
-            if mine:
+                if goes == "unknown":
+                    self._unknown.add(what)
+            if row.source == service and goes != "no":
                 size = len(row.data) + len(row.headers) + 600
-                self._bytes += size
-                flight.add(row.key, _Entry(row, ticket, size))
+                total += size
+                add(row.key, _Entry(row, read(mark, row.position or 0, 1), size))
+            else:
+                read(mark, row.position or 0, 0)
+        self._bytes += total
 
     async def _wait_for_room(self) -> None:
         tuning = self._tuning
@@ -224,9 +230,8 @@ class Session:
                 if failed is not None:
                     say_what_failed(outcomes, failed)
             settled = settle(entries, outcomes)
-            for entry in settled.confirmed:
-                self._finish(entry)
             if settled.confirmed:
+                self._finish_each(settled.confirmed)
                 relay._counters.add(self._compiled.label, "relayed", len(settled.confirmed))
                 self._compiled.lag.since([entry.row.time for entry in settled.confirmed], elapsed() + self._offset)
                 relay.reach.worked()
@@ -235,7 +240,7 @@ class Session:
                 return
             reasons = {id(entry): reason for entry, reason in settled.refused}
             withheld = {id(entry) for entry in settled.behind}
-            for entry in entries:
+            for entry in entries if reasons or withheld else ():
                 if (reason := reasons.get(id(entry))) is not None:
                     self._refuse(entry, Refused(reason))
                 elif id(entry) in withheld:
@@ -248,9 +253,7 @@ class Session:
         tracing = self._relay._publisher.tracing
         if tracing is None:
             return nullcontext()
-        return tracing.sending(
-            system_of(self._relay.transport), [(entry.row.topic, str(entry.row.id), entry.row.headers) for entry in entries]
-        )
+        return tracing.sending(system_of(self._relay.transport), [(entry.row.topic, entry.row.id, entry.row.headers) for entry in entries])
 
     async def _isolate(self) -> None:
         """Send one message at a time until it is known which of them connections break of. Those that they did break of wait for others first."""
@@ -285,20 +288,20 @@ class Session:
         """Write what can be sent; park what cannot, and what has to wait behind something parked."""
         sent: list[_Entry] = []
         outgoing: list[Outgoing] = []
-        encode = self._relay._encoder.outgoing
+        encode, line, blocked, unknown = self._relay._encoder.outgoing, self._line, self._blocked, self._unknown
         for entry in entries:
             row = entry.row
-            if self._blocked and row.key is not None and lane_of(row.key) in self._blocked:
+            if blocked and row.key is not None and lane_of(row.key) in blocked:
                 self._park(entry, parking(_received(row), lane_of(row.key), "behind"))
-            elif self._decisions[row.name, row.version, row.topic] == "unknown":
+            elif unknown and (row.name, row.version, row.topic) in unknown:
                 self._park(entry, parking(_received(row), self._lane(entry), "waiting for code", delay=1.0))
             elif row.headers != "{}" and self._expired(row):
                 self._relay._counters.add(self._compiled.label, "expired")
                 self._finish(entry)
             else:
                 try:
-                    if self._line.one_by_one:
-                        self._line.check(str(row.id))
+                    if line.one_by_one:
+                        line.check(str(row.id))
                     outgoing.append(encode(row))
                 except Unsendable as error:
                     self._refuse(entry, error)
@@ -317,6 +320,13 @@ class Session:
         self._bytes -= entry.size
         self._progress.finish(entry.ticket)
         self._line.settled(entry.row.id)
+
+    def _finish_each(self, entries: Sequence[_Entry]) -> None:
+        self._bytes -= sum([entry.size for entry in entries])
+        self._progress.finish_each([entry.ticket for entry in entries])
+        if self._line.suspicion.anything:
+            for entry in entries:
+                self._line.settled(entry.row.id)
 
     async def _drain(self) -> None:
         """Wait until nothing is under way; what was not sent is in the log."""

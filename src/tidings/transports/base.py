@@ -18,7 +18,7 @@ from tidings.codecs.wire import Wire
 
 __all__ = [
     "CONFIRMED", "WITHHELD", "Failure", "Incoming", "Keeps", "Kept", "Log", "Outcome", "Outgoing", "Provision", "Publisher", "Receiver", "Transport", "as_header",
-    "refused", "sifted", "size_of", "unconfirmed", "written_size_of",
+    "fit", "refused", "sifted", "size_of", "unconfirmed", "written_size_of",
 ]  # fmt: skip
 
 #: What it says about the others of a `publish` that one message was not confirmed. `atomic`: none was sent. `prefix`: none of the later ones
@@ -104,6 +104,26 @@ def written_size_of(message: Message) -> int:
     """
     text, others = _parts(message)
     return (len(text) if text.isascii() else len(text.encode())) + others
+
+
+def fit(batch: Sequence[Outgoing], most: int) -> bool:
+    """Return whether all of these together, with their keys, are no larger than one may be, and can be written: none need be looked at then."""
+    text: list[Any] = []
+    others = 0
+    for outgoing in batch:
+        message = outgoing.message
+        text += message.headers
+        text += message.headers.values()
+        if message.key is not None:
+            text.append(message.key)
+        if message.body is not None:
+            others += len(message.body)
+    try:
+        together = "".join(text)
+        return (len(together) if together.isascii() else len(together.encode())) + others <= most
+    except (TypeError, UnicodeEncodeError):
+        # Some headers are bytes, or cannot be written.
+        return False
 
 
 def _parts(message: Message) -> tuple[str, int]:

@@ -44,6 +44,7 @@
   const control = document.querySelector("[data-live]");
   let stream = null;
   let paused = false;
+  let stale = false;
 
   function busy() {
     const region = document.getElementById("live");
@@ -52,13 +53,14 @@
   }
 
   function refresh() {
-    if (!busy()) htmx.ajax("GET", location.pathname + location.search, { target: "#live", select: "#live", swap: "outerHTML" });
+    stale = busy();
+    if (!stale) htmx.ajax("GET", location.pathname + location.search, { target: "#live", select: "#live", swap: "outerHTML" });
   }
 
   function listen() {
     const wanted = !paused && !document.hidden;
     if (wanted && !stream) {
-      stream = new EventSource(document.body.dataset.base + "/live");
+      stream = new EventSource(document.body.dataset.base + "/live?seen=" + (document.body.dataset.seen || ""));
       stream.addEventListener("tick", refresh);
       stream.onopen = () => control.classList.add("on");
       stream.onerror = () => control.classList.remove("on");
@@ -81,6 +83,8 @@
     document.addEventListener("visibilitychange", listen);
     addEventListener("pagehide", () => { if (stream) { stream.close(); stream = null; } });
     addEventListener("pageshow", listen);
+    // What came while somebody's hands were on it.
+    for (const done of ["focusout", "selectionchange"]) document.addEventListener(done, () => setTimeout(() => { if (stale && !paused) refresh(); }, 200));
     listen();
   }
 

@@ -112,6 +112,11 @@ class Line:
         self._held: Held | None = None
         self._closed = False
 
+    @property
+    def busy(self) -> bool:
+        """Whether somebody uses it."""
+        return self._turn.locked()
+
     async def run(self, function: Callable[Concatenate[Connection, P], R], *arguments: P.args, **keywords: P.kwargs) -> R:
         """Run a function of the connection.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -11,7 +12,7 @@ from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
 from tidings.codecs.message import Message
-from tidings.transports.base import CONFIRMED, Outcome, Outgoing, refused, sifted, unconfirmed, written_size_of
+from tidings.transports.base import CONFIRMED, Outcome, Outgoing, fit, refused, sifted, unconfirmed, written_size_of
 from tidings.transports.kafka.client import CONTENT_TYPE, load_kafka
 
 if TYPE_CHECKING:
@@ -23,6 +24,11 @@ __all__ = ["Publisher"]
 
 # Seconds that one call of the client may keep its thread.
 _SLICE = 0.1
+# With so few messages under way the client is made to send them at once, instead of waiting for more; and seconds that this takes at most.
+_LITTLE = 100
+_MOMENT = 0.01
+# Messages that are weighed together.
+_PORTION = 100
 # Seconds for which a topic that is not there is not asked for again.
 _AGAIN = 5.0
 # Seconds that closing waits for the thread.
@@ -32,12 +38,13 @@ _LEAVING = 5.0
 class _Call:
     """The messages of one `publish` that are under way."""
 
-    __slots__ = ("_loop", "_lost", "done", "left", "outcomes")
+    __slots__ = ("_ended", "_loop", "_lost", "_number", "done", "left", "outcomes")
 
-    def __init__(self, outcomes: list[Outcome | None], lost: Callable[[str], None]) -> None:
+    def __init__(self, outcomes: list[Outcome | None], lost: Callable[[str], None], ended: Callable[[int], None]) -> None:
         self.outcomes = outcomes
-        self.left = outcomes.count(None)
+        self.left = self._number = outcomes.count(None)
         self._lost = lost
+        self._ended = ended
         self._loop = asyncio.get_running_loop()
         self.done: asyncio.Future[None] = self._loop.create_future()
 
@@ -52,6 +59,7 @@ class _Call:
             self._lost(error.str())
         self.left -= 1
         if not self.left:
+            self._ended(self._number)
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self.end)
 
@@ -62,7 +70,10 @@ class _Call:
 
 
 class Publisher:
-    """Messages are handed over by the event loop, which takes no time; a thread waits for what the cluster says of them."""
+    """Messages are handed over by the event loop, which takes no time; a thread waits for what the cluster says of them.
+
+    In a backlog the client waits a little for batches to fill, which halves what it and the cluster have to do; a few messages go at once.
+    """
 
     def __init__(self, transport: Kafka) -> None:
         self._transport = transport
@@ -75,6 +86,10 @@ class Publisher:
         self._calls: set[_Call] = set()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tidings-kafka-publisher")
         self._serving: asyncio.Future[None] | None = None
+        # How many messages were handed over, written by the loop, and how many of them are settled, written by the thread.
+        self._handed = 0
+        self._settled = 0
+        self._news = threading.Event()
 
     async def start(self) -> None:
         """Connect."""
@@ -88,9 +103,11 @@ class Publisher:
             if asked := {outgoing.topic for outgoing in batch} - self._topics:
                 await asyncio.to_thread(self._ask, asked)
             if self._over is None:
-                call = _Call(sifted(batch, self._why_not), self._lost)
+                call = _Call(self._sifted(batch), self._lost, self._ended)
                 self._calls.add(call)
+                self._handed += call.left
                 await self._produce(batch, call)
+                self._news.set()
         if call is None:
             found: list[Outcome | None] = [None] * len(batch)
         else:
@@ -127,14 +144,14 @@ class Publisher:
         if (producer := self._producer) is None:
             return
         deadline = monotonic() + self._transport.timeout
+        produce, delivered, refused_at_once = producer.produce, call.delivered, call.left < len(batch)
         for number, outgoing in enumerate(batch):
-            if call.outcomes[number] is not None:
+            if refused_at_once and call.outcomes[number] is not None:
                 continue
             message = outgoing.message
-            on_delivery = partial(call.delivered, number)
             while self._over is None:
                 try:
-                    producer.produce(outgoing.topic, message.body, message.key, headers=_headers(message), on_delivery=on_delivery)
+                    produce(outgoing.topic, message.body, message.key, headers=_headers(message), on_delivery=partial(delivered, number))
                     break
                 except BufferError:
                     if monotonic() > deadline:
@@ -158,7 +175,8 @@ class Publisher:
                 "message.timeout.ms": 0,
                 # The partition of a key is the same as for clients in Java.
                 "partitioner": "murmur2_random",
-                "linger.ms": 1,
+                # Batches, while messages are handed over one by one; the thread that serves waits for none when there is little.
+                "linger.ms": 2,
                 "message.max.bytes": transport.most + 4096,
                 "queue.buffering.max.messages": 0,
                 "queue.buffering.max.kbytes": 1 << 18,
@@ -174,11 +192,23 @@ class Publisher:
         producer = self._producer
         assert producer is not None
         while self._over is None:
-            producer.poll(_SLICE)
+            if self._news.is_set():
+                self._news.clear()
+                if self._handed - self._settled <= _LITTLE:
+                    # `linger.ms` does not hold while somebody waits here, who is also told what was delivered.
+                    producer.flush(_MOMENT)
+            elif self._handed > self._settled:
+                producer.poll(_SLICE)
+            else:
+                producer.poll(0)
+                self._news.wait(_SLICE)
         producer.purge()
         producer.poll(0)
         # The client's end waits for its threads: it must come here, not wherever garbage is collected.
         self._producer = None
+
+    def _ended(self, messages: int) -> None:
+        self._settled += messages
 
     def _noticed(self, error: Any) -> None:
         if error.fatal() or error.code() in (load_kafka().KafkaError._ALL_BROKERS_DOWN, load_kafka().KafkaError._AUTHENTICATION):
@@ -186,9 +216,17 @@ class Publisher:
 
     def _lost(self, reason: str) -> None:
         self._over = self._over or reason
+        self._news.set()
         for call in list(self._calls):
             with contextlib.suppress(RuntimeError):
                 call._loop.call_soon_threadsafe(call.end)
+
+    def _sifted(self, batch: Sequence[Outgoing]) -> list[Outcome | None]:
+        """Return None for what may be sent, and an outcome for the others. Mostly there are none, which shows without a look at each message."""
+        portions = (batch[first : first + _PORTION] for first in range(0, len(batch), _PORTION))
+        if not self._missing and all(fit(portion, self._transport.most) for portion in portions):
+            return [None] * len(batch)
+        return sifted(batch, self._why_not)
 
     def _why_not(self, outgoing: Outgoing) -> str | None:
         if outgoing.topic not in self._topics and outgoing.topic in self._missing:
@@ -238,7 +276,4 @@ class Publisher:
 
 def _headers(message: Message) -> dict[str, str | bytes | None]:
     # The client encodes text itself.
-    headers = dict(message.headers)
-    if message.content_type is not None:
-        headers[CONTENT_TYPE] = message.content_type
-    return headers
+    return dict(message.headers) if message.content_type is None else {**message.headers, CONTENT_TYPE: message.content_type}

@@ -27,15 +27,14 @@ class Inbox:
     def __init__(self, names: Names) -> None:
         #: The number of the worker that handles events here, by subscription; where there is none, nobody is written down.
         self.workers: dict[int, int] = {}
-        # Only exceptions come back: the place (from 1) of each event that does not run, and why.
-        standing = f"""
+        # Only exceptions come back: the place (from 1) of each event that does not run, and why. Rows are looked for by `any` and never by a
+        # join: a plan that was made while the inbox was young, and is kept with the statement, would read all of it for each join.
+        known = f"select i.event_key from {names.inbox} i where i.event_key = any($2::uuid[]) and i.subscription_id = $1::int"
+        blocked = f"select l.lane from {names.lanes} l where l.lane = any($3::uuid[]) and l.subscription_id = $1::int"
+        self.open_ = Sql(f"""
             with todo as materialized (select u.k, u.l, u.ord from unnest($2::uuid[], $3::uuid[]) with ordinality u(k, l, ord)),
                  parked as materialized (
-                   select t.ord, t.k from todo t join {names.lanes} l on l.lane = t.l and l.subscription_id = $1::int
-                   where not exists (select 1 from {names.inbox} i where i.event_key = t.k and i.subscription_id = $1::int))
-        """
-        self.open_ = Sql(f"""
-            {standing},
+                   select t.ord, t.k from todo t where case when t.l in ({blocked}) then t.k not in ({known}) else false end),
                  fresh as (
                    insert into {names.inbox} (event_key, subscription_id, worker)
                    select t.k, $1::int, $4::smallint from todo t where t.ord not in (select p.ord from parked p) order by t.k
@@ -46,10 +45,10 @@ class Inbox:
             where t.ord not in (select p.ord from parked p) and t.k not in (select f.event_key from fresh f)
         """)
         self.look = Sql(f"""
-            {standing}
-            select t.ord, {Standing.DUPLICATE} from todo t join {names.inbox} i on i.event_key = t.k and i.subscription_id = $1::int
-            union all
-            select p.ord, {Standing.PARKED} from parked p
+            with known as materialized ({known}), blocked as materialized ({blocked})
+            select u.ord, case when u.k in (select event_key from known) then {Standing.DUPLICATE} else {Standing.PARKED} end
+            from unnest($2::uuid[], $3::uuid[]) with ordinality u(k, l, ord)
+            where u.k in (select event_key from known) or u.l in (select lane from blocked)
         """)
         # A handler may have committed by itself: then the rows are there, and no longer this transaction's.
         ours = "i.xmin = pg_current_xact_id_if_assigned()::xid"
