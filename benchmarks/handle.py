@@ -88,10 +88,20 @@ class Bench:
     events: int
     cpu: dict[str, float] = field(default_factory=dict)
 
-    async def ours(
-        self, variant: Variant, engine: AsyncEngine | None = None, prepare: Callable[[Service], None] = lambda _: None, warm: int = 0
-    ) -> float:
-        """Handle everything once with a new service; return events a second, from when the first `warm` have been handled."""
+    async def ours(self, variant: Variant, engine: AsyncEngine | None = None) -> float:
+        """Handle everything once with a new service; return events a second."""
+        async with self.running(variant, engine) as (service, _):
+            started, used = perf_counter(), process_time()
+            await self.handled(variant, service, self.events)
+            elapsed = perf_counter() - started
+            self.cpu["ours"] = (process_time() - used) / self.events * 1e6
+        return self.events / elapsed
+
+    @asynccontextmanager
+    async def running(
+        self, variant: Variant, engine: AsyncEngine | None = None, prepare: Callable[[Service], None] = lambda _: None
+    ) -> AsyncIterator[tuple[Service, Calls]]:
+        """Run a new service, which handles everything; check what it has left."""
         store = self.store if engine is None else SQLStore(engine, prefix=self.store.names.prefix)
         subscriptions, calls = Subscriptions(), Calls()
         variant.declare(subscriptions, calls)
@@ -99,11 +109,8 @@ class Bench:
         service = Service(f"bench-{next(_services)}", contracts=[contract], subscriptions=[subscriptions], store=store)
         prepare(service)
         async with service:
-            before = await self._handled(variant, service, warm)
-            started, used = perf_counter(), process_time()
-            counted = await self._handled(variant, service, self.events) - before
-            elapsed = perf_counter() - started
-            self.cpu["ours"] = (process_time() - used) / counted * 1e6
+            yield service, calls
+            await self.handled(variant, service, self.events)
         names = self.store.names
         inbox = await self.database.admin.fetchval(f"select count(*) from {names.inbox}")
         check(variant.name, inbox=(inbox, self.events))
@@ -113,7 +120,6 @@ class Bench:
             f"from effects e join {names.outbox} o on o.id = e.event_id) w where back"
         )
         check(variant.name, out_of_order=(inverted, 0))
-        return counted / elapsed
 
     async def raw(self, variant: Variant) -> float:
         """Handle everything once with the raw loop; return events a second."""
@@ -136,7 +142,7 @@ class Bench:
         await engine.dispose()
         return f"{counts['ours'] / self.events:.3f} + {counts['transaction'] / self.events:.3f}"
 
-    async def _handled(self, variant: Variant, service: Service, least: int) -> int:
+    async def handled(self, variant: Variant, service: Service, least: int) -> int:
         """Wait until so many events have been handled; return how many have."""
         since = perf_counter()
         while (found := service.counters.total[f"{service.name}/effect", "handled"]) < least:

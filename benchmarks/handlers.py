@@ -15,7 +15,7 @@ __all__ = ["Calls", "Declare", "batch", "connection", "driver", "one_session", "
 
 
 class Calls:
-    """Events that plain handlers were called with: they leave nothing in the database."""
+    """Events that a handler was called with, where it counts them: plain ones leave nothing in the database."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -31,6 +31,7 @@ def driver(handlers: Subscriptions, calls: Calls) -> None:
     @handlers.subscribe(OrderPlaced, name="effect")
     async def effect(event: OrderPlaced, connection: asyncpg.Connection) -> None:
         await connection.execute(INSERT_EFFECT, event.order_id)
+        calls.count += 1
 
 
 def connection(handlers: Subscriptions, calls: Calls) -> None:
@@ -72,6 +73,7 @@ def batch(size: int) -> Declare:
         @handlers.subscribe(OrderPlaced, name="effect", batch=size)
         async def effect(events: list[OrderPlaced], connection: asyncpg.Connection) -> None:
             await connection.execute(INSERT_EFFECTS, [event.order_id for event in events])
+            calls.count += len(events)
 
     return declare
 
