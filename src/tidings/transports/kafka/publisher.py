@@ -7,9 +7,10 @@ import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from tidings.codecs.message import Message
 from tidings.transports.base import CONFIRMED, Outcome, Outgoing, fit, refused, sifted, unconfirmed, written_size_of
@@ -48,25 +49,42 @@ class _Call:
         self._loop = asyncio.get_running_loop()
         self.done: asyncio.Future[None] = self._loop.create_future()
 
-    def delivered(self, number: int, error: Any, _message: Any) -> None:
-        """Note what became of one; called on the thread that polls."""
-        if error is None:
-            self.outcomes[number] = CONFIRMED
-        elif error.code() == load_kafka().KafkaError.MSG_SIZE_TOO_LARGE:
+    def failed(self, number: int, error: Any) -> None:
+        """Note why one was not delivered; called on the thread that polls."""
+        if error.code() == load_kafka().KafkaError.MSG_SIZE_TOO_LARGE:
             self.outcomes[number] = refused(f"the cluster takes no message of this size: {error.str()}")
         else:
             self.outcomes[number] = unconfirmed(error.str())
             self._lost(error.str())
-        self.left -= 1
-        if not self.left:
-            self._ended(self._number)
-            with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self.end)
+
+    def told(self) -> None:
+        """Know what became of all of them; called on the thread that polls."""
+        self._ended(self._number)
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self.end)
 
     def end(self) -> None:
         """Let whoever waits go on."""
         if not self.done.done():
             self.done.set_result(None)
+
+
+class _Delivered(msgspec.Struct, gc=False, eq=False):
+    """Takes what the cluster says of one message. There are thousands: the garbage collector need not look at them."""
+
+    call: _Call
+    number: int
+
+    def __call__(self, error: Any, _message: Any) -> None:
+        """Note what became of it; called on the thread that polls."""
+        call = self.call
+        if error is None:
+            call.outcomes[self.number] = CONFIRMED
+        else:
+            call.failed(self.number, error)
+        call.left -= 1
+        if not call.left:
+            call.told()
 
 
 class Publisher:
@@ -144,14 +162,14 @@ class Publisher:
         if (producer := self._producer) is None:
             return
         deadline = monotonic() + self._transport.timeout
-        produce, delivered, refused_at_once = producer.produce, call.delivered, call.left < len(batch)
+        produce, refused_at_once = producer.produce, call.left < len(batch)
         for number, outgoing in enumerate(batch):
             if refused_at_once and call.outcomes[number] is not None:
                 continue
             message = outgoing.message
             while self._over is None:
                 try:
-                    produce(outgoing.topic, message.body, message.key, headers=_headers(message), on_delivery=partial(delivered, number))
+                    produce(outgoing.topic, message.body, message.key, headers=_headers(message), on_delivery=_Delivered(call, number))
                     break
                 except BufferError:
                     if monotonic() > deadline:
