@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from tests.stores.events import earliest, insert, outgoing
 from tests.stores.waiting import become
+from tidings.errors import StillRunning
 from tidings.stores import SQLStore
 from tidings.stores.base import Lease, Mark
 from tidings.stores.sql.registry import Inbound, Wanted
@@ -269,6 +270,10 @@ class TestSharing:
 
     async def test_a_retired_group_has_no_readers(self, queue: SQLStore) -> None:
         lease = await self.join(queue, "a")
-        await queue.transact(Retire(queue.names, queue.dialect).group, "shop", "shop")
+        retire = Retire(queue.names, queue.dialect)
+        with pytest.raises(StillRunning, match="a worker reads for group 'shop' right now"):
+            await queue.transact(retire.group, "shop", "shop")
+        assert await queue.call(queue.sharing.stay, lease, "a", 10.0)
+        await queue.transact(retire.service, "shop")
         assert not await queue.call(queue.sharing.stay, lease, "a", 10.0)
         assert await queue.call(queue.sharing.join, self.QUEUE, "a", 10.0) is None
