@@ -18,7 +18,7 @@ from tests.model.oracle import check, check_end, drain
 from tests.model.tables import Modelled
 from tests.model.world import SUBSCRIPTIONS, World
 from tidings.consume.fences import Handed, LaneFence
-from tidings.consume.lanes import Lanes, Taken
+from tidings.consume.lanes import Lanes, Taken, _waits
 from tidings.consume.progress import Progress
 from tidings.consume.received import Received
 from tidings.errors import LeaseLost
@@ -75,7 +75,7 @@ def lanes_for_several() -> Iterator[None]:
 
     def take_and_leave(self: Lanes[Any], limit: int, takers: int = 1) -> Taken[Any]:
         taken = take(self, limit, takers)
-        self._ready.extend(lane for lane in taken.lanes if lane.items)
+        self._ready.extend(key for key in taken.keys if _waits(self._lanes[key]))
         return taken
 
     with mock.patch.object(Lanes, "take", take_and_leave), mock.patch.object(Lanes, "give_back", return_value=None):

@@ -14,6 +14,7 @@ from private_services.control import Control
 
 # Loaded here: pytest parses each module of a plug-in, and deep inside a test Python 3.11 may fail at that (https://github.com/python/cpython/issues/106905).
 from tests.conftest import IN_CI
+from tests.transports.failing import service_to_crash
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,7 +40,7 @@ def broker_url(name: str) -> Iterator[str]:
 def private(name: str, control: Control) -> Iterator[tuple[Control, str]]:
     """A private broker; a test that crashes it needs one of its own, with a control of another directory."""
     try:
-        started = control.use(cli.SERVICES[name])
+        started = control.use(service_to_crash(name))
         url = started.__enter__()
     except (UnavailableError, FailedError) as error:
         if IN_CI and isinstance(error, FailedError):

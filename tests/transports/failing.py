@@ -5,10 +5,17 @@ from __future__ import annotations
 import asyncio
 
 from private_services import cli
+from private_services.base import PrivateService
 from private_services.control import Control
 from private_services.proxy import Proxy
+from private_services.redis import Redis
 
-__all__ = ["Crash", "Proxy"]
+__all__ = ["Crash", "Proxy", "service_to_crash"]
+
+
+def service_to_crash(name: str) -> PrivateService:
+    """Return a broker whose confirmations outlive its process: with `everysec`, Redis confirms before it writes when the disk is slow."""
+    return Redis(fsync="no") if name == "redis" else cli.SERVICES[name]
 
 
 class Crash:
@@ -16,7 +23,7 @@ class Crash:
 
     def __init__(self, control: Control, name: str) -> None:
         self._control = control
-        self._service = cli.SERVICES[name]
+        self._service = service_to_crash(name)
 
     async def stop(self) -> None:
         await asyncio.to_thread(self._control.crash, self._service)
