@@ -162,6 +162,24 @@ async def test_calls_of_a_key_are_written_down_in_their_order_and_not_beside_eac
     assert inbox.begun[2:] == [["later"]]
 
 
+async def test_of_a_key_whose_call_could_not_be_written_down_no_later_one_is() -> None:
+    """All of them are made again, in order."""
+    inbox = Inbox()
+    inbox.errors = [ValueError("a mistake")]
+    recording = inbox.recorder.recording("p")
+    call(recording, *range(25), key="a")
+    await until(lambda: inbox.begun)
+    call(recording, "later", key="a")
+    call(recording, "another", key="b")
+    call(recording, "alone")
+    inbox.open.set()
+    with pytest.raises(ValueError, match="a mistake"):
+        await recording.flush()
+    await recording.flush()
+    assert inbox.written == ["another", "alone"]
+    assert sum(1 for _ in iter(recording.take, False)) == 50
+
+
 async def test_what_is_left_of_a_key_is_written_down_soon_although_nobody_waits() -> None:
     inbox = Inbox()
     recording = inbox.recorder.recording("p")

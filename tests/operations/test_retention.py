@@ -14,6 +14,7 @@ from tests.consume.shop import OrderPlaced
 from tests.consume.waiting import until, until_equal
 from tests.consume.world import World, effect
 from tidings import Retry, Service, Subscriptions
+from tidings.consume import purging
 from tidings.consume.purging import PURGER, Purger
 from tidings.errors import ConfigurationError
 from tidings.operations import Operations
@@ -220,3 +221,19 @@ def test_log_and_inbox_do_not_grow_for_ever(name: str) -> None:
     nothing: Any = None
     with pytest.raises(ConfigurationError, match=rf"{name}=None: give a timedelta above 0$"):
         Service("shop", store=SQLStore(create_engine("sqlite:///shop.db")), **{name: nothing})
+
+
+async def test_by_hand_it_goes_on_until_nothing_is_old_enough(world: World, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of dead events a batch is smaller than of all else."""
+    shop.bad = {(f"k{number}", 0) for number in range(5)}
+    service = shop.service(dead_retention=30 * DAY)
+    async with service:
+        await world.publish(service, *(OrderPlaced(key, 0) for key, _ in sorted(shop.bad)))
+        await until_equal(lambda: len(world.lanes()), 5)
+    await age(world, "deliveries", "failed_at", 31)
+    monkeypatch.setattr(purging, "_DEAD", 2)
+    told: list[int] = []
+    await service.store.open()
+    assert await purging.purge(service.store, told.append) == 5
+    assert world.lanes() == []
+    assert told == [2, 4, 5, 5]

@@ -24,6 +24,8 @@ __all__ = ["PURGER", "Purger", "purge"]
 logger = logging.getLogger("tidings.upkeep")
 
 _BATCH = 5000
+#: Dead events are discarded one by one.
+_DEAD = 500
 #: Seconds for which one who deletes by hand has the lease; many times what a batch takes.
 _LEASE = 60.0
 #: Seconds between two times that old counts are rolled up; more than the age of anything.
@@ -51,9 +53,10 @@ async def purge(store: SQLStore, progress: Callable[[int], object] = lambda _: N
     service, retention = max(wanted.items(), key=lambda item: item[1].inbox)
     purger = Purger(store, service, retention)
     try:
-        more = True
-        while more:
-            more = await purger.step(lease) < 1.0
+        before = -1
+        while purger.deleted > before:
+            before = purger.deleted
+            await purger.step(lease)
             progress(purger.deleted)
             if not await store.call(store.leases.renew, lease, _LEASE):
                 break  # somebody goes on
@@ -127,7 +130,7 @@ class Purger:
 
     def _give_up(self, connection: Connection, lease: Lease, service: str, seconds: float) -> int:
         """Discard events of a service that have been dead for so long; nothing waits behind them."""
-        dropped = self.store.upkeep.drop_dead(connection, lease, service, seconds, 500)
+        dropped = self.store.upkeep.drop_dead(connection, lease, service, seconds, _DEAD)
         for row in dropped:
             self.store.inbox.record(connection, row.subscription_id, [row.event_key], Outcome.DISCARDED)
             logger.warning(

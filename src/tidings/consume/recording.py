@@ -172,8 +172,15 @@ class Recorder(Generic[P]):
             self._done[recording] = events + later
             self._count += len(events)
             return True
-        recording.written(len(events), error)
-        self._free += len(events)
+        # Later calls of these keys are made again behind them: written down alone, they would leave an older effect as the last.
+        keys = {event.key for event in events if event.key is not None}
+        later = self._done.pop(recording, [])
+        if kept := [event for event in later if event.key not in keys]:
+            self._done[recording] = kept
+        lost = len(later) - len(kept)
+        self._count -= lost
+        recording.written(len(events) + lost, error)
+        self._free += len(events) + lost
         return False
 
     def _wake(self) -> None:
