@@ -23,8 +23,9 @@ demo: setup ## Run the demo shop; ARGS=--once ends it by itself
 sample: setup ## Run the sample application of examples/rentals, two processes; ARGS=--once plays a short day and ends
 	@PYTHONPATH=examples $(python) -m rentals $(ARGS)
 
+# Tests start hundreds of Pythons, which would compile everything anew without their cache.
 test: setup ## Run the tests, with private services where they can be had; ARGS go to pytest, JOBS=0 runs them in this process
-	@$(python) scripts/services run all -- $(python) -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
+	@env -u PYTHONDONTWRITEBYTECODE $(python) scripts/services run all -- $(python) -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 check: check-format check-lint check-mypy check-pyright ## Check format, lint and types; `make -k check` goes on after a failure
 

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from hypothesis import settings
 
-from tests.services.databases import Database, PostgreSQLDatabases
+from tests.services.databases import Database, PostgreSQLDatabases, SQLiteDatabases
 
 IN_CI = os.environ.get("CI") == "true"
 
@@ -68,6 +68,16 @@ def postgresql_databases(postgresql_url: str) -> Iterator[PostgreSQLDatabases]:
     databases.close()
 
 
+@pytest.fixture(scope="session")
+def sqlite_databases(tmp_path_factory: pytest.TempPathFactory) -> SQLiteDatabases:
+    return SQLiteDatabases(tmp_path_factory.mktemp("sqlite"))
+
+
+@pytest.fixture
+def upgraded() -> None:
+    """With this, directly or through another fixture, SQLite's file comes with our tables in it; PostgreSQL makes them sooner than it copies."""
+
+
 @pytest.fixture
 def postgresql(postgresql_databases: PostgreSQLDatabases) -> Iterator[Database]:
     """A fresh PostgreSQL database, for what only PostgreSQL does."""
@@ -76,9 +86,13 @@ def postgresql(postgresql_databases: PostgreSQLDatabases) -> Iterator[Database]:
 
 
 @pytest.fixture
-def sqlite(tmp_path: Path) -> Database:
-    """A SQLite file that does not exist yet, for what only SQLite does."""
-    return Database.sqlite(tmp_path / "tidings.sqlite")
+def sqlite(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
+    """A SQLite file that does not exist yet, unless the test wants it `upgraded`, for what only SQLite does."""
+    path = tmp_path / "tidings.sqlite"
+    if "upgraded" in request.fixturenames:
+        databases: SQLiteDatabases = request.getfixturevalue("sqlite_databases")
+        return databases.upgraded(path)
+    return Database.sqlite(path)
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])

@@ -11,21 +11,21 @@ from tests.services.databases import Database
 
 
 @pytest.fixture
-async def world(database: Database) -> AsyncIterator[World]:
+async def world(upgraded: None, database: Database) -> AsyncIterator[World]:
     """Our tables on each kind of database, with an asynchronous engine."""
     async with open_world(database) as world:
         yield world
 
 
 @pytest.fixture(params=["async", "sync"])
-async def any_world(database: Database, request: pytest.FixtureRequest) -> AsyncIterator[World]:
+async def any_world(upgraded: None, database: Database, request: pytest.FixtureRequest) -> AsyncIterator[World]:
     """Our tables on each kind of database, with an asynchronous and with a synchronous engine (sqlite3, psycopg)."""
     async with open_world(database, asynchronous=request.param == "async") as world:
         yield world
 
 
 @pytest.fixture
-async def sync_world(database: Database) -> AsyncIterator[World]:
+async def sync_world(upgraded: None, database: Database) -> AsyncIterator[World]:
     """Our tables on each kind of database, with a synchronous engine (sqlite3, psycopg)."""
     async with open_world(database, asynchronous=False) as world:
         yield world

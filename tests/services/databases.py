@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,7 +14,11 @@ from typing import Literal
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
+import sqlalchemy as sa
 from psycopg import sql
+
+from tidings.stores import SQLStore
+from tidings.stores.sqlite import configure
 
 Kind = Literal["sqlite", "postgresql"]
 
@@ -51,6 +57,33 @@ class Database:
         """Describe a database on a PostgreSQL server."""
         rest = dsn.partition("://")[2]
         return cls("postgresql", f"postgresql+asyncpg://{rest}", f"postgresql+psycopg://{rest}", dsn)
+
+
+class SQLiteDatabases:
+    """Files with our tables in them: copies of one, which is cheaper than making the tables.
+
+    Args:
+        directory: Where that one is made.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._template = directory / "template.sqlite"
+
+    def upgraded(self, path: Path) -> Database:
+        """Make a file with our tables in it."""
+        if not self._template.exists():
+            self._make()
+        shutil.copyfile(self._template, path)
+        return Database.sqlite(path)
+
+    def _make(self) -> None:
+        engine = sa.create_engine(Database.sqlite(self._template).sync_url)
+        configure(engine)
+        store = SQLStore(engine)
+        asyncio.run(store.upgrade())
+        store.close()
+        # The last connection leaves everything in the file, and nothing in the log beside it.
+        engine.dispose()
 
 
 class PostgreSQLDatabases:
