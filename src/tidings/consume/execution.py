@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -273,14 +274,30 @@ class Execution:
         deadline = shared or self.deadline()
         try:
             if self.compiled.batch is None:
-                for attempt in attempts:
-                    deadline.what = attempt.received
-                    try:
-                        await made(attempt.route.plan, attempt.event, attempt.envelope, scope, deadline, filters)
-                    finally:
-                        now = perf_counter()
-                        took.append(now - before)
-                        before = now
+                contexts = repeat(None) if tracing is None else tracing.carried([attempt.envelope for attempt in attempts])
+                attached = None
+                try:
+                    for attempt, context in zip(attempts, contexts, strict=False):
+                        deadline.what = attempt.received
+                        if tracing is not None:
+                            # Each replaces the one before; what was there before all of them comes back once.
+                            if context is not None:
+                                token = tracing.attach(context)
+                                attached = attached or token
+                            elif attached is not None:
+                                tracing.detach(attached)
+                                attached = None
+                        try:
+                            await (made if context is None else call)(
+                                attempt.route.plan, attempt.event, attempt.envelope, scope, deadline, filters
+                            )
+                        finally:
+                            now = perf_counter()
+                            took.append(now - before)
+                            before = now
+                finally:
+                    if tracing is not None and attached is not None:
+                        tracing.detach(attached)
             else:
                 for first in range(0, len(attempts), self.compiled.batch):
                     part = attempts[first : first + self.compiled.batch]

@@ -171,9 +171,10 @@ class Publisher:
         due = None if delay is None and at is None else _due(label, delay, at)
         cause = context or current_envelope.get()
         event_id = uuid7()
-        if headers is None and expires is None and cause is None and bound.get() is None and not self._filters and self.tracing is None:
-            text = self._no_headers
-        else:
+        text = None
+        if headers is None and expires is None and cause is None and bound.get() is None and not self._filters:
+            text = self._no_headers if self.tracing is None else self.tracing.alone()
+        if text is None:
             fields = {} if cause is None else inherited(cause, self._carried)
             around = bound.get()
             if around is not None and around.cause is cause:

@@ -1,0 +1,306 @@
+"""Events of traces that are not sampled: they cost little, and whoever looks finds the same as with a span of the SDK."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from opentelemetry import baggage, context, propagate, trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased
+from opentelemetry.trace import SpanContext, TraceFlags, TraceState
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from tests.consume.shop import OrderBilled, OrderPlaced
+from tests.consume.waiting import until
+from tests.consume.world import World
+from tidings import Envelope, Publish, Retry, Service, Subscriptions
+from tidings.consume.pace import Pace
+from tidings.observability import tracing
+from tidings.observability.tracing import Tracing
+from tidings.publish.headers import written
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+SPAN = "b7ad6b7169203331"
+UNSAMPLED = f"00-{TRACE}-{SPAN}-00"
+SAMPLED = f"00-{TRACE}-{SPAN}-01"
+
+
+def current() -> SpanContext:
+    return trace.get_current_span().get_span_context()
+
+
+def outgoing() -> dict[str, str]:
+    carrier: dict[str, str] = {}
+    propagate.inject(carrier)
+    return carrier
+
+
+def envelope_of(traceparent: str | None, tracestate: str | None = None) -> Envelope:
+    return Envelope(
+        id=uuid4(), source="shop", name="order.placed", version=1, topic="t", key="a", time=datetime.now(UTC), correlation_id="c",
+        traceparent=traceparent, tracestate=tracestate,
+    )  # fmt: skip
+
+
+def traced(world: World, handlers: Subscriptions, **options: Any) -> tuple[Service, TracerProvider]:
+    provider = TracerProvider(sampler=ParentBased(ALWAYS_ON))
+    service = world.service(handlers, **options)
+    service.instrument(metrics=False, tracer_provider=provider)
+    return service, provider
+
+
+def headers(traceparent: str | None, tracestate: str | None = None) -> str:
+    return written({name: text for name, text in (("traceparent", traceparent), ("tracestate", tracestate)) if text is not None})
+
+
+TRACEPARENTS = [
+    UNSAMPLED,
+    SAMPLED,
+    f"00-{TRACE}-{SPAN}-02",
+    f"00-{TRACE}-{SPAN}-fe",
+    f"00-{TRACE}-{SPAN}-ff",
+    f"00-{TRACE}-{SPAN}-0A",
+    f"00-{TRACE.upper()}-{SPAN}-00",
+    f"00-{'0' * 32}-{SPAN}-00",
+    f"00-{TRACE}-{'0' * 16}-00",
+    f"00-{TRACE}-{SPAN}-00-more",
+    f"00-{TRACE}-{SPAN}-00-1",
+    f"00-{TRACE}-{SPAN}-00\n",
+    f" {UNSAMPLED} ",
+    f"01-{TRACE}-{SPAN}-00",
+    f"01-{TRACE}-{SPAN}-00-1",
+    f"01-{TRACE}-{SPAN}-01-0",
+    f"ff-{TRACE}-{SPAN}-00",
+    f"00-{TRACE}-{SPAN}-0",
+    f"00_{TRACE}-{SPAN}-00",
+    "00-",
+    "0",
+    "",
+    "\u0660\u0660-" + UNSAMPLED[3:],
+]
+
+
+@pytest.mark.parametrize("around", [{}, {"theirs": "kept"}], ids=["alone", "around"])
+@pytest.mark.parametrize("tracestate", [None, "a=b,c=d", "", "not valid"])
+@pytest.mark.parametrize("traceparent", [*TRACEPARENTS, None])
+def test_what_is_carried_is_what_the_propagator_reads(traceparent: str | None, tracestate: str | None, around: dict[str, str]) -> None:
+    carrier = {name: text for name, text in (("traceparent", traceparent), ("tracestate", tracestate)) if text is not None}
+    read = trace.get_current_span(TraceContextTextMapPropagator().extract(carrier, context.Context())).get_span_context()
+    token = context.attach(context.Context(around))
+    try:
+        (found,) = Tracing("1", TracerProvider(sampler=ParentBased(ALWAYS_ON))).carried([envelope_of(traceparent, tracestate)])
+    finally:
+        context.detach(token)
+    if read.is_valid and not read.trace_flags.sampled:
+        assert found is not None
+        span = trace.get_current_span(found)
+        assert span.get_span_context() == read
+        assert type(span.get_span_context().trace_flags) is TraceFlags
+        assert span.get_span_context() is span.get_span_context()
+        assert not span.is_recording()
+        assert repr(span) == f"NonRecordingSpan({read!r})"
+        assert found == {**around, **trace.set_span_in_context(span, context.Context())}
+        assert isinstance(found, context.Context)
+    else:
+        assert found is None
+
+
+@pytest.mark.parametrize("sampler", [ALWAYS_ON, ParentBased(ALWAYS_ON, remote_parent_not_sampled=ALWAYS_ON)], ids=["on", "parent"])
+def test_nothing_is_carried_past_a_sampler_that_wants_to_be_asked(sampler: Any) -> None:
+    given = [envelope_of(text) for text in (UNSAMPLED, None)]
+    assert Tracing("1", TracerProvider(sampler=sampler)).carried(given) == [None, None]
+
+
+def test_a_context_that_keeps_its_span_in_another_way_is_made_by_the_api(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracing, "_KEY", None)
+    (found,) = Tracing("1", TracerProvider()).carried([envelope_of(UNSAMPLED)])
+    assert trace.get_current_span(found).get_span_context().trace_id == int(TRACE, 16)
+    assert not current().is_valid
+
+
+async def test_each_event_of_a_transaction_runs_in_its_own_context(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    handlers = Subscriptions()
+    seen: dict[str, tuple[SpanContext, dict[str, str]]] = {}
+    later: list[asyncio.Task[SpanContext]] = []
+    connections: list[Any] = []
+    over = asyncio.Event()
+    monkeypatch.setattr(Pace, "share", lambda _: 100)
+
+    async def look() -> SpanContext:
+        await over.wait()
+        return current()
+
+    @handlers.subscribe(OrderPlaced, concurrency=1)
+    async def work(event: OrderPlaced, connection: AsyncConnection, envelope: Envelope) -> None:
+        connections.append(connection.sync_connection)
+        seen[envelope.source] = current(), outgoing()
+        assert baggage.get_all() == {}, "of the event before"
+        # Never detached.
+        context.attach(baggage.set_baggage("left", "behind"))
+        later.append(asyncio.ensure_future(look()))
+        await asyncio.sleep(0)
+        assert current() == seen[envelope.source][0]
+
+    service, _ = traced(world, handlers)
+    given: dict[str, tuple[str | None, str | None]] = {
+        "first": (UNSAMPLED, None), "sampled": (SAMPLED, None), "none": (None, None), "second": (f"00-{TRACE}-{'1' * 16}-00", None),
+        "third": (f"00-{TRACE}-{'2' * 16}-02", "a=b"), "hostile": ("00-zz-1-00", None), "last": (f"00-{TRACE}-{'3' * 16}-00", None),
+    }  # fmt: skip
+    for source, each in given.items():
+        await world.insert_row(source=source, headers=headers(*each))
+    async with service:
+        await until(lambda: service.counters.of("handled") == len(given))
+        over.set()
+        contexts = await asyncio.gather(*later)
+    assert len(set(connections)) == 1, "they share a transaction"
+    assert list(seen) == list(given)
+    assert contexts == [found for found, _ in seen.values()], "a task that a handler has begun stays in its trace"
+    for source in ("first", "second", "third", "last"):
+        found, carrier = seen[source]
+        assert found.is_remote
+        assert not found.trace_flags.sampled
+        assert carrier["traceparent"] == given[source][0], source
+        assert carrier.get("tracestate") == given[source][1], source
+    assert seen["sampled"][0].trace_id == int(TRACE, 16)
+    for source in ("sampled", "none", "hostile"):
+        assert seen[source][0].trace_flags.sampled, "a span of ours"
+        assert not seen[source][0].is_remote
+    assert seen["none"][0].trace_id != seen["hostile"][0].trace_id
+    assert not current().is_valid
+
+
+@pytest.mark.parametrize("how", ["raises", "takes too long", "is cancelled"])
+@pytest.mark.parametrize("plain", [False, True], ids=["transaction", "plain"])
+async def test_a_handler_that_fails_leaves_nothing_behind(world: World, monkeypatch: pytest.MonkeyPatch, how: str, plain: bool) -> None:
+    handlers = Subscriptions()
+    seen: list[tuple[str, SpanContext]] = []
+    untraced: list[SpanContext] = []
+    monkeypatch.setattr(Pace, "share", lambda _: 100)
+
+    async def fail(envelope: Envelope) -> None:
+        seen.append((envelope.source, current()))
+        if envelope.source == "bad":
+            if how == "raises":
+                raise ValueError("no")
+            if how == "is cancelled":
+                raise asyncio.CancelledError
+            await asyncio.Event().wait()
+
+    if plain:
+
+        @handlers.subscribe(OrderPlaced, retry=Retry(attempts=1), timeout=0.2)
+        async def work(event: OrderPlaced, envelope: Envelope) -> None:
+            await fail(envelope)
+    else:
+
+        @handlers.subscribe(OrderPlaced, retry=Retry(attempts=1), timeout=0.2)
+        async def work_in_transaction(event: OrderPlaced, connection: AsyncConnection, envelope: Envelope) -> None:
+            await fail(envelope)
+
+    service, _ = traced(world, handlers)
+
+    @service.on_dead
+    async def dead(_: Any) -> None:
+        untraced.append(current())
+
+    await world.insert_row(source="good", key="a", headers=headers(UNSAMPLED))
+    await world.insert_row(source="bad", key="b", headers=headers(UNSAMPLED))
+    await world.insert_row(source="sampled", key="c", headers=headers(SAMPLED))
+    async with service:
+        await until(lambda: service.counters.of("handled") == 2 and untraced)
+    assert untraced == [trace.INVALID_SPAN_CONTEXT]
+    for source, found in seen:
+        assert found.trace_id == int(TRACE, 16)
+        assert found.trace_flags.sampled == (source == "sampled")
+        assert (found.span_id == int(SPAN, 16)) == (source != "sampled")
+    assert {source for source, _ in seen} == {"good", "bad", "sampled"}
+
+
+async def test_a_handler_in_a_thread_runs_in_the_trace_of_its_event(world: World) -> None:
+    handlers = Subscriptions()
+    seen: list[SpanContext] = []
+
+    @handlers.subscribe(OrderPlaced)
+    def work(event: OrderPlaced) -> None:
+        seen.append(current())
+
+    service, _ = traced(world, handlers)
+    await world.insert_row(headers=headers(UNSAMPLED))
+    async with service:
+        await until(lambda: service.counters.of("handled") == 1)
+    assert [found.span_id for found in seen] == [int(SPAN, 16)]
+
+
+async def test_what_surrounds_the_service_surrounds_its_handlers(world: World) -> None:
+    handlers = Subscriptions()
+    seen: list[tuple[object, int]] = []
+
+    @handlers.subscribe(OrderPlaced)
+    async def work(event: OrderPlaced, connection: AsyncConnection) -> None:
+        seen.append((baggage.get_baggage("theirs"), current().span_id))
+
+    service, _ = traced(world, handlers)
+    for _ in range(2):
+        await world.insert_row(headers=headers(UNSAMPLED))
+    token = context.attach(baggage.set_baggage("theirs", "kept"))
+    try:
+        async with service:
+            await until(lambda: service.counters.of("handled") == 2)
+    finally:
+        context.detach(token)
+    assert seen == [("kept", int(SPAN, 16))] * 2
+
+
+async def test_what_a_handler_of_an_event_that_is_not_sampled_publishes_belongs_to_its_trace(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handlers = Subscriptions()
+
+    @handlers.subscribe(OrderPlaced)
+    async def bill(event: OrderPlaced, connection: AsyncConnection, publish: Publish) -> None:
+        publish(OrderBilled(event.order_id))
+
+    service, provider = traced(world, handlers)
+    read: list[object] = []
+    monkeypatch.setattr(tracing, "_read", read.append)
+    await world.insert_row(headers=headers(UNSAMPLED))
+    async with service:
+        await until(lambda: service.counters.of("handled") == 1)
+    assert f"{UNSAMPLED}'" in str(world.published("order.billed")[0]["headers"]).replace('"', "'")
+    assert read == [], "nobody has asked"
+    provider.shutdown()
+
+
+@pytest.mark.parametrize(
+    "parent",
+    [
+        SpanContext(int(TRACE, 16), int(SPAN, 16), is_remote=False, trace_flags=TraceFlags(0)),
+        SpanContext(int(TRACE, 16), int(SPAN, 16), is_remote=True, trace_flags=TraceFlags(0)),
+        SpanContext(1, 2, is_remote=False, trace_flags=TraceFlags(2)),
+        SpanContext(int(TRACE, 16), int(SPAN, 16), is_remote=True, trace_flags=TraceFlags(0), trace_state=TraceState([("a", "b")])),
+        SpanContext(int(TRACE, 16), int(SPAN, 16), is_remote=False, trace_flags=TraceFlags(1)),
+        trace.INVALID_SPAN_CONTEXT,
+    ],
+    ids=["local", "remote", "flags", "state", "sampled", "none"],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        ParentBased(ALWAYS_OFF), ALWAYS_ON, ParentBased(ALWAYS_OFF, remote_parent_not_sampled=ALWAYS_ON),
+        ParentBased(ALWAYS_OFF, local_parent_not_sampled=ALWAYS_ON),
+    ],
+    ids=["usual", "on", "remote", "local"],
+)  # fmt: skip
+def test_the_headers_of_an_event_that_has_no_others_are_the_same_as_among_others(parent: SpanContext, sampler: Any) -> None:
+    traces = Tracing("1", TracerProvider(sampler=sampler))
+    with trace.use_span(trace.NonRecordingSpan(parent)):
+        text = traces.alone()
+        fields: dict[str, str] = {}
+        traces.published("order.placed", 1, "t", envelope_of(None).id, fields)
+    continues = f"{parent.span_id:016x}" in fields["traceparent"]
+    assert text == (written(fields) if continues and not parent.trace_state else None)
