@@ -299,3 +299,96 @@ async def test_closing_waits_for_what_is_being_written() -> None:
     await asyncio.sleep(0)
     await recorder.close()
     assert ended
+
+
+async def test_who_waits_for_room_is_told_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told all at once, the first takes all of it, and for the others it costs as much as a call."""
+    inbox = Inbox()
+    recorder = Recorder(inbox.write, most=2)
+    call(recorder.recording("p"), "a", "b")
+    looked = 0
+    take = recorder.take
+
+    def counted() -> bool:
+        nonlocal looked
+        looked += 1
+        return take()
+
+    monkeypatch.setattr(recorder, "take", counted)
+
+    async def work(name: str) -> None:
+        recording = recorder.recording(name)
+        for number in range(2):
+            if not recording.take():
+                await recording.room()
+            recording.add(cast("Received", Call(f"{name}{number}")))
+        await recording.flush()
+
+    workers = [asyncio.ensure_future(work(name)) for name in "cdefghij"]
+    await until(lambda: looked == 2 * len(workers))
+    looked = 0
+    inbox.open.set()
+    await asyncio.wait_for(asyncio.gather(*workers), 5)
+    assert sorted(inbox.written) == sorted(["a", "b", *(f"{name}{number}" for name in "cdefghij" for number in range(2))])
+    assert looked <= 4 * len(workers), "each takes twice, and few look in vain"
+
+
+async def test_room_is_handed_on_by_who_was_told_and_cancelled() -> None:
+    inbox = Inbox()
+    recorder = Recorder(inbox.write, most=1)
+    recording = recorder.recording("p")
+    assert recording.take()
+    first = asyncio.ensure_future(recorder.recording("q").room())
+    second = asyncio.ensure_future(recorder.recording("r").room())
+    await asyncio.sleep(0)
+    recording.drop()
+    # It has been told, and does not know it yet.
+    first.cancel()
+    await asyncio.wait_for(second, 5)
+    assert first.cancelled()
+
+
+async def test_there_is_room_for_two_and_both_go_on() -> None:
+    inbox = Inbox()
+    recorder = Recorder(inbox.write, most=2)
+    recording = recorder.recording("p")
+    assert recording.take()
+    assert recording.take()
+    waiting = [asyncio.ensure_future(recorder.recording(name).room()) for name in "qr"]
+    await asyncio.sleep(0)
+    recorder.give_back(2)
+    await asyncio.wait_for(asyncio.gather(*waiting), 5)
+
+
+async def test_calls_that_were_left_for_their_key_are_written_for_who_waits_for_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not only when their time has come."""
+    monkeypatch.setattr(module, "_SECONDS", 60)
+    inbox = Inbox()
+    recorder = Recorder(inbox.write, most=26)
+    one = recorder.recording("p")
+    call(one, *range(25), key="k")
+    await until(lambda: inbox.begun)
+    call(one, "later", key="k")
+    waiting = [asyncio.ensure_future(recorder.recording(name).room()) for name in "qr"]
+    await asyncio.sleep(0)
+    inbox.open.set()
+    await asyncio.wait_for(asyncio.gather(*waiting), 5)
+    await until_equal(lambda: inbox.written, [*range(25), "later"])
+
+
+async def test_who_waits_for_room_behind_others_is_told_that_his_calls_cannot_be_written() -> None:
+    inbox = Inbox()
+    inbox.errors = [StoreDown("away") for _ in range(1000)]
+    recorder = Recorder(inbox.write, most=2)
+    one, two = recorder.recording("p"), recorder.recording("q")
+    call(one, "a")
+    call(two, "b")
+    first = asyncio.ensure_future(recorder.recording("r").room())
+    await asyncio.sleep(0)
+    second = asyncio.ensure_future(two.room())
+    await asyncio.sleep(0)
+    inbox.open.set()
+    with pytest.raises(StoreDown):
+        await asyncio.wait_for(second, 5)
+    await asyncio.wait_for(first, 5)
+    await recorder.close()

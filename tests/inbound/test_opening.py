@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.consume.shop import shop
 from tidings import Contract
+from tidings.codecs.bindings import AMQP, KAFKA, NATS, REDIS, Binding
+from tidings.codecs.cloudevents import Template
 from tidings.codecs.message import Message
+from tidings.codecs.wire import decode
 from tidings.consume.opening import Opener
 from tidings.consume.strangers import stored, stranger_parking, unpacked
 from tidings.errors import Undecodable
@@ -165,3 +169,61 @@ def test_what_is_too_large_is_cut_and_says_so() -> None:
     assert body == b"x" * 3000
     with pytest.raises(Undecodable, match="too large"):
         unpacked(headers, body)
+
+
+ATTRIBUTES = ("specversion", "id", "source", "type", "time", "partitionkey", "sequence", "other")
+#: Those of the binding's own prefix, and others.
+NAMES = [f"{prefix}{name}" for prefix in ("", "CE_", "ce-", "x-") for name in ATTRIBUTES]
+VALUES = st.one_of(
+    st.none(),
+    st.sampled_from(
+        ["", "1.0", ID, "/shop", "order.placed.v1", "2026-11-22T10:00:00Z", "17", "1763800000000", "100 %", '"quoted"', "%C3%A4", "a" * 300]
+    ),
+    st.text(max_size=8),
+).flatmap(lambda text: st.sampled_from([text, text if text is None else text.encode("utf-8", "surrogatepass")]))
+BODIES = st.one_of(st.none(), st.binary(max_size=40), st.sampled_from([b"{}", b"[" * 200, b'{"specversion":"1.0"}']))
+
+
+@settings(max_examples=200)
+@example(NATS, True, {"source": "/a%20b"}, b"{}", "application/json", None)
+@example(NATS, True, {"partitionkey": '"quoted"'}, b"{}", "application/json", None)
+@example(AMQP, True, {"time": "1763800000000"}, b"{}", "application/json", None)
+@example(KAFKA, True, {"partitionkey": "a" * 70_000}, b"{}", "application/json", None)
+@example(REDIS, True, {"ID": b"another"}, b"{}", "application/json", None)
+@given(
+    st.sampled_from([KAFKA, AMQP, NATS, REDIS]),
+    st.booleans(),
+    st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=5),
+    BODIES,
+    st.sampled_from(["application/json", "application/json; charset=utf-8", "application/cloudevents+json", None]),
+    st.sampled_from([None, "key"]),
+)
+def test_usual_messages_are_read_as_all_others_are(
+    binding: Binding, begin: bool, odd: dict[str, Any], body: bytes | None, content_type: str | None, key: str | None
+) -> None:
+    given = {"specversion": "1.0", "id": ID, "source": "/shop", "type": "order.placed.v1", "time": "2026-11-22T10:00:00Z", "sequence": "3"}
+    headers = {binding.header(name): value for name, value in given.items()} if begin else {}
+    own = {binding.header(name) if name in ATTRIBUTES else name: value for name, value in odd.items()}
+    message = Message({**headers, **own}, body, content_type, key)
+    transport = Memory()
+    transport.binding = binding
+    reader = Opener(transport, "billing", [*shop, *branded], None)
+    try:
+        usual = reader._usual(message)
+    except Undecodable:
+        with pytest.raises(Undecodable):
+            decode(message, binding)
+        return
+    if usual is not None:
+        assert usual == decode(message, binding)
+
+
+def test_what_a_relay_sends_is_usual() -> None:
+    for binding in (KAFKA, AMQP, NATS, REDIS):
+        transport = Memory()
+        transport.binding = binding
+        template = Template(binding, "/shop", "order.placed.v1")
+        message = template.message(ID, datetime(2026, 11, 22, tzinfo=UTC), "a key", 17, b"{}")
+        usual = Opener(transport, "billing", [*shop], None)._usual(message)
+        assert usual is not None or binding.percent, "a key with a space is percent-encoded"
+        assert Opener(transport, "billing", [*shop], None)._usual(template.message(ID, None, "key", 17, b"{}")) is not None

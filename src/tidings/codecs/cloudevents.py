@@ -24,7 +24,6 @@ from tidings.codecs.message import (
     check_json,
     is_json,
     parsed_time,
-    text_of,
     written_time,
 )
 from tidings.envelope import RESERVED_HEADERS
@@ -179,16 +178,20 @@ def decode(message: Message, binding: Binding, limits: Limits = LIMITS) -> Cloud
     attributes: dict[str, str] = {}
     own: dict[str, str | bytes | None] = {}
     known, decoded = binding.known, binding.decoded if binding.percent else None
-    for name, value in message.headers.items():
-        attribute = known.get(name) or binding.attribute(name)
-        if attribute is None:
-            own[name] = value
-        elif value is not None:
-            text = value if isinstance(value, str) else text_of(value, attribute)
-            if decoded is not None and ("%" in text or text[:1] == '"'):
-                text = decoded(text, attribute)
-            if attributes.setdefault(attribute, text) != text:
-                raise Undecodable("attributes", f"there are two different headers for {attribute!r}")
+    attribute: str | None = None
+    try:
+        for name, value in message.headers.items():
+            attribute = known.get(name) or binding.attribute(name)
+            if attribute is None:
+                own[name] = value
+            elif value is not None:
+                text = value if isinstance(value, str) else value.decode()
+                if decoded is not None and ("%" in text or text[:1] == '"'):
+                    text = decoded(text, attribute)
+                if attributes.setdefault(attribute, text) != text:
+                    raise Undecodable("attributes", f"there are two different headers for {attribute!r}")
+    except UnicodeDecodeError:
+        raise Undecodable("attributes", f"{attribute} is not valid UTF-8") from None
     if "specversion" not in attributes:
         bare = binding.bare and message.content_type is None and not attributes and b'"specversion"' in (message.body or b"")
         return _structured(message, binding, limits) if bare and not any(name.startswith("cap-") for name in own) else None

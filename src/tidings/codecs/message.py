@@ -121,7 +121,7 @@ def check_headers(message: Message, limits: Limits) -> None:
         raise Undecodable("too large", f"the body has {len(message.body):,} bytes, more than {limits.body:,}")
     if len(message.headers) > limits.headers:
         raise Undecodable("headers", f"{len(message.headers)} headers are more than {limits.headers}")
-    total = sum(map(len, message.headers)) + sum([len(value) for value in message.headers.values() if value is not None])
+    total = sum(map(len, message.headers)) + sum(map(len, filter(None, message.headers.values())))
     if total > min(limits.name, limits.value):
         for name, value in message.headers.items():
             if len(name) > limits.name or (value is not None and len(value) > limits.value):

@@ -195,7 +195,8 @@ class Session:
             await self._park([(incoming, gap_parking(incoming, self._feed.transport), None)], settle=False)
         try:
             received = self._opener.open(incoming)
-            if received.name not in crew.routes and received.name not in crew.foreign and self._opener.is_stranger(received):
+            pools = crew.routes.get(received.name, ())
+            if not pools and received.name not in crew.foreign and self._opener.is_stranger(received):
                 raise Undecodable("unknown type", f"no contract of this service has an event {received.name[:200]!r}")
         except Undecodable as error:
             item = stranger_parking(incoming, self._feed.transport, error, self._most)
@@ -211,7 +212,6 @@ class Session:
             received_from(logger, self._inbound.group, received)
         if received.name in crew.foreign:
             await crew.park_for(crew.foreign[received.name], received)
-        pools = crew.routes.get(received.name, ())
         self._read(received, incoming, len(pools), 0)
         if not pools:
             self._means.counters.add("", "skipped")
@@ -230,24 +230,24 @@ class Session:
         if self._tenure is None:
             received.ticket = progress.read(incoming, 0, parts)
             if not parts:
-                self._finished(incoming)
+                self._finished([incoming])
             return
         self._place[incoming.topic] = incoming.position
         received.ticket = progress.read(Mark(None, None, 0, _write(self._place)), 0, parts)
 
-    def _settle(self, received: Received) -> None:
-        ticket = received.ticket
-        self._progress.finish(ticket)
-        if ticket.parts == 0:
-            self._in_memory -= 1
-            self._bytes -= received.size
-            if self._tenure is None and ticket.mark is not None:
-                self._finished(ticket.mark)
+    def _settle(self, events: Sequence[Received]) -> None:
+        self._progress.finish_each([received.ticket for received in events])
+        over = [received for received in events if received.ticket.parts == 0]
+        self._in_memory -= len(over)
+        self._bytes -= sum([received.size for received in over])
+        if self._tenure is None:
+            self._finished([received.ticket.mark for received in over if received.ticket.mark is not None])
         self._room.set()
 
-    def _finished(self, incoming: Incoming) -> None:
-        self._done.append(incoming)
-        self._to_acknowledge.set()
+    def _finished(self, messages: Sequence[Incoming]) -> None:
+        if messages:
+            self._done += messages
+            self._to_acknowledge.set()
 
     async def _park(self, strangers: Sequence[tuple[Incoming, Parking, Failed | None]], *, settle: bool = True) -> None:
         """Keep what nobody understands, as dead deliveries of the group's own."""
@@ -271,7 +271,7 @@ class Session:
             )  # fmt: skip
             if settle:
                 self._bytes -= len(incoming.message.body or b"")
-                self._settle(failed.received)
+                self._settle([failed.received])
             self._means.died(self._inbound, failed)
 
     def _prove(self, connection: Connection) -> None:
@@ -306,7 +306,7 @@ class Session:
         for received in dropped:
             # It is not acknowledged, even where another subscription has handled it.
             received.ticket.mark = None
-            self._settle(received)
+        self._settle(dropped)
         self._leaving |= gone
         tasks.create_task(self._let_go(gone))
 

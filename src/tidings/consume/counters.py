@@ -74,6 +74,11 @@ class Histogram:
                 counts[bisect_left(BOUNDS, seconds)] += 1
         self.total += sum(durations)
 
+    def since_one(self, moment: Any, now: float) -> None:
+        """Do what `since` does for one time."""
+        with suppress(*_UNREADABLE):
+            self.observe(_age(moment, now))
+
     def since(self, times: Sequence[Any], now: float | None = None) -> None:
         """Count how long ago each of these times was.
 
@@ -88,11 +93,8 @@ class Histogram:
         if now is None:
             now = time()
         try:
-            if len(times) == 1:
-                self.observe(_age(times[0], now))
-                return
             # Texts are not compared: those of several time zones have another order than their times.
-            if type(times[0]) is datetime:
+            if len(times) > 1 and type(times[0]) is datetime:
                 youngest, oldest = _age(max(times), now), _age(min(times), now)
                 if bisect_left(BOUNDS, youngest) == bisect_left(BOUNDS, oldest):
                     self.observe((youngest + oldest) / 2, len(times))
@@ -119,7 +121,9 @@ class Counters:
     def __init__(self) -> None:
         self.total: Counter[tuple[str, str]] = Counter()
         self.histograms: dict[tuple[str, str], Histogram] = {}
-        self._fresh: Counter[tuple[str, str]] = Counter()
+        #: How much of the total has been drained, and what was drained and came back.
+        self._drained: dict[tuple[str, str], int] = {}
+        self._back: Counter[tuple[str, str]] = Counter()
         self._lock = threading.Lock()
         self._names = bound_names()
         self._published = self._scheduled = 0
@@ -127,7 +131,6 @@ class Counters:
     def add(self, subject: str, measure: str, amount: int = 1) -> None:
         """Count. Only the thread of the service's event loop may."""
         self.total[subject, measure] += amount
-        self._fresh[subject, measure] += amount
 
     def committed(self, published: int, scheduled: int) -> None:
         """Count events of a transaction that has committed; any thread may."""
@@ -158,7 +161,10 @@ class Counters:
     def drain(self) -> dict[tuple[str, str], int]:
         """Return what was counted since the last drain, and start anew."""
         self._take_committed()
-        fresh, self._fresh = self._fresh, Counter()
+        fresh, self._back = self._back, Counter()
+        for what, count in self.total.items():
+            fresh[what] += count - self._drained.get(what, 0)
+        self._drained = dict(self.total)
         for (subject, measure), histogram in self.histograms.items():
             for name, count in zip(self._names, histogram.drain(), strict=True):
                 if count:
@@ -167,7 +173,7 @@ class Counters:
 
     def restore(self, counts: dict[tuple[str, str], int]) -> None:
         """Put back what could not be written down."""
-        self._fresh.update(counts)
+        self._back.update(counts)
 
     def _take_committed(self) -> None:
         with self._lock:
@@ -198,4 +204,5 @@ def _age(moment: Any, now: float) -> float:
             raise TypeError(f"{moment!r} is no time")
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
-    return max(0.0, now - float(moment.timestamp()))
+    age: float = now - moment.timestamp()
+    return max(0.0, age)

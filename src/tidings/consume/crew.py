@@ -66,7 +66,7 @@ class Crew:
     Args:
         lease: what everything that is written proves to be still held.
         registered: the subscriptions that the store knows.
-        settled: called for each event and subscription that is finished or parked.
+        settled: called for events that a subscription has finished or parked.
         clock: returns the database's time.
         pause: waits so many seconds, or until the reader is to stop.
         stopping: whether the reader is to stop.
@@ -80,7 +80,7 @@ class Crew:
 
     def __init__(
         self, group: str, executions: Sequence[Execution], means: Means, retrier: Retrier, lease: Lease, registered: Sequence[Registered],
-        settled: Callable[[Received], None], clock: Callable[[], float], pause: Callable[[float], Awaitable[None]],
+        settled: Callable[[Sequence[Received]], None], clock: Callable[[], float], pause: Callable[[float], Awaitable[None]],
         stopping: Callable[[], bool], *, shared: bool = False,
     ) -> None:  # fmt: skip
         self._means = means
@@ -149,11 +149,13 @@ class Crew:
         await bounded(self._reads.close())
         await bounded(self._writes.close())
 
-    async def hand(self, received: Received, pools: Sequence[Pool], tasks: asyncio.TaskGroup, settled: Callable[[Received], None]) -> None:
+    async def hand(
+        self, received: Received, pools: Sequence[Pool], tasks: asyncio.TaskGroup, settled: Callable[[Sequence[Received]], None]
+    ) -> None:  # fmt: skip
         """Let these pools handle an event, one after another as long as careful mode lasts."""
         for pool in pools:
             if self.careful.on and await self.careful.handle(received, pool, tasks):
-                settled(received)
+                settled([received])
             else:
                 pool.add(received)
 

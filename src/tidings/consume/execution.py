@@ -248,11 +248,10 @@ class Execution:
         """Run one attempt of a handler that asked for no transaction; return how it failed."""
         number = attempt.number
         while True:
-            scope = Scope(self.store.connections, self.publisher, None)
             try:
-                await self._call_all([attempt], scope, deadline)
-            except HandlerFailed as failed:
-                error = failed.error
+                await self._call_one(attempt, deadline)
+            except Exception as raised:  # noqa: BLE001 - whatever a handler raises
+                error = raised
             else:
                 return None
             decision = self.compiled.retry.decide(error, number, age)
@@ -263,6 +262,29 @@ class Execution:
                 )
                 continue
             return Failed(attempt.received, error, failure_of(error), decision, number)
+
+    async def _call_one(self, attempt: Attempt, shared: Deadline | None) -> None:
+        """Do what `_call_all` does, in less time, for one event and a handler that asked for no transaction."""
+        tracing = self.publisher.tracing
+        made = call if tracing is None else tracing.calling(call, self.compiled.label)
+        deadline = shared or self.deadline()
+        scope = Scope(self.store.connections, self.publisher, None)
+        event: Any = attempt.event
+        envelope: Any = attempt.envelope
+        if self.compiled.batch is not None:
+            event, envelope = [event], [envelope]
+        pace = self.pace
+        pace.begin()
+        deadline.what = attempt.received
+        started = perf_counter()
+        try:
+            await made(attempt.route.plan, event, envelope, scope, deadline, self.compiled.filters)
+        finally:
+            if shared is None:
+                deadline.close()
+            now = perf_counter()
+            self.compiled.took.observe(now - started)
+            pace.end(now - started, 1, now)
 
     async def _call_all(self, attempts: Sequence[Attempt], scope: Scope, shared: Deadline | None = None) -> None:
         started = before = perf_counter()

@@ -122,11 +122,16 @@ class Handed:
 
     async def settle(self) -> None:
         """Nothing runs: until the next `begin`, the events are either promoted or not, and what became of them can be written down."""
-        if not self._changing.locked():
-            self.closing = True
-            return
-        async with self._changing:
-            self.closing = True
+        if not self.settled():
+            async with self._changing:
+                self.closing = True
+
+    def settled(self) -> bool:
+        """Do what `settle` does, if nobody has to be waited for; return whether that is so."""
+        if self._changing.locked():
+            return False
+        self.closing = True
+        return True
 
     def open(self, connection: Connection, subscription_id: int, events: Sequence[Received]) -> dict[int, int]:
         """Insert the inbox rows; return the `Standing` of events that do not run."""

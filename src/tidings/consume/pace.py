@@ -34,11 +34,14 @@ class Pace:
         """A run begins."""
         self._active += 1
 
-    def end(self, seconds: float, events: int) -> None:
-        """A run of this many events has ended, after so many seconds."""
+    def end(self, seconds: float, events: int, now: float | None = None) -> None:
+        """A run of this many events has ended, after so many seconds; `now` is what `time.perf_counter` says, if that is known."""
         at_once = self._active
         self._active -= 1
-        self._look()
+        if now is None:
+            now = time.perf_counter()
+        if now - self._since >= _WINDOW:
+            self._look(now)
         if not events:
             return
         each = seconds / events
@@ -55,10 +58,7 @@ class Pace:
             return 1
         return max(1, min(int(_SECONDS / max(self.itself, 1e-6)), int(_SECONDS_CROWDED / max(self.clock, 1e-6))))
 
-    def _look(self) -> None:
-        now = time.perf_counter()
-        if now - self._since < _WINDOW:
-            return
+    def _look(self, now: float) -> None:
         processor = time.process_time()
         self._use = min(1.0, (processor - self._processor) / (now - self._since))
         self._processor, self._since = processor, now

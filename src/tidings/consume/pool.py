@@ -35,11 +35,11 @@ class Pool:
 
     Args:
         settling: settles what they take.
-        settled: called for each event that is finished or parked.
+        settled: called for events that are finished or parked.
     """
 
     def __init__(
-        self, settling: Settling, store: SQLStore, lease: Lease, counters: Counters, settled: Callable[[Received], None],
+        self, settling: Settling, store: SQLStore, lease: Lease, counters: Counters, settled: Callable[[Sequence[Received]], None],
         company: Company | None = None,
     ) -> None:  # fmt: skip
         self.settling = settling
@@ -152,9 +152,7 @@ class Pool:
             ordered = self.compiled.options.ordered
             self.lanes.put_back([(received.key if ordered else None, received) for received in withheld])
         self.lanes.give_back(taken)
-        for received in taken.items:
-            if not withheld or received not in withheld:
-                self._settled(received)
+        self._settled([received for received in taken.items if received not in withheld] if withheld else taken.items)
         if self.lanes.ready:
             self._nudge()
 

@@ -223,11 +223,10 @@ class Receiver:
         self._bytes += received.size
         return pools
 
-    def _settle(self, received: Received) -> None:
+    def _settle(self, events: Sequence[Received]) -> None:
         before = len(self._progress)
-        self._progress.finish(received.ticket)
-        if received.ticket.parts == 0:
-            self._bytes -= received.size
+        self._progress.finish_each([received.ticket for received in events])
+        self._bytes -= sum([received.size for received in events if received.ticket.parts == 0])
         if len(self._progress) < before:
             self._room.set()
 

@@ -9,6 +9,7 @@ were the later one written down and not the earlier, a crash would repeat the ea
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -50,7 +51,9 @@ class Recorder(Generic[P]):
         self._wanted = False
         self._writing: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._waiting: list[asyncio.Future[None]] = []
+        #: Who waits for his calls to be written, and who for room, the first first.
+        self._flushing: list[asyncio.Future[None]] = []
+        self._queue: deque[asyncio.Future[None]] = deque()
 
     def recording(self, portion: P) -> Recording[P]:
         """Return what a worker notes the calls of one portion in."""
@@ -66,14 +69,14 @@ class Recorder(Generic[P]):
     def give_back(self, calls: int) -> None:
         """Make room for others: these calls are written down, or need not be."""
         self._free += calls
-        self._wake()
+        self.wake_next()
 
     def add(self, recording: Recording[P], received: Received) -> None:
         """A call was made."""
         self._done.setdefault(recording, []).append(received)
         if received.key not in self._keys:
             self._count += 1
-        if self._count >= _ENOUGH:
+        if self._count == _ENOUGH:
             self.write_soon()
         elif self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_SECONDS, self._due)
@@ -85,10 +88,30 @@ class Recorder(Generic[P]):
             self._writing.add(asyncio.ensure_future(self._run()))
 
     async def changed(self) -> None:
-        """Wait until something is written, could not be, or there is room."""
+        """Wait until something is written, or could not be."""
         waiter = asyncio.get_running_loop().create_future()
-        self._waiting.append(waiter)
+        self._flushing.append(waiter)
         await waiter
+
+    async def freed(self) -> None:
+        """Wait until there may be room, or something could not be written. One after another: who comes first would take all of it."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._queue.append(waiter)
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled():
+                self.wake_next()
+            raise
+
+    def wake_next(self) -> None:
+        """Let the next one who waits for room look, if there is any."""
+        queue = self._queue
+        while queue and self._free > 0:
+            waiter = queue.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
 
     async def close(self) -> None:
         """Write nothing more: the workers have gone, and what they could not write in their time is called again."""
@@ -181,13 +204,17 @@ class Recorder(Generic[P]):
         self._count -= lost
         recording.written(len(events) + lost, error)
         self._free += len(events) + lost
+        # Whose calls these were may stand anywhere in the queue, and is to be told.
+        self._flushing += self._queue
+        self._queue.clear()
         return False
 
     def _wake(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for waiter in waiting:
+        flushing, self._flushing = self._flushing, []
+        for waiter in flushing:
             if not waiter.done():
                 waiter.set_result(None)
+        self.wake_next()
 
 
 class Recording(Generic[P]):
@@ -215,7 +242,9 @@ class Recording(Generic[P]):
             StoreDown, LeaseLost: what was done before could not be written down; who has made these calls makes them again.
         """
         while self._error is None and not self.take():
-            await self._wait()
+            await self._wait(self._recorder.freed)
+        # There may be room for others, too.
+        self._recorder.wake_next()
         if self._error is not None:
             error, self._error = self._error, None
             raise error
@@ -236,7 +265,7 @@ class Recording(Generic[P]):
             StoreDown, LeaseLost: it could not be done; who has made these calls makes them again.
         """
         while self._unwritten and self._error is None:
-            await self._wait()
+            await self._wait(self._recorder.changed)
         if self._error is not None:
             error, self._error = self._error, None
             raise error
@@ -251,10 +280,10 @@ class Recording(Generic[P]):
         self._unwritten -= calls
         self._error = self._error or error
 
-    async def _wait(self) -> None:
+    async def _wait(self, change: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self.waiting = True
         try:
             self._recorder.write_soon()
-            await self._recorder.changed()
+            await change()
         finally:
             self.waiting = False

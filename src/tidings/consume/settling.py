@@ -249,12 +249,13 @@ class Settling:
                     await recording.room()
                 made = False
                 try:
-                    await handed.begin()
+                    handed.closing = False
                     try:
                         failed = await self.execution.plain(attempt, deadline=deadline)
                         made = failed is None
                     finally:
-                        await handed.settle()
+                        if not handed.settled():
+                            await handed.settle()
                 finally:
                     if made:
                         recording.add(attempt.received)
@@ -322,7 +323,7 @@ class Settling:
     def _note(self, attempt: Attempt, standing: int, parked: list[Parking], handed: Handed) -> None:
         if standing == Standing.RUN:
             self._counters.add(self.compiled.label, "handled")
-            self.compiled.lag.since((attempt.received.time,), self._clock())
+            self.compiled.lag.since_one(attempt.received.time, self._clock())
             self.compiled.circuit.succeeded()
         elif standing == Standing.DUPLICATE:
             self._counters.add(self.compiled.label, "duplicates")

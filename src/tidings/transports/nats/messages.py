@@ -10,11 +10,12 @@ from tidings.codecs.message import Message
 from tidings.transports.nats.pull import UNREADABLE
 
 if TYPE_CHECKING:
-    from nats.aio.msg import Msg
+    from tidings.transports.nats.pull import Delivered
 
 __all__ = ["fault_of", "head_of", "message_of"]
 
-_CONTENT_TYPE = "content-type"
+_CONTENT_TYPE, _AS_IN_HTTP = "content-type", "Content-Type"
+_PLACED = (_CONTENT_TYPE, _AS_IN_HTTP)
 _ID = "Nats-Msg-Id"
 # What the client takes as the name of a header.
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
@@ -22,18 +23,19 @@ _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 _BREAKS = str.maketrans("\r\n", "  ")
 
 
-def fault_of(message: Msg) -> str:
+def fault_of(message: Delivered) -> str:
     """Return what is wrong with a message, or nothing."""
     return "" if message.headers is None or UNREADABLE not in message.headers else "its headers cannot be read"
 
 
-def message_of(message: Msg) -> Message:
+def message_of(message: Delivered) -> Message:
     """Return what has come, in the form that all transports share."""
-    given = dict(message.headers or {})
+    given = message.headers or {}
+    headers: dict[str, str | bytes | None] = {
+        name: value for name, value in given.items() if name not in _PLACED and not name.startswith("Nats-")
+    }
     # Names of headers are as they were written here; some write this one as HTTP does.
-    as_in_http = given.pop("Content-Type", None)
-    content_type, message_id = given.pop(_CONTENT_TYPE, as_in_http), given.pop(_ID, None)
-    headers: dict[str, str | bytes | None] = {name: value for name, value in given.items() if not name.startswith("Nats-")}
+    content_type, message_id = given.get(_CONTENT_TYPE, given.get(_AS_IN_HTTP)), given.get(_ID)
     return Message(headers, message.data, content_type, None, message_id)
 
 

@@ -7,16 +7,16 @@ protocol: https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple
 
-if TYPE_CHECKING:
-    from nats.aio.msg import Msg
+import msgspec
 
+if TYPE_CHECKING:
     from tidings.transports.nats.sturdy import Sturdy
 
-__all__ = ["UNREADABLE", "Place", "Pull", "place_of"]
+__all__ = ["UNREADABLE", "Delivered", "Place", "Pull", "place_of"]
 
 #: Stands for headers that the client cannot read, and holds them.
 UNREADABLE = "unreadable-headers"
@@ -29,6 +29,18 @@ _BYTES = 8 << 20
 _ENDED = ("404", "408")
 _TOO_MANY = "exceeds maxbytes"
 _ALIVE = "100"
+
+
+class Delivered(msgspec.Struct, gc=False):
+    """A message as it was read.
+
+    Attributes:
+        reply: the address for its acknowledgement; empty for what the server itself says.
+    """
+
+    reply: str
+    data: bytes
+    headers: dict[str, str] | None = None
 
 
 class Place(NamedTuple):
@@ -68,7 +80,7 @@ class Pull:
         client: Sturdy,
         stream: str,
         consumer: str,
-        take: Callable[[Msg], None],
+        take: Callable[[Delivered], None],
         lost: Callable[[str], None],
         most: int,
         room: Callable[[], int],
@@ -87,7 +99,7 @@ class Pull:
     async def start(self) -> None:
         """Ask for the first messages."""
         self._inbox = self._client.new_inbox()
-        subscription = await self._client.subscribe(self._inbox, cb=self._answer, pending_msgs_limit=0, pending_bytes_limit=0)
+        subscription = await self._client.subscribe(self._inbox, cb=_nowhere, pending_msgs_limit=0, pending_bytes_limit=0)
         self._client.deliver(subscription, self._answer)
         await self.ask()
 
@@ -107,7 +119,7 @@ class Pull:
         request = {"batch": wanted, "max_bytes": most, "expires": int(_KEPT * 1e9)}
         await self._client.publish(self._subject, json.dumps(request).encode(), self._inbox)
 
-    async def _answer(self, message: Msg) -> None:
+    def _answer(self, message: Delivered) -> Awaitable[None] | None:
         self.heard = monotonic()
         if message.reply:
             self._left -= 1
@@ -119,4 +131,8 @@ class Pull:
                 self._left = 0
             elif status != _ALIVE:
                 self._lost(f"the consumer is gone: {status} {description}".strip())
-        await self.ask()
+        return self.ask() if self._left <= 0 else None
+
+
+async def _nowhere(_: object) -> None:
+    """Stand for the callback that the client wants: it is never called."""

@@ -14,10 +14,9 @@ from tidings.transports.base import Incoming
 from tidings.transports.nats.client import close_client, load_nats
 from tidings.transports.nats.messages import fault_of, message_of
 from tidings.transports.nats.names import consumer_of
-from tidings.transports.nats.pull import Pull, place_of
+from tidings.transports.nats.pull import Delivered, Pull, place_of
 
 if TYPE_CHECKING:
-    from nats.aio.msg import Msg
     from nats.js import JetStreamContext
     from nats.js.api import StreamInfo
 
@@ -38,7 +37,7 @@ class Receiver:
         self._client: Sturdy | None = None
         self._waiting: deque[Incoming] = deque()
         self._bytes = 0
-        self._held: dict[str, Msg] = {}
+        self._held: dict[str, Delivered] = {}
         self._news = asyncio.Event()
         self._over: str | None = None
         self._pulls: list[Pull] = []
@@ -103,7 +102,7 @@ class Receiver:
                 await self._client.flush()
         await close_client(self._client)
 
-    async def _pull(self, topic: str, consumer: str, take: Callable[[Msg], None]) -> None:
+    async def _pull(self, topic: str, consumer: str, take: Callable[[Delivered], None]) -> None:
         assert self._client is not None
         most = min(self._transport.prefetch, 500)
         pull = Pull(self._client, self._transport.stream(topic), consumer, take, self._lost, most, self._room)
@@ -140,7 +139,7 @@ class Receiver:
         self._bytes += len(incoming.message.body or b"")
         self._news.set()
 
-    def _take(self, topic: str, message: Msg) -> None:
+    def _take(self, topic: str, message: Delivered) -> None:
         place = place_of(message.reply)
         coordinates = f"{topic}/{place.stream}"
         self._held[coordinates] = message
@@ -200,7 +199,7 @@ class Reader(Receiver):
         if self._over is not None:
             raise self._transport._down(self._over)
 
-    def _read(self, topic: str, message: Msg) -> None:
+    def _read(self, topic: str, message: Delivered) -> None:
         place = place_of(message.reply)
         if place.consumer != self._delivered.get(topic, 0) + 1:
             # The connection has lost some: whoever reads begins again at his position.

@@ -10,13 +10,14 @@ from functools import lru_cache
 from typing import Any
 
 from nats.aio.client import Client
-from nats.aio.msg import Msg
 from nats.errors import ConnectionClosedError, Error
 
-from tidings.transports.nats.pull import UNREADABLE
+from tidings.transports.nats.pull import UNREADABLE, Delivered
 
 __all__ = ["Sending", "Sturdy"]
 
+#: Where the first line of headers ends that is no status, `NATS/1.0`, and where the next one begins.
+_LINE, _HEAD = 8, 10
 #: What `bytes.strip` takes off.
 _WHITE = " \t\n\r\v\f"
 #: Characters of a name that is remembered: names come from outside.
@@ -28,11 +29,11 @@ class Sturdy(Client):
 
     def __init__(self) -> None:
         super().__init__()
-        self._takers: dict[int, Callable[[Msg], Awaitable[None]]] = {}
+        self._takers: dict[int, Callable[[Delivered], Awaitable[None] | None]] = {}
         #: Whether to log in over TLS or not at all: the client's own does what the server says, and anybody can say that there is no TLS.
         self.tls_only = False
 
-    def deliver(self, subscription: Any, take: Callable[[Msg], Awaitable[None]]) -> None:
+    def deliver(self, subscription: Any, take: Callable[[Delivered], Awaitable[None] | None]) -> None:
         """Hand the messages of a subscription over as they are read, in place of its own callback. It must not wait for messages."""
         self._takers[subscription._id] = take
 
@@ -42,7 +43,12 @@ class Sturdy(Client):
             await super()._process_msg(sid, subject, reply, data, headers)
             return
         try:
-            await take(self._build_message(sid, subject, reply, data, await self._process_headers(headers)))
+            # With no status before them, the lines are all there is to read.
+            usual = headers and headers[_LINE:_HEAD] == b"\r\n"
+            read = self._lines(headers) if usual else await self._process_headers(headers)
+            later = take(Delivered(reply.decode(), data, read))
+            if later is not None:
+                await later
         except Exception as error:  # noqa: BLE001 - as for every callback: it must not end the client's reading
             await self._error_cb(error)
 
@@ -59,6 +65,12 @@ class Sturdy(Client):
         try:
             return await super()._process_headers(headers)
         except Exception:  # noqa: BLE001 - whatever it is: the message is not ours to choose
+            return {UNREADABLE: headers.decode("utf-8", "backslashreplace")}
+
+    def _lines(self, headers: bytes) -> dict[str, str] | None:
+        try:
+            return self._parse_header_lines(headers[_HEAD:]) or None
+        except Exception:  # noqa: BLE001 - as above
             return {UNREADABLE: headers.decode("utf-8", "backslashreplace")}
 
     @staticmethod

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from functools import lru_cache
 
 from tidings.codecs import cap
 from tidings.codecs.message import Message
@@ -26,19 +25,23 @@ def fields_of(message: Message, wire: Wire) -> dict[str, str | bytes]:
 
 def message_of(fields: Mapping[bytes, bytes]) -> Message:
     """Return the message that these fields carry."""
-    headers: dict[str, str | bytes | None] = {_known(name) if len(name) < 64 else _name(name): value for name, value in fields.items()}
+    headers: dict[str, str | bytes | None] = {_known(name) or _name(name): value for name, value in fields.items()}
     if b"data" not in fields and b"headers" in fields and b"body" in fields:
         with contextlib.suppress(ValueError):
             return cap.from_redis({"headers": fields[b"headers"], "body": fields[b"body"]})
     headers.pop("data", None)
     headers.pop("content-type", None)
     content_type = fields.get(b"content-type")
-    return Message(headers, fields.get(b"data", b""), None if content_type is None else _name(content_type))
+    return Message(headers, fields.get(b"data", b""), None if content_type is None else _known(content_type) or _name(content_type))
+
+
+#: Most entries have the same few names. Bounded: they come from outside.
+_names: dict[bytes, str] = {}
+_known = _names.get
 
 
 def _name(data: bytes) -> str:
-    return data.decode("utf-8", "backslashreplace")
-
-
-# Most entries have the same few names.
-_known = lru_cache(512)(_name)
+    name = data.decode("utf-8", "backslashreplace")
+    if len(_names) < 512 and len(data) < 64:
+        _names[data] = name
+    return name
