@@ -265,21 +265,26 @@ class Execution:
 
     async def _call_one(self, attempt: Attempt, shared: Deadline | None) -> None:
         """Do what `_call_all` does, in less time, for one event and a handler that asked for no transaction."""
-        tracing = self.publisher.tracing
-        made = call if tracing is None else tracing.calling(call, self.compiled.label)
         deadline = shared or self.deadline()
         scope = Scope(self.store.connections, self.publisher, None)
         event: Any = attempt.event
         envelope: Any = attempt.envelope
+        tracing, context = self.publisher.tracing, None
         if self.compiled.batch is not None:
             event, envelope = [event], [envelope]
+        elif tracing is not None:
+            (context,) = tracing.carried([envelope])
+        made = call if tracing is None or context is not None else tracing.calling(call, self.compiled.label)
         pace = self.pace
         pace.begin()
         deadline.what = attempt.received
+        token = None if tracing is None or context is None else tracing.attach(context)
         started = perf_counter()
         try:
             await made(attempt.route.plan, event, envelope, scope, deadline, self.compiled.filters)
         finally:
+            if tracing is not None and token is not None:
+                tracing.detach(token)
             if shared is None:
                 deadline.close()
             now = perf_counter()
