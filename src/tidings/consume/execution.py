@@ -160,7 +160,7 @@ class Execution:
         try:
             # Alone there is nobody to share round trips with, and a handler that somebody waits for.
             first = fence.opening_script(self.compiled.id, events[0]) if len(events) == 1 else None
-            async with self.store.connections.transaction(first=first) as held:
+            async with self.store.connections.transaction(None, first) as held:
                 runs = held.first == RUNS
                 standing = {} if runs and self.compiled.claims is None else await held.run(self._open, fence, events, runs)
                 opened = True
