@@ -579,6 +579,8 @@ class Service:
         compiled = self._compile()
         check_subscriptions(compiled, self.routing, environments=self._environments is not None)
         start = self._start if isinstance(self._start, Mapping) else dict.fromkeys((c.group for c in compiled), self._start)
+        if self.publisher.tracing is not None:
+            self.publisher.tracing.look()
         runtime = Runtime(
             self.name, self.environment, __version__, self.store, self.publisher, compiled, start,  # type: ignore[arg-type]
             self._retention, on_dead=self._on_dead, counters=self.counters, tuning=self.tuning,

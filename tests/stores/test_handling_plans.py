@@ -76,6 +76,11 @@ def lane(connection: Connection) -> Claimed:
     return Claimed(_UNSEEN, known(connection, 1)[0], "k", 7, 1, 5)
 
 
+def script(connection: Connection, statement: str | None) -> object:
+    assert statement is not None
+    return connection.exec_driver_sql(statement)
+
+
 FAILURE = Failure("E", "message", "", "fingerprint")
 Use = Callable[[Connection, SQLStore, int], Any]
 USES: dict[str, Use] = {
@@ -85,6 +90,13 @@ USES: dict[str, Use] = {
     "looking at duplicates": lambda c, s, n: s.inbox.standing(c, _UNSEEN, known(c, n), free(c, n)),
     "looking at events of parked keys": lambda c, s, n: s.inbox.standing(c, _UNSEEN, free(c, n), known(c, n)),
     "proving": lambda c, s, n: s.inbox.prove(c, _UNSEEN, known(c, n), "shop", 0, 3),
+    "opening by a script": lambda c, s, n: script(c, s.inbox.opening(_UNSEEN, free(c, 1)[0], free(c, 1)[0])),
+    "opening by a script for a parked key": lambda c, s, n: script(c, s.inbox.opening(_UNSEEN, free(c, 1)[0], known(c, 1)[0])),
+    "opening a duplicate by a script": lambda c, s, n: script(c, s.inbox.opening(_UNSEEN, known(c, 1)[0], free(c, 1)[0])),
+    "proving by a script": lambda c, s, n: (
+        s.inbox.record(c, _UNSEEN, free(c, n), 0),
+        script(c, s.inbox.proving(_UNSEEN, free(c, n), "shop", 0, 3)),
+    ),
     "counting": lambda c, s, n: s.inbox.present(c, _UNSEEN, known(c, n)),
     "recording": lambda c, s, n: s.inbox.record(c, _UNSEEN, free(c, n), 0),
     "parking in new lanes": lambda c, s, n: s.lanes.park(c, _UNSEEN, [item(key, key) for key in free(c, n)]),

@@ -13,7 +13,7 @@ from tests.transports.failing import Crash, Proxy
 from tidings.codecs.message import Message
 from tidings.errors import ConfigurationError, ProvisionError
 from tidings.testing.conformance import TransportConformance
-from tidings.transports.base import Outgoing
+from tidings.transports.base import CONFIRMED, Outgoing
 from tidings.transports.rabbitmq import RabbitMQ
 
 
@@ -103,3 +103,49 @@ async def test_queues_have_the_arguments_that_they_are_given(rabbitmq_url: str) 
     await transport.provision([topic], {topic: [topic]})
     with pytest.raises(ProvisionError, match="x-max-length"):
         await RabbitMQ(rabbitmq_url).provision([topic], {topic: [topic]})
+
+
+async def test_a_message_is_sent_in_the_turn_of_the_event_loop_in_which_it_is_published(
+    rabbitmq_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The writer of the client is a task of its own: behind others that are busy, it has its turn milliseconds later."""
+    topic = f"prompt-{uuid4().hex}"
+    transport = RabbitMQ(rabbitmq_url)
+    await transport.provision([topic], {topic: [topic]})
+    publisher = await transport.publisher()
+    written: list[bytes] = []
+    write = asyncio.StreamWriter.write
+
+    def noting(self: asyncio.StreamWriter, data: bytes) -> None:
+        written.append(data)
+        write(self, data)
+
+    monkeypatch.setattr(asyncio.StreamWriter, "write", noting)
+    sending = asyncio.create_task(publisher.publish([Outgoing(topic, Message({}, b"prompt", None, None, "1"))]))
+    await asyncio.sleep(0)
+    assert any(b"prompt" in data for data in written)
+    assert await sending == [CONFIRMED]
+    await publisher.close()
+
+
+async def test_a_publisher_waits_while_the_broker_takes_no_more_and_frames_stay_whole(rabbitmq_url: str) -> None:
+    """Heartbeats of the client come in between, and calls that were made meanwhile."""
+    topic = f"crowded-{uuid4().hex}"
+    transport = RabbitMQ(f"{rabbitmq_url}?heartbeat=1")
+    await transport.provision([topic], {topic: [topic]})
+    publisher = await transport.publisher()
+    body = bytes(range(256)) * 4096
+    calls = [[Outgoing(topic, Message({}, body, None, None, f"{call}/{n}")) for n in range(4)] for call in range(8)]
+    outcomes = await asyncio.gather(*[publisher.publish(call) for call in calls])
+    assert outcomes == [[CONFIRMED] * 4] * 8
+    receiver = await transport.receiver(topic, [topic])
+    ids: list[str | None] = []
+    async with asyncio.timeout(30):
+        while len(ids) < 32:
+            found = await receiver.receive(100, 1)
+            assert all(one.message.body == body for one in found)
+            ids += [one.message.id for one in found]
+            await receiver.acknowledge(found)
+    assert ids == [f"{call}/{n}" for call in range(8) for n in range(4)]
+    await receiver.close()
+    await publisher.close()

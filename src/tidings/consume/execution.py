@@ -28,17 +28,20 @@ from tidings.errors import CircularChain, TidingsError, TransactionEnded
 from tidings.publish.outgoing import Outgoing
 from tidings.publish.publisher import Publisher
 from tidings.stores.base import Failure, Standing
-from tidings.stores.sql.driver import commit, run
+from tidings.stores.sql.driver import commit, run, send_with_commit, sends_with_commit
 from tidings.stores.sql.errors import UNAVAILABLE, kind_of
 from tidings.stores.sql.store import SQLStore
 
-__all__ = ["Attempt", "Execution", "Failed", "Fence", "StoreDown"]
+__all__ = ["RUNS", "Attempt", "Execution", "Failed", "Fence", "StoreDown"]
 
 #: How often a deadlock, serialization failure or busy database is run again at once, uncounted.
 _RERUNS = 5
 #: How often an attempt that lost its connection is. A restart of the database takes one from everybody; but a handler that costs its server
 #: process each time must not be run for ever.
 _LOST = 2
+
+#: What the server says of an opening script whose event runs.
+RUNS = "INSERT 0 1"
 
 _COMMITTED = (
     "the handler committed the transaction by itself: what it did before that stays, what it published is lost. Leave commit and rollback to "
@@ -94,6 +97,18 @@ class Fence(Protocol):
         """Prove that the inbox rows of what ran are still there, under our lease."""
         ...
 
+    def opening_script(self, subscription_id: int, event: Received) -> str | None:
+        """Return what `open` does for one event as a script to go with BEGIN, or None; the server answers `RUNS` if the event runs."""
+        ...
+
+    def closing_script(self, subscription_id: int, ran: Sequence[Received]) -> str | None:
+        """Return what `close` does as a script to go with COMMIT, or None; what it fails over is for `not_closed`."""
+        ...
+
+    def not_closed(self, error: BaseException) -> None:
+        """Raise what `close` would have raised, if this error is what a script of `closing_script` has failed over."""
+        ...
+
 
 class Execution:
     """Runs the attempts of one subscription.
@@ -144,8 +159,11 @@ class Execution:
         scope: Scope | None = None
         await fence.begin()
         try:
-            async with self.store.connections.transaction() as held:
-                standing = await held.run(self._open, fence, events)
+            # Alone there is nobody to share round trips with, and a handler that somebody waits for.
+            first = fence.opening_script(self.compiled.id, events[0]) if len(events) == 1 else None
+            async with self.store.connections.transaction(None, first) as held:
+                runs = held.first == RUNS
+                standing = {} if runs and self.compiled.claims is None else await held.run(self._open, fence, events, runs)
                 opened = True
                 todo = [attempt for index, attempt in enumerate(attempts) if index not in standing] if standing else list(attempts)
                 together = len(todo) > 1 and self.compiled.options.session_per == "transaction"
@@ -345,8 +363,8 @@ class Execution:
             self.compiled.took.observe_each(took)
             self.pace.end(perf_counter() - started, len(attempts))
 
-    def _open(self, connection: Connection, fence: Fence, events: Sequence[Received]) -> dict[int, int]:
-        standing = fence.open(connection, self.compiled.id, events)
+    def _open(self, connection: Connection, fence: Fence, events: Sequence[Received], runs: bool) -> dict[int, int]:
+        standing = {} if runs else fence.open(connection, self.compiled.id, events)
         if self.compiled.claims is not None:
             mine = [place for place in range(len(events)) if place not in standing]
             taken = self.compiled.claims.open(connection, [events[place] for place in mine])
@@ -356,11 +374,28 @@ class Execution:
     def _close(
         self, connection: Connection, fence: Fence, ran: Sequence[Received], events: Sequence[Received], outgoing: Sequence[Outgoing]
     ) -> None:
+        if (script := self._closing(connection, fence, ran, outgoing)) is not None:
+            send_with_commit(connection, script)
+            try:
+                commit(connection)
+            except DBAPIError as error:
+                fence.not_closed(error)
+                raise
+            return
         fence.close(connection, self.compiled.id, ran, events)
         if outgoing:
             for command in self.store.publishing.publish(outgoing):
                 run(connection, command)
         commit(connection)
+
+    def _closing(self, connection: Connection, fence: Fence, ran: Sequence[Received], outgoing: Sequence[Outgoing]) -> str | None:
+        """Return the proof, and what inserts the events behind it, as one script to go with COMMIT; None where that cannot be."""
+        if not sends_with_commit(connection) or (proof := fence.closing_script(self.compiled.id, ran)) is None:
+            return None
+        if not outgoing:
+            return proof
+        inserts = self.store.publishing.script(outgoing)
+        return None if inserts is None else f"{proof};{inserts}"
 
 
 def _call_each(functions: Sequence[Callable[[], None]]) -> None:

@@ -140,6 +140,25 @@ class Handed:
         lanes = [NO_LANE if (lane := self.lane(event)) in promoted else lane for event in events]
         return self._store.inbox.open(connection, subscription_id, keys, lanes)
 
+    def opening_script(self, subscription_id: int, event: Received) -> str | None:
+        """Return what `open` does for one event as a script to go with BEGIN."""
+        return None if self.promoted is not None else self._store.inbox.opening(subscription_id, event.event_key, self.lane(event))
+
+    def closing_script(self, subscription_id: int, ran: Sequence[Received]) -> str | None:
+        """Return what `close` does as a script to go with COMMIT."""
+        if self.promoted is not None or not ran:
+            return None
+        lease = self._lease
+        return self._store.inbox.proving(subscription_id, [event.event_key for event in ran], lease.reader, lease.shard, lease.token)
+
+    def not_closed(self, error: BaseException) -> None:
+        """Raise what `close` would have raised, if this is what a script of `closing_script` has failed over."""
+        unproved = self._store.inbox.unproved(error)
+        if unproved == "lease":
+            raise LeaseLost(f"another worker reads for {self._lease.reader!r} now") from error
+        if unproved == "rows":
+            raise TransactionEnded(ENDED) from error
+
     def close(self, connection: Connection, subscription_id: int, ran: Sequence[Received], events: Sequence[Received]) -> None:
         """Prove that the inbox rows of what ran are there, under the reader's lease or that of the lanes."""
         keys = [event.event_key for event in ran]
@@ -189,6 +208,15 @@ class LaneFence:
         keys = [event.event_key for event in events]
         self._store.inbox.revive(connection, subscription_id, keys)
         return self._store.inbox.open(connection, subscription_id, keys, [NO_LANE] * len(keys))
+
+    def opening_script(self, subscription_id: int, event: Received) -> None:
+        """Return None: more than one statement is needed."""
+
+    def closing_script(self, subscription_id: int, ran: Sequence[Received]) -> None:
+        """Return None: more than one statement is needed."""
+
+    def not_closed(self, error: BaseException) -> None:
+        """Nothing is closed by a script."""
 
     def close(self, connection: Connection, subscription_id: int, ran: Sequence[Received], events: Sequence[Received]) -> None:
         """Prove that the inbox rows of what ran are there, and take all of the events off the lane."""

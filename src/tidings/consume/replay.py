@@ -98,6 +98,15 @@ class _Fence:
         self._store.inbox.record(connection, subscription_id, [event.event_key for event in events], Outcome.HANDLED)
         return {}
 
+    def opening_script(self, subscription_id: int, event: Received) -> None:
+        """Return None: what is there already runs, too."""
+
+    def closing_script(self, subscription_id: int, ran: Sequence[Received]) -> None:
+        """Return None: the rows need not be of this transaction."""
+
+    def not_closed(self, error: BaseException) -> None:
+        """Nothing is closed by a script."""
+
     def close(self, connection: Connection, subscription_id: int, ran: Sequence[Received], events: Sequence[Received]) -> None:
         """Prove that the inbox rows are there, and that the lease is ours."""
         keys = [event.event_key for event in ran]

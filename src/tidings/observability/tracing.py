@@ -139,10 +139,16 @@ class Tracing:
     """Makes the spans. A service that is not traced has none of these, and pays for none."""
 
     def __init__(self, version: str, provider: TracerProvider | None = None) -> None:
-        self._tracer: Tracer = (provider or get_tracer_provider()).get_tracer("tidings", version)
+        self._version = version
+        self._provider = provider
         self._propagator = TraceContextTextMapPropagator()
         self._publishing: dict[tuple[str, int | None, str], _Kind] = {}
         self._calls: dict[tuple[Call, str], Call] = {}
+        self.look()
+
+    def look(self) -> None:
+        """Take the provider that the process has now: an application may set it after it has made its service."""
+        self._tracer: Tracer = (self._provider or get_tracer_provider()).get_tracer("tidings", self._version)
         self._unsampled_here = _drops(self._tracer, "localParentNotSampled")
         self._unsampled_elsewhere = _drops(self._tracer, "remoteParentNotSampled")
 

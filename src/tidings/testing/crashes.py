@@ -242,9 +242,9 @@ class _MortalConnections(Connections):
             yield _MortalHeld(held, self._life)
 
     @asynccontextmanager
-    async def transaction(self, isolation_level: str | None = None) -> AsyncIterator[Held]:
+    async def transaction(self, isolation_level: str | None = None, first: str | None = None) -> AsyncIterator[Held]:
         self._life.check()
-        async with super().transaction(isolation_level) as held:
+        async with super().transaction(isolation_level, first) as held:
             yield _MortalHeld(held, self._life)
 
 

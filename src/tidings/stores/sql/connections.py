@@ -54,6 +54,7 @@ class Held:
     Attributes:
         sync: the connection as the store's functions take it.
         asynchronous: the same as an `AsyncConnection`, if the engine is one.
+        first: what the server has said about the statement that went with BEGIN; None when none did.
     """
 
     def __init__(self, connection: AsyncConnection | Connection, executor: Executor, *, autocommit: bool) -> None:
@@ -67,6 +68,7 @@ class Held:
         self._executor = executor
         # A hook of the user's engine may begin a transaction on SQLite all the same, and it would freeze what we read.
         self._commit_each = autocommit and self.sync.dialect.name == "sqlite"
+        self.first: str | None = None
         # aiosqlite goes on with a statement whose task was cancelled, and nobody resets its cursor: the one write lock would stay taken until
         # the garbage collector finds it, although the connection is closed.
         self._to_its_end = self.sync.dialect.name == "sqlite"
@@ -89,9 +91,9 @@ class Held:
             connection.rollback()
             raise
 
-    async def begin(self) -> None:
-        """Begin the transaction."""
-        await self.run(_begin)
+    async def begin(self, first: str | None = None) -> None:
+        """Begin the transaction, with a first statement if both can go together."""
+        self.first = await self.run(_begin, first)
 
     async def commit(self) -> None:
         """Commit."""
@@ -181,11 +183,15 @@ class Connections:
             yield Held(connection, self.executor, autocommit=True)
 
     @asynccontextmanager
-    async def transaction(self, isolation_level: str | None = None) -> AsyncIterator[Held]:
-        """A connection with a transaction; it is rolled back when the block is left without `commit`."""
+    async def transaction(self, isolation_level: str | None = None, first: str | None = None) -> AsyncIterator[Held]:
+        """A connection with a transaction; it is rolled back when the block is left without `commit`.
+
+        Args:
+            first: a statement that goes with BEGIN, where that saves a round trip; `Held.first` is what became of it.
+        """
         async with self._connect(isolation_level) as connection:
             held = Held(connection, self.executor, autocommit=False)
-            await held.begin()
+            await held.begin(first)
             yield held
 
     @asynccontextmanager
@@ -213,12 +219,12 @@ class Connections:
                 await in_thread(self.executor, plain.close)
 
 
-def _begin(connection: Connection) -> None:
+def _begin(connection: Connection, first: str | None) -> str | None:
     if connection.in_transaction():
-        return
-    begin(connection)
+        return None
+    answer = begin(connection, first)
     if connection.dialect.name != "sqlite":
-        return
+        return answer
     # A deferred transaction that reads first cannot wait for the write lock later: SQLite gives up at once. What a hook of the user's
     # engine has begun may be one.
     driver: Any = connection.connection.driver_connection
@@ -226,3 +232,4 @@ def _begin(connection: Connection) -> None:
         connection.exec_driver_sql("rollback")
     if not driver.in_transaction:
         connection.exec_driver_sql("begin immediate")
+    return None

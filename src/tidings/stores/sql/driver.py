@@ -45,16 +45,42 @@ def run(connection: Connection, command: Command) -> list[tuple[Any, ...]]:
         raise
 
 
-def begin(connection: Connection) -> None:
-    """Begin a transaction of ours, on the server too: where that would come with the first statement, it would come by the slow path."""
+def begin(connection: Connection, first: str | None = None) -> str | None:
+    """Begin a transaction of ours, on the server too: where that would come with the first statement, it would come by the slow path.
+
+    Args:
+        first: a statement that goes to the server in one message with BEGIN, where there is such a message; that saves a round trip.
+
+    Returns:
+        What the server says about that statement: `INSERT 0 1`; None when it was not sent.
+
+    Raises:
+        SchemaError: a table or column of ours is missing.
+        sqlalchemy.exc.DBAPIError: whatever else the driver says; there is no transaction then.
+    """
     connection.begin()
-    if connection.dialect.driver == "asyncpg":
-        adapter: Any = connection.connection.dbapi_connection
-        if not adapter.autocommit and not adapter._connection.is_in_transaction():
-            try:
-                await_only(adapter._start_transaction())
-            except BaseException as error:  # noqa: BLE001 - all of them are raised again, as what SQLAlchemy makes of them
-                connection._handle_dbapi_exception(error, "BEGIN", (), None, None)
+    if connection.dialect.driver != "asyncpg":
+        return None
+    adapter: Any = connection.connection.dbapi_connection
+    driver = adapter._connection
+    if adapter.autocommit or driver.is_in_transaction():
+        return None
+    beginning = None if first is None else _Beginning(driver, first)
+    try:
+        adapter._connection = beginning or driver
+        await_only(adapter._start_transaction())
+    except BaseException as error:  # noqa: BLE001 - all of them are raised again, as what SQLAlchemy makes of them
+        adapter._connection = driver
+        try:
+            connection._handle_dbapi_exception(error, "BEGIN", (), None, None)
+        except DBAPIError as translated:
+            reason = explained(translated)
+            if isinstance(reason, SchemaError):
+                raise reason from translated
+            raise
+    finally:
+        adapter._connection = driver
+    return None if beginning is None else beginning.begun()
 
 
 def sends_with_commit(connection: Connection) -> bool:
@@ -110,6 +136,46 @@ def is_autocommit(connection: Connection) -> bool:
 def _is_direct(adapter: Any) -> bool:
     # SQLAlchemy's asyncpg adapter sends BEGIN with its first statement: until then the driver would commit each statement by itself.
     return bool(adapter._connection.is_in_transaction() or adapter.autocommit)
+
+
+class _Beginning:
+    """Stands for asyncpg's connection while SQLAlchemy's adapter begins a transaction: sends a statement together with BEGIN."""
+
+    __slots__ = ("_answer", "_driver", "_first", "_transaction")
+
+    def __init__(self, driver: Any, first: str) -> None:
+        object.__setattr__(self, "_driver", driver)
+        object.__setattr__(self, "_first", first)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._driver, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._driver, name, value)
+
+    def transaction(self, **options: Any) -> Any:
+        transaction = self._driver.transaction(**options)
+        transaction._connection = self
+        object.__setattr__(self, "_transaction", transaction)
+        return transaction
+
+    async def execute(self, query: str) -> Any:
+        driver = self._driver
+        try:
+            answer = await driver.execute(f"{query}{self._first}")
+        except Exception:
+            # The server is in a transaction that neither asyncpg nor the adapter knows of.
+            driver._top_xact = None
+            if not driver.is_closed() and driver.is_in_transaction():
+                await driver.execute("ROLLBACK;")
+            raise
+        object.__setattr__(self, "_answer", answer)
+        return answer
+
+    def begun(self) -> str:
+        """Return what the server has said, and step aside: from now on the transaction has the driver's connection."""
+        self._transaction._connection = self._driver
+        return str(self._answer)
 
 
 class _Committing:

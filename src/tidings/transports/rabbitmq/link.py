@@ -49,26 +49,21 @@ class Link:
         return channel
 
     async def write(self, payload: bytes) -> None:
-        """Hand bytes to the connection, in the order of the calls; return when they are on their way.
+        """Hand whole frames to the connection, in the order of the calls; return when there is room for more.
+
+        They do not pass the client's queue: its writer is a task of its own, and while the event loop is busy every turn of it takes milliseconds.
 
         Raises:
             TransportDown: the connection is lost.
         """
-        aiormq = load_aiormq()
-        assert self._connection is not None
         assert self._channel is not None
+        assert self._tapped is not None
+        if self._channel.is_closed:
+            raise TransportDown("the connection is lost")
         try:
-            written = self._channel.create_future()
-            frame = aiormq.abc.ChannelFrame(payload=payload, should_close=False, drain_future=written)
-            await self._connection.write_queue.put(frame)
-            await written
-        except (aiormq.exceptions.AMQPError, OSError, RuntimeError) as error:
+            await self._tapped.write(payload)
+        except (OSError, RuntimeError) as error:
             raise TransportDown(reason_of(error)) from error
-        except asyncio.CancelledError as error:
-            # Closing a channel of this client cancels whoever waits for it.
-            if self._channel.is_closed and not is_cancelling():
-                raise TransportDown("the connection is lost") from error
-            raise
 
     def pause(self) -> None:
         """Let the broker wait."""

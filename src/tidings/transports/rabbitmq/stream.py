@@ -74,6 +74,7 @@ class Tapped(TransportFactory):
         self._channel = channel
         self._most = most
         self._transport: asyncio.Transport | None = None
+        self._writer: asyncio.StreamWriter | None = None
         self._paused = False
 
     async def create(self, url: URL, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -85,7 +86,18 @@ class Tapped(TransportFactory):
         protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
         transport, _ = await loop.create_connection(lambda: protocol, url.host or "localhost", url.port or 5672, ssl=context, **kwargs)
         self._transport = transport
-        return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+        self._writer = writer = asyncio.StreamWriter(transport, protocol, reader, loop)
+        return reader, writer
+
+    async def write(self, frames: bytes) -> None:
+        """Send whole frames between those of the client; wait while the broker takes no more.
+
+        Raises:
+            OSError: the connection is lost.
+        """
+        assert self._writer is not None
+        self._writer.write(frames)
+        await self._writer.drain()
 
     def pause(self) -> None:
         """Take nothing more from the broker for now."""

@@ -14,6 +14,7 @@ from zlib import crc32
 
 from tidings.publish.outgoing import Outgoing
 from tidings.stores.sql.names import Names
+from tidings.stores.sql.postgresql.literals import text
 from tidings.stores.sql.statement import Command, Sql
 
 __all__ = ["PublishStatements", "lock_class"]
@@ -144,11 +145,11 @@ class PublishStatements:
             found = common.get(alike)
             if found is None:
                 number = "null" if version is None else int(version)
-                found = common[alike] = f"{_text(source)},{_text(name)},{number},{_text(topic)}", _text(headers)
+                found = common[alike] = f"{text(source)},{text(name)},{number},{text(topic)}", text(headers)
             if key is None or slot is None:
-                rows.append(f"('{id_.int:032x}',{found[0]},null,null,{found[1]},{_text(data)})")
+                rows.append(f"('{id_.int:032x}',{found[0]},null,null,{found[1]},{text(data)})")
             else:
-                rows.append(f"('{id_.int:032x}',{found[0]},{_text(key)},{slot:d},{found[1]},{_text(data)})")
+                rows.append(f"('{id_.int:032x}',{found[0]},{text(key)},{slot:d},{found[1]},{text(data)})")
                 if lock:
                     slots.add(slot)
         insert = f"{self._into}{','.join(rows)}"
@@ -161,13 +162,6 @@ class PublishStatements:
     def cancel_scheduled(self, ids: Sequence[UUID]) -> Command:
         """Return the command that cancels scheduled events; its rows are the ids that were still waiting."""
         return Command(self.cancel, (",".join(map(str, ids)),))
-
-
-def _text(value: str) -> str:
-    """Return a literal of a text, whatever `standard_conforming_strings` says: in the escape form two characters mean something."""
-    if "\\" in value or "'" in value:
-        value = value.replace("\\", "\\\\").replace("'", "''")
-    return f"E'{value}'"
 
 
 def _lists(events: Sequence[Outgoing]) -> tuple[str, ...]:

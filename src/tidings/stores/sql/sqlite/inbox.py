@@ -58,6 +58,15 @@ class Inbox:
             self.record(connection, subscription_id, fresh, 0)
         return others
 
+    def opening(self, subscription_id: int, key: str, lane: str) -> None:
+        """Return None: there is no round trip to be saved."""
+
+    def proving(self, subscription_id: int, keys: Sequence[str], reader: str, shard: int, token: int) -> None:
+        """Return None: there is no round trip to be saved."""
+
+    def unproved(self, error: BaseException) -> None:
+        """Return None: there is no such script."""
+
     def standing(self, connection: Connection, subscription_id: int, keys: Sequence[str], lanes: Sequence[str]) -> dict[int, int]:
         """Return the `Standing` of those that may not run by index, and insert nothing."""
         parked = {row[0] for row in run(connection, Command(self.parked, (subscription_id, json.dumps(list(lanes)))))}
