@@ -304,3 +304,24 @@ def test_the_headers_of_an_event_that_has_no_others_are_the_same_as_among_others
         traces.published("order.placed", 1, "t", envelope_of(None).id, fields)
     continues = f"{parent.span_id:016x}" in fields["traceparent"]
     assert text == (written(fields) if continues and not parent.trace_state else None)
+
+
+async def test_a_provider_that_is_set_after_the_service_was_made_counts_when_it_starts(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked too early, OpenTelemetry gives a tracer that does not say how it samples: every event would pay for a span that nobody records."""
+    handlers = Subscriptions()
+
+    @handlers.subscribe(OrderPlaced)
+    async def handle(event: OrderPlaced) -> None: ...
+
+    service = world.service(handlers)
+    service.instrument(metrics=False)
+    assert isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+    provider = TracerProvider(sampler=ParentBased(ALWAYS_ON))
+    monkeypatch.setattr(tracing, "get_tracer_provider", lambda: provider)
+    async with service:
+        made = service.publisher.tracing
+        assert made is not None
+        (context,) = made.carried([envelope_of(UNSAMPLED)])
+        assert context is not None
