@@ -392,3 +392,16 @@ async def test_who_waits_for_room_behind_others_is_told_that_his_calls_cannot_be
         await asyncio.wait_for(second, 5)
     await asyncio.wait_for(first, 5)
     await recorder.close()
+
+
+async def test_calls_of_a_key_that_was_being_written_are_written_at_once_when_there_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their number jumps over the one at which a call asks for it."""
+    monkeypatch.setattr(module, "_SECONDS", 60)
+    inbox = Inbox()
+    recorder = Recorder(inbox.write, most=80)
+    recording = recorder.recording("p")
+    call(recording, *range(25), key="k")
+    await until(lambda: inbox.begun)
+    call(recording, *range(25, 55), key="k")
+    inbox.open.set()
+    await until_equal(lambda: inbox.written, [*range(55)])

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import asyncpg
 import pytest
 from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
 from tests.consume.shop import OrderPlaced
 from tests.consume.waiting import until
-from tests.consume.world import World
-from tidings import Publish, Subscriptions
+from tests.consume.world import World, effect
+from tidings import Publish, Retry, Subscriptions
 from tidings.consume.execution import RUNS
 from tidings.consume.pace import Pace
 from tidings.errors import SchemaError
 from tidings.ids import event_key, lane_of
+from tidings.stores import SQLStore
 from tidings.stores.sql.driver import begin
 
 EFFECT = "insert into effects (subscription, key, value) values ('handle', $1, $2)"
@@ -183,3 +185,66 @@ async def test_what_a_listener_has_begun_is_gone_on_with(pg_world: World, engine
     async with engine.connect() as connection:
         assert await connection.run_sync(begin, _script(pg_world)) is None
         assert (await connection.execute(text("select current_setting('tidings.told')"))).scalar_one() == "yes"
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["returned", "failed"])
+async def test_a_connection_that_somebody_still_uses_is_not_given_to_the_next_one(pg_world: World, fails: bool) -> None:
+    """Neither COMMIT nor ROLLBACK can be sent on it. Back in the pool, it would take the next events into a transaction that nobody ends."""
+    handlers = Subscriptions()
+    left: list[asyncio.Task[Any]] = []
+
+    @handlers.subscribe(OrderPlaced, concurrency=1, retry=Retry(attempts=5, base=0.01))
+    async def handle(order: OrderPlaced, connection: asyncpg.Connection) -> None:
+        await connection.execute(EFFECT, order.order_id, order.number)
+        if order.number == 1 and not left:
+            left.append(asyncio.create_task(connection.execute("select pg_sleep(0.5)")))
+            await asyncio.sleep(0.05)
+            if fails:
+                raise ValueError("forgot to wait")
+
+    engine = pg_world.another_engine(pool_size=6, max_overflow=0)
+    service = pg_world.service(handlers, engine=engine)
+    async with service:
+        for number in range(1, 6):
+            await pg_world.publish(service, OrderPlaced(f"k{number}", number))
+        await until(lambda: service.counters.of("handled") == 5, seconds=20)
+        assert sorted(number for _, number in pg_world.effects()) == [1, 2, 3, 4, 5]
+    await asyncio.gather(*left, return_exceptions=True)
+
+
+async def test_a_transaction_that_somebody_has_left_behind_is_not_gone_on_with(pg_world: World, engine: AsyncEngine) -> None:
+    store = SQLStore(engine)
+    for use in (store.connections.transaction, store.connections.autocommit):
+        async with engine.connect() as connection:
+            driver = (await connection.get_raw_connection()).driver_connection
+            assert driver is not None
+            await driver.execute("begin")
+        async with use() as held:
+            assert not held.sync.connection.dbapi_connection._connection.is_in_transaction() or held.sync.in_transaction()  # type: ignore[union-attr]
+            await held.run(lambda c: c.execute(text("insert into effects (subscription, key, value) values ('x', 'y', 1)")))
+            if use == store.connections.transaction:
+                await held.commit()
+    assert len(pg_world.effects()) == 2
+
+
+async def test_an_engine_over_a_pool_of_asyncpg_can_be_used(pg_world: World) -> None:
+    pool = await asyncpg.create_pool(pg_world.database.dsn, min_size=1, max_size=20)
+    engine = create_async_engine("postgresql+asyncpg://", async_creator=pool.acquire)
+    handlers = Subscriptions()
+
+    @handlers.subscribe(OrderPlaced)
+    async def handle(order: OrderPlaced, session: AsyncSession, publish: Publish) -> None:
+        await effect(session, "handle", order)
+        if order.number == 1:
+            publish(OrderPlaced("other", 2))
+
+    service = pg_world.service(handlers, engine=engine)
+    async with service:
+        async with AsyncSession(engine) as session, session.begin():
+            service.publish(session, OrderPlaced("k", 1))
+        await until(lambda: service.counters.of("handled") == 2)
+    assert len(pg_world.effects()) == 2
+    # Nor did the reader end over it, so that its successor went on carefully.
+    assert service.counters.of("promoted") == 0
+    await engine.dispose()
+    pool.terminate()

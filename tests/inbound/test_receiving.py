@@ -326,3 +326,31 @@ async def test_order_across_topics_that_the_broker_does_not_keep_is_refused(worl
 
     with pytest.raises(ConfigurationError, match=r"order\.cancelled, order\.placed in order.*ordered=False"):
         await receiving(world, broker, handlers).start()
+
+
+async def test_what_is_withdrawn_from_several_subscriptions_leaves_the_memory_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when Kafka gives partitions to another process: what waits here is no longer counted, neither never nor twice."""
+    withdrawn: frozenset[str] = frozenset()
+    monkeypatch.setattr("tidings.testing.memory._Receiver.withdrawn", lambda self: withdrawn)
+    broker, handlers = Memory(), Subscriptions()
+    gate = asyncio.Event()
+    calls: list[int] = []
+    for name in ("charge", "mail"):
+
+        @handlers.subscribe(OrderPlaced, name=name, concurrency=1)
+        async def handle(event: OrderPlaced) -> None:
+            calls.append(event.number)
+            await gate.wait()
+
+    async with publishing(world, broker) as publisher, receiving(world, broker, handlers) as service:
+        await world.publish(publisher, *orders(1, 20, keys=20))
+        assert service._runtime is not None
+        subscriber = service._runtime.subscribers[0]
+        await until(lambda: len(calls) == 2 and subscriber.session is not None and subscriber.session.received == 20)
+        withdrawn = frozenset({"order.placed"})
+        assert subscriber.session is not None
+        await until(lambda: not any(pool.lanes.waiting for pool in subscriber.session.pools))  # type: ignore[union-attr]
+        withdrawn = frozenset()
+        gate.set()
+        await until(lambda: subscriber.idle)
+        assert subscriber.session._bytes == 0

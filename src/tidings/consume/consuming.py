@@ -302,11 +302,12 @@ class Session:
             incoming = received.ticket.mark
             return incoming is None or incoming.shard in gone
 
-        dropped = [received for pool in self.pools for received in pool.drop(is_gone)]
-        for received in dropped:
-            # It is not acknowledged, even where another subscription has handled it.
-            received.ticket.mark = None
-        self._settle(dropped)
+        for pool in self.pools:
+            dropped = pool.drop(is_gone)
+            for received in dropped:
+                # It is not acknowledged, even where another subscription has handled it.
+                received.ticket.mark = None
+            self._settle(dropped)
         self._leaving |= gone
         tasks.create_task(self._let_go(gone))
 

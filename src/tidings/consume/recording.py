@@ -186,6 +186,8 @@ class Recorder(Generic[P]):
     def _settled(self, keys: set[str]) -> None:
         self._keys -= keys
         self._count = sum(event.key not in self._keys for events in self._done.values() for event in events)
+        if self._count >= _ENOUGH:
+            self._wanted = True
 
     def _failed(self, recording: Recording[P], events: list[Received], error: BaseException) -> bool:
         """Tell whose calls could not be written down; return whether they are kept to be tried again instead."""

@@ -10,13 +10,14 @@ import asyncio
 import contextvars
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from tidings.stores.sql.driver import begin
+from tidings.stores.sql.driver import begin, is_stranded, leave
 
 __all__ = ["IMMEDIATE", "Connections", "Held", "Line", "in_thread"]
 
@@ -98,6 +99,11 @@ class Held:
     async def commit(self) -> None:
         """Commit."""
         await self.run(Connection.commit)
+
+    async def leave(self) -> None:
+        """Roll back what is open before the connection goes back to its pool. The error that led here is the one that counts."""
+        with suppress(DBAPIError, OSError):
+            await self.run(leave)
 
     async def rollback(self) -> None:
         """Roll back, if there is anything to roll back."""
@@ -191,13 +197,23 @@ class Connections:
         """
         async with self._connect(isolation_level) as connection:
             held = Held(connection, self.executor, autocommit=False)
-            await held.begin(first)
-            yield held
+            try:
+                await held.begin(first)
+                yield held
+            except (Exception, asyncio.CancelledError):
+                # Left to the pool, a rollback that fails would be forgotten, and the next user be in this transaction.
+                await held.leave()
+                raise
+            if is_stranded(held.sync):
+                await held.leave()
 
     @asynccontextmanager
     async def _connect(self, isolation_level: str | None) -> AsyncIterator[AsyncConnection | Connection]:
         if isinstance(self.engine, AsyncEngine):
             async with self.engine.connect() as connection:
+                if connection.sync_connection is not None and is_stranded(connection.sync_connection):
+                    # As somebody has left it.
+                    await connection.invalidate()
                 if isolation_level is not None:
                     await connection.execution_options(isolation_level=isolation_level)
                 yield connection

@@ -19,7 +19,17 @@ from tidings.errors import SchemaError
 from tidings.publish.failures import explained
 from tidings.stores.sql.statement import Command
 
-__all__ = ["begin", "commit", "is_autocommit", "is_autocommit_level", "run", "send_with_commit", "sends_with_commit"]
+__all__ = [
+    "begin",
+    "commit",
+    "is_autocommit",
+    "is_autocommit_level",
+    "is_stranded",
+    "leave",
+    "run",
+    "send_with_commit",
+    "sends_with_commit",
+]
 
 
 def run(connection: Connection, command: Command) -> list[tuple[Any, ...]]:
@@ -65,7 +75,7 @@ def begin(connection: Connection, first: str | None = None) -> str | None:
     driver = adapter._connection
     if adapter.autocommit or driver.is_in_transaction():
         return None
-    beginning = None if first is None else _Beginning(driver, first)
+    beginning = None if first is None or not _is_the_drivers(driver) else _Beginning(driver, first)
     try:
         adapter._connection = beginning or driver
         await_only(adapter._start_transaction())
@@ -88,7 +98,35 @@ def sends_with_commit(connection: Connection) -> bool:
     if connection.dialect.driver != "asyncpg":
         return False
     adapter: Any = connection.connection.dbapi_connection
-    return not adapter.autocommit and adapter._transaction is not None and adapter._connection.is_in_transaction()
+    if adapter.autocommit or adapter._transaction is None or not _is_the_drivers(adapter._connection):
+        return False
+    return bool(adapter._connection.is_in_transaction())
+
+
+def _is_the_drivers(connection: Any) -> bool:
+    """Return whether this is asyncpg's own connection, and not what stands for one of an `asyncpg.Pool`."""
+    return not hasattr(connection, "_con")
+
+
+def is_stranded(connection: Connection) -> bool:
+    """Return whether the server is in a transaction that SQLAlchemy has forgotten; asks nobody.
+
+    It forgets one that it could not roll back, because another task still used the connection. What comes next would be part of that transaction,
+    and never be committed, while its locks are held.
+    """
+    if connection.dialect.driver != "asyncpg" or connection.closed or connection.invalidated:
+        return False
+    adapter: Any = connection.connection.dbapi_connection
+    return adapter._transaction is None and not adapter._connection.is_closed() and bool(adapter._connection.is_in_transaction())
+
+
+def leave(connection: Connection) -> None:
+    """Roll back what is open on a connection that is about to go back to its pool; give the connection up where that cannot be done."""
+    try:
+        connection.rollback()
+    finally:
+        if is_stranded(connection):
+            connection.invalidate()
 
 
 def send_with_commit(connection: Connection, script: str) -> None:
@@ -138,6 +176,16 @@ def _is_direct(adapter: Any) -> bool:
     return bool(adapter._connection.is_in_transaction() or adapter.autocommit)
 
 
+async def _roll_back(driver: Any) -> None:
+    """End a transaction of the server that nobody else knows of; with the connection, if somebody still uses that."""
+    if driver.is_closed() or not driver.is_in_transaction():
+        return
+    try:
+        await driver.execute("ROLLBACK;")
+    except Exception:  # noqa: BLE001 - whatever it is, the transaction must not outlive this
+        driver.terminate()
+
+
 class _Beginning:
     """Stands for asyncpg's connection while SQLAlchemy's adapter begins a transaction: sends a statement together with BEGIN."""
 
@@ -166,8 +214,7 @@ class _Beginning:
         except Exception:
             # The server is in a transaction that neither asyncpg nor the adapter knows of.
             driver._top_xact = None
-            if not driver.is_closed() and driver.is_in_transaction():
-                await driver.execute("ROLLBACK;")
+            await _roll_back(driver)
             raise
         object.__setattr__(self, "_answer", answer)
         return answer
@@ -201,8 +248,7 @@ class _Committing:
             return await driver.execute(f"{self._script};{query}")
         except Exception as error:
             # What failed was not COMMIT, which would have ended the transaction, and nobody believes that there is one to be rolled back.
-            if not driver.is_closed() and driver.is_in_transaction():
-                await driver.execute("ROLLBACK;")
+            await _roll_back(driver)
             reason = explained(error)
             if isinstance(reason, SchemaError):
                 raise reason from error
