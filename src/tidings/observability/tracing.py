@@ -237,10 +237,11 @@ class Tracing:
         contexts: list[Context | None] = []
         for envelope in envelopes:
             traceparent = envelope.traceparent
-            span: Span | None = None
             if traceparent is None:
-                pass
-            elif envelope.tracestate is None and _unsampled(traceparent) is not None:
+                contexts.append(None)
+                continue
+            span: Span | None = None
+            if envelope.tracestate is None and _unsampled(traceparent) is not None:
                 span = _Unsampled(traceparent)
             elif traceparent[:3] != "00-" or traceparent[-1] not in _SAMPLED:
                 parent = self._parent(traceparent, envelope.tracestate)

@@ -11,7 +11,7 @@ from tidings.publish.failures import sqlstate
 from tidings.stores.base import Standing
 from tidings.stores.sql.driver import run
 from tidings.stores.sql.names import Names
-from tidings.stores.sql.postgresql.literals import text, uuids
+from tidings.stores.sql.postgresql.literals import array, text
 from tidings.stores.sql.statement import Command, Sql
 
 __all__ = ["Inbox"]
@@ -82,7 +82,7 @@ class Inbox:
 
     def open(self, connection: Connection, subscription_id: int, keys: Sequence[str], lanes: Sequence[str]) -> dict[int, int]:
         """Insert the inbox rows of what may run; return the `Standing` of the others by index. Keys must be distinct."""
-        rows = run(connection, Command(self.open_, (subscription_id, _array(keys), _array(lanes), self.workers.get(subscription_id))))
+        rows = run(connection, Command(self.open_, (subscription_id, array(keys), array(lanes), self.workers.get(subscription_id))))
         return {row[0] - 1: row[1] for row in rows}
 
     def opening(self, subscription_id: int, key: str, lane: str) -> str:
@@ -106,7 +106,7 @@ class Inbox:
         """
         names = self._names
         lease = f"c.reader = {text(reader)} and c.shard = {shard:d} and c.lease_token = {token:d}"
-        rows = f"i.event_key = any({uuids(keys)}) and i.subscription_id = {subscription_id:d} and {_OURS}"
+        rows = f"i.event_key = any({text(array(keys))}::uuid[]) and i.subscription_id = {subscription_id:d} and {_OURS}"
         return f"""
             select (case when not exists (select 1 from {names.checkpoints} c where {lease}) then '{_NO_LEASE}'
                          when (select count(*) from {names.inbox} i where {rows}) <> {len(keys):d} then '{_NOT_WHOLE}' else '0' end)::int
@@ -121,38 +121,33 @@ class Inbox:
 
     def standing(self, connection: Connection, subscription_id: int, keys: Sequence[str], lanes: Sequence[str]) -> dict[int, int]:
         """Return the `Standing` of those that may not run by index, and insert nothing."""
-        rows = run(connection, Command(self.look, (subscription_id, _array(keys), _array(lanes))))
+        rows = run(connection, Command(self.look, (subscription_id, array(keys), array(lanes))))
         return {row[0] - 1: row[1] for row in rows}
 
     def prove(self, connection: Connection, subscription_id: int, keys: Sequence[str], reader: str, shard: int, token: int) -> int:
         """Return how many of the inbox rows that this transaction inserted are still there under the lease of the reader."""
-        ((count,),) = run(connection, Command(self.prove_, (subscription_id, _array(keys), reader, shard, token)))
+        ((count,),) = run(connection, Command(self.prove_, (subscription_id, array(keys), reader, shard, token)))
         return int(count)
 
     def kept(self, connection: Connection, subscription_id: int, keys: Sequence[str]) -> int:
         """Return how many of the inbox rows that this transaction inserted are still there."""
-        ((count,),) = run(connection, Command(self.count_ours, (subscription_id, _array(keys))))
+        ((count,),) = run(connection, Command(self.count_ours, (subscription_id, array(keys))))
         return int(count)
 
     def present(self, connection: Connection, subscription_id: int, keys: Sequence[str]) -> int:
         """Return how many of the inbox rows are there, whoever holds which lease."""
-        ((count,),) = run(connection, Command(self.count, (subscription_id, _array(keys))))
+        ((count,),) = run(connection, Command(self.count, (subscription_id, array(keys))))
         return int(count)
 
     def record(self, connection: Connection, subscription_id: int, keys: Sequence[str], outcome: int) -> None:
         """Insert inbox rows with an outcome, where there are none yet."""
-        run(connection, Command(self.record_, (subscription_id, _array(keys), outcome, self.workers.get(subscription_id))))
+        run(connection, Command(self.record_, (subscription_id, array(keys), outcome, self.workers.get(subscription_id))))
 
     def handled(self, connection: Connection, subscription_id: int, keys: Sequence[str]) -> int:
         """Return how many of the events are over; those that were set aside dead are not."""
-        ((count,),) = run(connection, Command(self.handled_, (subscription_id, _array(keys))))
+        ((count,),) = run(connection, Command(self.handled_, (subscription_id, array(keys))))
         return int(count)
 
     def revive(self, connection: Connection, subscription_id: int, keys: Sequence[str]) -> None:
         """Take out what was set aside dead, in the transaction that runs it again: until that commits, nobody else may."""
-        run(connection, Command(self.revive_, (subscription_id, _array(keys))))
-
-
-def _array(keys: Sequence[str]) -> str:
-    """Return hexadecimal keys as the text of an array: as a list the driver would look at each of them, in more time than all the rest takes."""
-    return f"{{{','.join(keys)}}}"
+        run(connection, Command(self.revive_, (subscription_id, array(keys))))
