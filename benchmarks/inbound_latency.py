@@ -94,7 +94,7 @@ async def _raw(name: str, url: str, database: Database, arrivals: Arrivals) -> A
     client = CLIENTS[name]
     pool: Any
     async with asyncpg.create_pool(database.dsn, min_size=HANDLERS, max_size=HANDLERS) as pool, asyncio.TaskGroup() as tasks:
-        sources = [await client.source(url, topic) for _ in range(HANDLERS)]
+        sources = [await client.source(url, topic, HANDLERS) for _ in range(HANDLERS)]
 
         over = False
 

@@ -66,17 +66,20 @@ class Client(Protocol):
 
     async def sender(self, url: str, topic: str) -> Sender: ...
 
-    async def source(self, url: str, topic: str) -> Source: ...
+    async def source(self, url: str, topic: str, of: int) -> Source:
+        """Connect one of so many, who share what comes."""
+        ...
 
 
-async def drain(client: Client, url: str, topic: str, unit: Unit | None, count: int, size: int = SIZE) -> float:
+async def drain(client: Client, url: str, topic: str, unit: Unit | None, count: int, size: int = SIZE, consumers: int = TASKS) -> float:
     """Handle so many events, several units at a time, each from a connection of its own; return when the last was acknowledged.
 
     Args:
         unit: what is done with them; None for nothing at all.
         size: most events of a unit.
+        consumers: how many units at a time.
     """
-    sources = [await client.source(url, topic) for _ in range(TASKS)]
+    sources = [await client.source(url, topic, consumers) for _ in range(consumers)]
     left = count
     ended = 0.0
 
@@ -158,7 +161,7 @@ class _RabbitMQ:
         channel = await connection.channel(publisher_confirms=True)
         return _RabbitMQSender(connection, channel, topic)
 
-    async def source(self, url: str, topic: str) -> Source:
+    async def source(self, url: str, topic: str, of: int) -> Source:
         import aiormq
 
         connection = await aiormq.connect(url)
@@ -228,7 +231,7 @@ class _NATS:
         client = await nats.connect(url)
         return _NATSSender(client, topic)
 
-    async def source(self, url: str, topic: str) -> Source:
+    async def source(self, url: str, topic: str, of: int) -> Source:
         import nats
 
         client = await nats.connect(url)
@@ -279,7 +282,7 @@ class _Redis:
     async def sender(self, url: str, topic: str) -> Sender:
         return _RedisClient(url, topic)
 
-    async def source(self, url: str, topic: str) -> Source:
+    async def source(self, url: str, topic: str, of: int) -> Source:
         return _RedisClient(url, topic)
 
 
@@ -322,9 +325,9 @@ class _Kafka:
     async def sender(self, url: str, topic: str) -> Sender:
         return _KafkaSender(url, topic)
 
-    async def source(self, url: str, topic: str) -> Source:
+    async def source(self, url: str, topic: str, of: int) -> Source:
         self._sources[topic] += 1
-        return _KafkaSource(url, topic, self._sources[topic] - 1)
+        return _KafkaSource(url, topic, range(self._sources[topic] - 1, TASKS, of))
 
 
 class _KafkaSender:
@@ -345,14 +348,16 @@ class _KafkaSender:
 
 
 class _KafkaSource:
-    def __init__(self, url: str, topic: str, partition: int) -> None:
+    def __init__(self, url: str, topic: str, partitions: Sequence[int]) -> None:
         import confluent_kafka
 
         settings: Any = {"bootstrap.servers": url.removeprefix("kafka://"), "group.id": f"{topic}-raw", "enable.auto.commit": False}
         self._consumer = confluent_kafka.Consumer(settings)
-        self._idle = partition >= TASKS
-        if not self._idle:
-            self._consumer.assign([confluent_kafka.TopicPartition(topic, partition, confluent_kafka.OFFSET_BEGINNING)])
+        self._idle = not partitions
+        if partitions:
+            self._consumer.assign(
+                [confluent_kafka.TopicPartition(topic, partition, confluent_kafka.OFFSET_BEGINNING) for partition in partitions]
+            )
 
     async def take(self, most: int) -> Sequence[Any]:
         if self._idle:
@@ -371,7 +376,7 @@ class _KafkaSource:
         return body
 
     async def acknowledge(self, messages: Sequence[Any]) -> None:
-        self._consumer.commit(message=messages[-1], asynchronous=True)
+        self._consumer.commit(asynchronous=True)
 
     async def close(self) -> None:
         await asyncio.to_thread(self._consumer.close)
