@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
@@ -108,6 +109,83 @@ def test_what_is_carried_is_what_the_propagator_reads(traceparent: str | None, t
         assert isinstance(found, context.Context)
     else:
         assert found is None
+
+
+def _updated(found: Any) -> dict[str, object]:
+    made: dict[str, object] = {}
+    made.update(found)
+    return made
+
+
+def _set(found: Any) -> dict[str, object]:
+    made = dict(context.set_value("mine", 1, found))
+    del made["mine"]
+    return made
+
+
+LOOKS: dict[str, Callable[[Any], Any]] = {
+    "dict": dict, "unpacked": lambda found: {**found}, "copy": lambda found: found.copy(), "items": lambda found: dict(found.items()),
+    "keys": lambda found: dict(zip(found.keys(), found.values(), strict=True)), "or": lambda found: found | {}, "ror": lambda found: {} | found,
+    "in": lambda found: {name: found[name] for name in found if name in found}, "updated": _updated,
+    "values": lambda found: dict(zip(reversed(list(reversed(found))), found.values(), strict=True)), "set": _set,
+    "length": lambda found: len(found) and dict(found), "equal": lambda found: found == {} or dict(found),
+    "unequal": lambda found: (found != {}) and dict(found), "text": lambda found: repr(found) and dict(found),
+    "get": lambda found: found.get("theirs") and dict(found),
+}  # fmt: skip
+
+
+def carried_in(around: dict[str, str]) -> context.Context:
+    token = context.attach(context.Context(around))
+    try:
+        (found,) = Tracing("1", TracerProvider()).carried([envelope_of(UNSAMPLED)])
+    finally:
+        context.detach(token)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_context_is_whole_whoever_looks_first(look: str) -> None:
+    found = carried_in({"theirs": "kept"})
+    seen = LOOKS[look](found)
+    assert seen["theirs"] == "kept"
+    assert len(seen) == 2
+    assert trace.get_current_span(context.Context(seen)).get_span_context().trace_id == int(TRACE, 16)
+    assert found == seen
+
+
+def test_no_way_to_read_a_dictionary_is_forgotten() -> None:
+    changing = {"clear", "pop", "popitem", "setdefault", "update", "fromkeys", "__setitem__", "__delitem__", "__ior__"}
+    other = {
+        "__new__",
+        "__init__",
+        "__getattribute__",
+        "__sizeof__",
+        "__class_getitem__",
+        "__doc__",
+        "__hash__",
+        "__lt__",
+        "__le__",
+        "__gt__",
+        "__ge__",
+    }
+    reading = set(vars(dict)) - changing - other
+    assert reading <= set(vars(type(carried_in({}))))
+
+
+async def test_a_context_that_was_kept_says_the_same_elsewhere() -> None:
+    kept = carried_in({})
+
+    def elsewhere() -> SpanContext:
+        token = context.attach(kept)
+        try:
+            return current()
+        finally:
+            context.detach(token)
+
+    # Not `to_thread`, which takes the current context along.
+    assert (await asyncio.get_running_loop().run_in_executor(None, elsewhere)).trace_id == int(TRACE, 16)
+    assert not current().is_valid
 
 
 @pytest.mark.parametrize("sampler", [ALWAYS_ON, ParentBased(ALWAYS_ON, remote_parent_not_sampled=ALWAYS_ON)], ids=["on", "parent"])
