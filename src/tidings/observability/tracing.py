@@ -128,11 +128,12 @@ class _Carried(Context):
     traceparent: str
 
     def fill(self) -> None:
-        """Become what it says."""
-        around, self.around = self.around, None
+        """Become what it says; also for two threads at once, so nobody is told that it is full before it is."""
+        around = self.around
         if around is not None and _KEY is not None:
             dict.update(self, around)
             dict.__setitem__(self, _KEY, _Unsampled(self.traceparent))
+            self.around = None
 
 
 def _filled(name: str) -> Callable[..., Any]:
