@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import random
 import signal
 import socket
 import subprocess
@@ -21,6 +22,10 @@ LOOPBACK = "127.0.0.1"
 MARK = "TIDINGS_PRIVATE_SERVICE"
 
 
+#: Ports below those that Linux (32768 and up) and the BSDs (49152 and up) give to outgoing connections, and above those of well-known servers.
+_SERVED = range(20_000, 32_000)
+
+
 def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
     """Return True as soon as the condition holds, False when it does not within this time."""
     deadline = time.monotonic() + seconds
@@ -32,10 +37,12 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
 
 
 def free_port() -> int:
-    """Return a loopback port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
+    """Return a loopback port that was free a moment ago: one that no system gives to connections of its own accord, which could be anybody's next."""
+    for port in [*random.sample(_SERVED, 100), 0]:
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((LOOPBACK, port))
+            return int(probe.getsockname()[1])
+    raise FailedError("There is no free port on the loopback interface.")
 
 
 def account(names: Iterable[str]) -> str | None:

@@ -332,3 +332,21 @@ def test_a_service_that_cannot_be_fetched_says_why(control: Control, monkeypatch
 def test_every_service_has_a_container(request: pytest.FixtureRequest) -> None:
     without = {"pgbouncer"}  # a proxy for a server that a container could not reach
     assert [name for name in cli.SERVICES if not containers.defines(request.config.rootpath, name)] == sorted(without)
+
+
+def test_a_free_port_is_none_that_the_next_connection_of_somebody_else_gets() -> None:
+    outgoing = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    first = int(outgoing.read_text().split()[0]) if outgoing.exists() else 49152
+    for _ in range(20):
+        port = processes.free_port()
+        assert 1024 < port < first
+        with socket.socket() as server:
+            server.bind((processes.LOOPBACK, port))
+
+
+def test_a_port_that_is_taken_is_not_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as server:
+        server.bind((processes.LOOPBACK, 0))
+        taken = server.getsockname()[1]
+        monkeypatch.setattr(processes, "_SERVED", [taken] * 100)
+        assert processes.free_port() not in (0, taken)
