@@ -24,6 +24,8 @@ MARK = "TIDINGS_PRIVATE_SERVICE"
 
 #: Ports below those that Linux (32768 and up) and the BSDs (49152 and up) give to outgoing connections, and above those of well-known servers.
 _SERVED = range(20_000, 32_000)
+#: What this process has been given: a server that takes several binds none of them before it has all.
+_given: set[int] = set()
 
 
 def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
@@ -38,10 +40,14 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
 
 def free_port() -> int:
     """Return a loopback port that was free a moment ago: one that no system gives to connections of its own accord, which could be anybody's next."""
-    for port in [*random.sample(_SERVED, 100), 0]:
+    # Not the usual generator: whoever has given it a seed would get the same ports as everybody with that seed.
+    for wanted in [*random.SystemRandom().sample(_SERVED, 100), 0]:
         with socket.socket() as probe, suppress(OSError):
-            probe.bind((LOOPBACK, port))
-            return int(probe.getsockname()[1])
+            probe.bind((LOOPBACK, wanted))
+            port = int(probe.getsockname()[1])
+            if port not in _given:
+                _given.add(port)
+                return port
     raise FailedError("There is no free port on the loopback interface.")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
@@ -171,6 +172,65 @@ def test_no_way_to_read_a_dictionary_is_forgotten() -> None:
     }
     reading = set(vars(dict)) - changing - other
     assert reading <= set(vars(type(carried_in({}))))
+
+
+def test_contexts_within_contexts_are_no_chain() -> None:
+    found = carried_in({"theirs": "kept"})
+    for _ in range(3000):
+        token = context.attach(found)
+        try:
+            (inner,) = Tracing("1", TracerProvider()).carried([envelope_of(UNSAMPLED)])
+        finally:
+            context.detach(token)
+        assert inner is not None
+        found = inner
+    assert context.get_value("theirs", found) == "kept"
+    assert trace.get_current_span(found).get_span_context().trace_id == int(TRACE, 16)
+
+
+def test_what_was_around_never_shows_its_own_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads fill a context at once: the first is done while the second has just begun, and looks again before the second is done."""
+    outer = trace.set_span_in_context(trace.NonRecordingSpan(SpanContext(1, 2, is_remote=True)), context.Context())
+    found: Any = carried_in({})
+    seen: list[int] = []
+    making = tracing._Unsampled
+
+    def first() -> None:
+        seen.append(trace.get_current_span(found).get_span_context().trace_id)
+
+    class Around(context.Context):
+        def keys(self) -> Any:
+            if not seen:
+                found.around = outer
+                first()
+            return super().keys()
+
+        def __iter__(self) -> Any:
+            return super().__iter__()
+
+    def made(traceparent: str) -> Any:
+        if found.around is None:
+            first()
+        return making(traceparent)
+
+    monkeypatch.setattr(tracing, "_Unsampled", made)
+    found.around = Around(outer)
+    assert trace.get_current_span(found).get_span_context().trace_id == int(TRACE, 16)
+    assert seen == [int(TRACE, 16)] * 2
+
+
+def test_a_context_of_the_same_type_is_an_ordinary_one() -> None:
+    kind: Any = type(carried_in({}))
+    assert kind({"a": 1}).get("a") == 1
+    assert kind() == {}
+
+
+def test_a_context_is_whole_also_for_who_changes_it() -> None:
+    found: Any = carried_in({"theirs": "kept"})
+    # Contexts are not to be changed; what a version of the API lets through finds what is there.
+    with suppress(Exception):
+        assert found.pop("theirs") == "kept"
+    assert trace.get_current_span(found).get_span_context().trace_id == int(TRACE, 16)
 
 
 async def test_a_context_that_was_kept_says_the_same_elsewhere() -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar, Token
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 from uuid import UUID
@@ -71,15 +70,6 @@ def _key() -> str | None:
 _KEY = _key()
 
 
-def _variable() -> ContextVar[Context] | None:
-    """Return the variable that the current context is in; None for a runtime context that has none. Two calls fewer to go through."""
-    token = attach(get_current())
-    detach(token)
-    return token.var if isinstance(token, Token) else None
-
-
-_CURRENT = _variable()
-
 _headers = msgspec.json.Decoder(dict[str, Any]).decode
 
 # The version that everybody writes; the propagator reads the others.
@@ -120,37 +110,37 @@ class _Unsampled(NonRecordingSpan):
 
 
 class _Carried(Context):
-    """The context for a handler of an event whose trace is not sampled: the one around it, and the parent. It is filled when somebody looks into it."""
+    """The context for a handler of an event whose trace is not sampled: the one around it, and the parent. It is filled when somebody looks into it.
 
-    __slots__ = ("around", "traceparent")
+    C code that reads the dictionary below without asking, such as `json.dumps`, finds nothing in one that nobody has looked into.
+    """
 
-    around: Context | None
-    traceparent: str
+    around: Context | None = None
+    traceparent: str = ""
 
     def fill(self) -> None:
-        """Become what it says; also for two threads at once, so nobody is told that it is full before it is."""
+        """Become what it says, in one step: two threads may do it at once, and a third one look in between."""
         around = self.around
         if around is not None and _KEY is not None:
-            dict.update(self, around)
-            dict.__setitem__(self, _KEY, _Unsampled(self.traceparent))
+            dict.update(self, {**around, _KEY: _Unsampled(self.traceparent)})
             self.around = None
 
 
 def _filled(name: str) -> Callable[..., Any]:
-    method = getattr(dict, name)
+    method = getattr(Context, name)
 
-    def filled(self: _Carried, *given: Any) -> Any:
+    def filled(self: _Carried, *given: Any, **named: Any) -> Any:
         if self.around is not None:
             self.fill()
-        return method(self, *given)
+        return method(self, *given, **named)
 
     return filled
 
 
-# Everything that reads a dictionary. `__iter__` is how C code finds out that it may not read one by itself.
+# Everything that reads or changes a dictionary; `{**context}` and `dict(context)` ask as well, because `__iter__` is not a dictionary's own.
 for _name in (
     "get", "copy", "keys", "values", "items", "__getitem__", "__contains__", "__iter__", "__len__", "__eq__", "__ne__", "__or__", "__ror__",
-    "__reversed__", "__repr__",
+    "__reversed__", "__repr__", "pop", "popitem", "setdefault", "update", "clear", "__delitem__", "__ior__",
 ):  # fmt: skip
     setattr(_Carried, _name, _filled(_name))
 
@@ -269,8 +259,8 @@ class Tracing:
         with self._tracer.start_as_current_span(f"send {topic}", parent, SpanKind.CLIENT, attributes, links) as span:
             yield lambda reason: span.set_status(Status(StatusCode.ERROR, reason[:300]))
 
-    attach = staticmethod(attach if _CURRENT is None else _CURRENT.set)
-    detach = staticmethod(detach if _CURRENT is None else _CURRENT.reset)
+    attach = staticmethod(attach)
+    detach = staticmethod(detach)
 
     def carried(self, envelopes: Sequence[Envelope]) -> list[Context | None]:
         """Return of each event the context for its handler to run in, where that is all: its trace is not sampled. None where `calling` decides.
@@ -281,6 +271,9 @@ class Tracing:
         if not self._unsampled_elsewhere:
             return [None] * len(envelopes)
         around = get_current()
+        if type(around) is _Carried and (outer := around.around) is not None:
+            # All that it adds is replaced; a chain of them would only grow.
+            around = outer
         contexts: list[Context | None] = []
         for envelope in envelopes:
             traceparent = envelope.traceparent
