@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -223,6 +224,15 @@ def test_a_context_of_the_same_type_is_an_ordinary_one() -> None:
     kind: Any = type(carried_in({}))
     assert kind({"a": 1}).get("a") == 1
     assert kind() == {}
+    with pytest.raises(AttributeError, match="no_such_thing"):
+        _ = kind().no_such_thing
+
+
+def test_a_context_that_is_pickled_is_whole() -> None:
+    read = pickle.loads(pickle.dumps(carried_in({"theirs": "kept"}), 0))  # noqa: S301 - our own
+    assert type(read) is context.Context
+    assert read["theirs"] == "kept"
+    assert trace.get_current_span(read).get_span_context().trace_id == int(TRACE, 16)
 
 
 def test_a_context_is_whole_also_for_who_changes_it() -> None:

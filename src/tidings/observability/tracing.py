@@ -115,8 +115,20 @@ class _Carried(Context):
     C code that reads the dictionary below without asking, such as `json.dumps`, finds nothing in one that nobody has looked into.
     """
 
-    around: Context | None = None
-    traceparent: str = ""
+    # Half of what an instance's own dictionary takes to make, and one is made for every event.
+    __slots__ = ("around", "traceparent")
+
+    around: Context | None
+    traceparent: str
+
+    def __getattr__(self, name: str) -> None:
+        # Whoever makes another one of this type has made an ordinary context.
+        if name == "around":
+            return
+        raise AttributeError(name)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return Context(self).__reduce_ex__(protocol)
 
     def fill(self) -> None:
         """Become what it says, in one step: two threads may do it at once, and a third one look in between."""
