@@ -21,7 +21,6 @@ LOOPBACK = "127.0.0.1"
 #: The environment variable by which everything that belongs to one private service is recognised.
 MARK = "TIDINGS_PRIVATE_SERVICE"
 
-
 #: Ports below those that Linux (32768 and up) and the BSDs (49152 and up) give to outgoing connections, and above those of well-known servers.
 _SERVED = range(20_000, 32_000)
 #: What this process has been given: a server that takes several binds none of them before it has all.
@@ -39,7 +38,7 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
 
 
 def free_port() -> int:
-    """Return a loopback port that was free a moment ago: one that no system gives to connections of its own accord, which could be anybody's next."""
+    """Return a loopback port that was free a moment ago; if there is one, of those that outgoing connections do not get unless the machine is set so."""
     # Not the usual generator: whoever has given it a seed would get the same ports as everybody with that seed.
     for wanted in [*random.SystemRandom().sample(_SERVED, 100), 0]:
         with socket.socket() as probe, suppress(OSError):

@@ -69,7 +69,6 @@ def _key() -> str | None:
 
 _KEY = _key()
 
-
 _headers = msgspec.json.Decoder(dict[str, Any]).decode
 
 # The version that everybody writes; the propagator reads the others.
