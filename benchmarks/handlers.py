@@ -48,6 +48,7 @@ def session(handlers: Subscriptions, calls: Calls) -> None:
     @handlers.subscribe(OrderPlaced, name="effect")
     async def effect(event: OrderPlaced, session: AsyncSession) -> None:
         await session.execute(effects.insert(), {"event_id": event.order_id})
+        calls.count += 1
 
 
 def orm(handlers: Subscriptions, calls: Calls) -> None:

@@ -50,6 +50,7 @@ from tidings.publish.publisher import Publisher
 from tidings.stores import SQLStore
 
 DRIVER = Variant("asyncpg connection", handlers.driver, "driver")
+SESSION = Variant("AsyncSession an event", handlers.session, "session")
 BATCH = Variant("batch of 100, one INSERT", handlers.batch(100), "batch")
 TASKS = 16
 UNIT = "us of processor time an event"
@@ -180,7 +181,7 @@ async def run(settings: Settings) -> list[Section]:
     sections: list[Section] = []
     try:
         async with fresh_database(settings.server, "observe") as database, benches(database, events) as (bench, _):
-            wanted = [variant for variant in (DRIVER, BATCH) if settings.wants(variant.name)]
+            wanted = [variant for variant in (DRIVER, SESSION, BATCH) if settings.wants(variant.name)]
             sections += [await untraced(settings, variant, bench) for variant in wanted]
             traced = [await _traced(bench, f"few_{variant.raw}_", 100) for variant in wanted]
             sections += [await few_traces(settings, *each, observers) for each in zip(wanted, traced, strict=True)]
@@ -224,15 +225,31 @@ async def untraced(settings: Settings, variant: Variant, bench: Bench) -> Sectio
 
 async def few_traces(settings: Settings, variant: Variant, bench: Bench, observers: Observers) -> Section:
     """Handle events of which one in a hundred belongs to a trace that is sampled."""
+    by_hand = ByHand(observers.few.get_tracer("by hand"))
+    remarks: list[str] = []
+    if variant is DRIVER:
+        variant = Variant(DRIVER.name, by_hand.declare, DRIVER.raw)
+        remarks.append("By hand: each handler reads the context of its event, and makes its span, which the sampler then drops or not.")
 
     async def once(rounds: Rounds) -> None:
         async with bench.running(variant, prepare=observers.few_traces) as (service, calls):
             publisher, tracing = service.publisher, service.publisher.tracing
-            ways = {"reference": lambda: _trace(publisher, None), "traces, sampled 1 %": lambda: _trace(publisher, tracing)}
+
+            def switch(*, hand: bool, ours: bool) -> None:
+                by_hand.on = hand
+                _trace(publisher, tracing if ours else None)
+
+            ways = {
+                "reference": lambda: switch(hand=False, ours=False),
+                "traces, sampled 1 %": lambda: switch(hand=False, ours=True),
+            }
+            if remarks:
+                ways["by hand"] = lambda: switch(hand=True, ours=False)
             await rounds(service, calls, ways)
 
     rows = await _rows(settings, variant, bench, once, f"1 %, {variant.name}")
-    return Section(f"observe: handling {bench.events:,} events of a traced publisher, {variant.name}", UNIT, "not traced", rows, [])
+    title = f"observe: handling {bench.events:,} events of a traced publisher, {variant.name}"
+    return Section(title, UNIT, "not traced", rows, remarks)
 
 
 async def every_trace(settings: Settings, bench: Bench, observers: Observers) -> Section:
@@ -394,6 +411,6 @@ async def _rows(settings: Settings, variant: Variant, bench: Bench, once: Callab
 
 
 def _goals(mode: str) -> tuple[Goal, ...]:
-    if mode == "not traced":
+    if mode in ("not traced", "by hand"):
         return ()
     return (Goal("ratio", "<=", 1.02 if mode == "as it comes" else 1.05),)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import pickle
 from collections.abc import Callable
+from contextvars import Token
 from datetime import UTC, datetime
+from functools import wraps
 from typing import Any
 from uuid import uuid4
 
 import pytest
 from opentelemetry import baggage, context, propagate, trace
+from opentelemetry.context.contextvars_context import ContextVarsRuntimeContext
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased
 from opentelemetry.trace import SpanContext, TraceFlags, TraceState
@@ -22,7 +25,7 @@ from tests.consume.waiting import until
 from tests.consume.world import World
 from tidings import Envelope, Publish, Retry, Service, Subscriptions
 from tidings.consume.pace import Pace
-from tidings.observability import tracing
+from tidings.observability import tracing, unsampled
 from tidings.observability.tracing import Tracing
 from tidings.publish.headers import written
 
@@ -60,6 +63,9 @@ def headers(traceparent: str | None, tracestate: str | None = None) -> str:
     return written({name: text for name, text in (("traceparent", traceparent), ("tracestate", tracestate)) if text is not None})
 
 
+#: They say that they are not sampled, and look as if they could be read.
+UNREADABLE = [f"00-{TRACE.upper()}-{SPAN}-00", f"00-{TRACE}-{'0' * 16}-00", f"00-{TRACE}_{SPAN}-00", f"00-0{'z' * 31}-{SPAN}-00"]
+
 TRACEPARENTS = [
     UNSAMPLED,
     SAMPLED,
@@ -67,9 +73,8 @@ TRACEPARENTS = [
     f"00-{TRACE}-{SPAN}-fe",
     f"00-{TRACE}-{SPAN}-ff",
     f"00-{TRACE}-{SPAN}-0A",
-    f"00-{TRACE.upper()}-{SPAN}-00",
     f"00-{'0' * 32}-{SPAN}-00",
-    f"00-{TRACE}-{'0' * 16}-00",
+    f"00-{'0' * 32}-{'0' * 16}-00",
     f"00-{TRACE}-{SPAN}-00-more",
     f"00-{TRACE}-{SPAN}-00-1",
     f"00-{TRACE}-{SPAN}-00\n",
@@ -112,6 +117,14 @@ def test_what_is_carried_is_what_the_propagator_reads(traceparent: str | None, t
         assert found is None
 
 
+@pytest.mark.parametrize("around", [{}, {"theirs": "kept"}], ids=["alone", "around"])
+@pytest.mark.parametrize("traceparent", UNREADABLE)
+def test_who_says_that_nothing_is_recorded_is_believed_but_is_no_parent(traceparent: str, around: dict[str, str]) -> None:
+    found = carried_in(around, traceparent)
+    assert trace.get_current_span(found) is trace.INVALID_SPAN
+    assert found == {**around, **trace.set_span_in_context(trace.INVALID_SPAN, context.Context())}
+
+
 def _updated(found: Any) -> dict[str, object]:
     made: dict[str, object] = {}
     made.update(found)
@@ -135,10 +148,10 @@ LOOKS: dict[str, Callable[[Any], Any]] = {
 }  # fmt: skip
 
 
-def carried_in(around: dict[str, str]) -> context.Context:
+def carried_in(around: dict[str, str], traceparent: str = UNSAMPLED) -> context.Context:
     token = context.attach(context.Context(around))
     try:
-        (found,) = Tracing("1", TracerProvider()).carried([envelope_of(UNSAMPLED)])
+        (found,) = Tracing("1", TracerProvider()).carried([envelope_of(traceparent)])
     finally:
         context.detach(token)
     assert found is not None
@@ -193,7 +206,7 @@ def test_what_was_around_never_shows_its_own_trace(monkeypatch: pytest.MonkeyPat
     outer = trace.set_span_in_context(trace.NonRecordingSpan(SpanContext(1, 2, is_remote=True)), context.Context())
     found: Any = carried_in({})
     seen: list[int] = []
-    making = tracing._Unsampled
+    making = unsampled.Unsampled
 
     def first() -> None:
         seen.append(trace.get_current_span(found).get_span_context().trace_id)
@@ -213,7 +226,7 @@ def test_what_was_around_never_shows_its_own_trace(monkeypatch: pytest.MonkeyPat
             first()
         return making(traceparent)
 
-    monkeypatch.setattr(tracing, "_Unsampled", made)
+    monkeypatch.setattr(unsampled, "Unsampled", made)
     found.around = Around(outer)
     assert trace.get_current_span(found).get_span_context().trace_id == int(TRACE, 16)
     assert seen == [int(TRACE, 16)] * 2
@@ -272,10 +285,81 @@ def test_nothing_is_carried_past_a_sampler_that_wants_to_be_asked(sampler: Any) 
 
 
 def test_a_context_that_keeps_its_span_in_another_way_is_made_by_the_api(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracing, "_KEY", None)
+    monkeypatch.setattr(tracing, "KEY", None)
     (found,) = Tracing("1", TracerProvider()).carried([envelope_of(UNSAMPLED)])
     assert trace.get_current_span(found).get_span_context().trace_id == int(TRACE, 16)
     assert not current().is_valid
+
+
+def test_contexts_are_attached_where_the_api_finds_them() -> None:
+    tracing = Tracing("1", TracerProvider())
+    assert tracing.attach is not context.attach, "the short way"
+    found = carried_in({})
+    token = tracing.attach(found)
+    try:
+        assert context.get_current() is found
+    finally:
+        tracing.detach(token)
+    assert context.get_current() == {}
+
+
+class Heard(ContextVarsRuntimeContext):
+    """A runtime of somebody else's, in variables of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard: list[str] = []
+
+    def attach(self, context: context.Context) -> Token[context.Context]:
+        self.heard.append("attach")
+        return super().attach(context)
+
+
+def _runtime(monkeypatch: pytest.MonkeyPatch, heard: list[str]) -> None:
+    runtime = Heard()
+    runtime.heard = heard
+    monkeypatch.setattr(context, "_RUNTIME_CONTEXT", runtime)
+
+
+def _wrapped(owner: Any) -> Callable[[pytest.MonkeyPatch, list[str]], None]:
+    def wrap(monkeypatch: pytest.MonkeyPatch, heard: list[str]) -> None:
+        original = owner.attach
+
+        @wraps(original)
+        def attach(*given: Any) -> Any:
+            heard.append("attach")
+            return original(*given)
+
+        monkeypatch.setattr(owner, "attach", attach)
+
+    return wrap
+
+
+def _wrapped_instance(monkeypatch: pytest.MonkeyPatch, heard: list[str]) -> None:
+    _wrapped(vars(context)["_RUNTIME_CONTEXT"])(monkeypatch, heard)
+
+
+HOOKS: dict[str, Callable[[pytest.MonkeyPatch, list[str]], None]] = {
+    "runtime": _runtime, "function": _wrapped(context), "method": _wrapped(ContextVarsRuntimeContext), "of the instance": _wrapped_instance,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_who_listens_to_attaching_hears_of_it(monkeypatch: pytest.MonkeyPatch, hook: str) -> None:
+    tracing = Tracing("1", TracerProvider())
+    heard: list[str] = []
+    HOOKS[hook](monkeypatch, heard)
+    # As a service does when it starts.
+    tracing.look()
+    (found,) = tracing.carried([envelope_of(UNSAMPLED)])
+    assert found is not None
+    token = tracing.attach(found)
+    try:
+        assert context.get_current() is found
+    finally:
+        tracing.detach(token)
+    assert heard == ["attach"]
+    assert context.get_current() == {}
 
 
 async def test_each_event_of_a_transaction_runs_in_its_own_context(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,7 +388,7 @@ async def test_each_event_of_a_transaction_runs_in_its_own_context(world: World,
     service, _ = traced(world, handlers)
     given: dict[str, tuple[str | None, str | None]] = {
         "first": (UNSAMPLED, None), "sampled": (SAMPLED, None), "none": (None, None), "second": (f"00-{TRACE}-{'1' * 16}-00", None),
-        "third": (f"00-{TRACE}-{'2' * 16}-02", "a=b"), "hostile": ("00-zz-1-00", None), "last": (f"00-{TRACE}-{'3' * 16}-00", None),
+        "third": (f"00-{TRACE}-{'2' * 16}-02", "a=b"), "hostile": ("00-zz-1-00", None), "unreadable": (UNREADABLE[0], None), "last": (f"00-{TRACE}-{'3' * 16}-00", None),
     }  # fmt: skip
     for source, each in given.items():
         await world.insert_row(source=source, headers=headers(*each))
@@ -326,6 +410,7 @@ async def test_each_event_of_a_transaction_runs_in_its_own_context(world: World,
         assert seen[source][0].trace_flags.sampled, "a span of ours"
         assert not seen[source][0].is_remote
     assert seen["none"][0].trace_id != seen["hostile"][0].trace_id
+    assert seen["unreadable"] == (trace.INVALID_SPAN_CONTEXT, {})
     assert not current().is_valid
 
 
@@ -422,7 +507,8 @@ async def test_what_a_handler_of_an_event_that_is_not_sampled_publishes_belongs_
 
     service, provider = traced(world, handlers)
     read: list[object] = []
-    monkeypatch.setattr(tracing, "_read", read.append)
+    for module in (tracing, unsampled):
+        monkeypatch.setattr(module, "read", read.append)
     await world.insert_row(headers=headers(UNSAMPLED))
     async with service:
         await until(lambda: service.counters.of("handled") == 1)

@@ -320,15 +320,17 @@ class Execution:
         try:
             if self.compiled.batch is None:
                 contexts = repeat(None) if tracing is None else tracing.carried([attempt.envelope for attempt in attempts])
+                attach = None if tracing is None else tracing.attach
                 attached = None
                 try:
                     for attempt, context in zip(attempts, contexts, strict=False):
                         deadline.what = attempt.received
                         if tracing is not None:
                             # Each replaces the one before; what was there before all of them comes back once.
-                            if context is not None:
-                                token = tracing.attach(context)
-                                attached = attached or token
+                            if context is not None and attach is not None:
+                                token = attach(context)
+                                if attached is None:
+                                    attached = token
                             elif attached is not None:
                                 tracing.detach(attached)
                                 attached = None

@@ -11,7 +11,6 @@ that all events of a kind have in common, and is not asked at all where it can o
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -23,9 +22,8 @@ import msgspec
 from tidings.errors import MissingExtra
 
 try:
-    from opentelemetry.context import Context, attach, detach, get_current
+    from opentelemetry.context import Context, get_current
     from opentelemetry.trace import (
-        INVALID_SPAN,
         Link,
         NonRecordingSpan,
         Span,
@@ -33,7 +31,6 @@ try:
         SpanKind,
         Status,
         StatusCode,
-        TraceFlags,
         Tracer,
         TracerProvider,
         get_current_span,
@@ -43,6 +40,8 @@ try:
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 except ImportError as error:
     raise MissingExtra("tracing", "opentelemetry") from error
+
+from tidings.observability.unsampled import END, FIRST, KEY, LENGTH, UNSAMPLED, Carried, Unsampled, attaching, read
 
 if TYPE_CHECKING:
     from tidings.consume.calling import Scope
@@ -59,25 +58,10 @@ _LINKS = 128
 #: Of how many kinds of spans the names and attributes are kept: topics may come from outside.
 _KINDS = 1000
 
-
-def _key() -> str | None:
-    """Return the key that a context has its span by; None where it is not as simple as that. `set_span_in_context` takes three copies to say so."""
-    made = set_span_in_context(INVALID_SPAN, Context())
-    key = next(iter(made), None)
-    return key if made == {key: INVALID_SPAN} else None
-
-
-_KEY = _key()
-
 _headers = msgspec.json.Decoder(dict[str, Any]).decode
 
-# The version that everybody writes; the propagator reads the others.
-_TRACEPARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})\Z")
-# The same of a trace that is not sampled. No groups: most of these are never read.
-_unsampled = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f][02468ace]\Z").match
 # How the version that everybody writes ends when its trace is sampled.
 _SAMPLED = "13579bdf"
-_FLAGS = tuple(TraceFlags(flags) for flags in range(256))
 
 Call = Callable[["Plan", Any, "Envelope | list[Envelope]", "Scope", "Deadline", "Filters | None"], Awaitable[None]]
 
@@ -87,73 +71,6 @@ class _Kind(NamedTuple):
 
     name: str
     attributes: Mapping[str, Any]
-
-
-class _Unsampled(NonRecordingSpan):
-    """A parent that is not sampled, of a `traceparent` that was matched: read when somebody asks, which most handlers never do."""
-
-    _read: SpanContext | None = None
-
-    def __init__(self, traceparent: str) -> None:
-        self.traceparent = traceparent
-
-    def get_span_context(self) -> SpanContext:
-        if self._read is None:
-            found = _TRACEPARENT.match(self.traceparent)
-            assert found is not None
-            self._read = _read(found)
-        return self._read
-
-    def __repr__(self) -> str:
-        return f"NonRecordingSpan({self.get_span_context()!r})"
-
-
-class _Carried(Context):
-    """The context for a handler of an event whose trace is not sampled: the one around it, and the parent. It is filled when somebody looks into it.
-
-    C code that reads the dictionary below without asking, such as `json.dumps`, finds nothing in one that nobody has looked into.
-    """
-
-    # Half of what an instance's own dictionary takes to make, and one is made for every event.
-    __slots__ = ("around", "traceparent")
-
-    around: Context | None
-    traceparent: str
-
-    def __getattr__(self, name: str) -> None:
-        # Whoever makes another one of this type has made an ordinary context.
-        if name == "around":
-            return
-        raise AttributeError(name)
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        return Context(self).__reduce_ex__(protocol)
-
-    def fill(self) -> None:
-        """Become what it says, in one step: two threads may do it at once, and a third one look in between."""
-        around = self.around
-        if around is not None and _KEY is not None:
-            dict.update(self, {**around, _KEY: _Unsampled(self.traceparent)})
-            self.around = None
-
-
-def _filled(name: str) -> Callable[..., Any]:
-    method = getattr(Context, name)
-
-    def filled(self: _Carried, *given: Any, **named: Any) -> Any:
-        if self.around is not None:
-            self.fill()
-        return method(self, *given, **named)
-
-    return filled
-
-
-# Everything that reads or changes a dictionary; `{**context}` and `dict(context)` ask as well, because `__iter__` is not a dictionary's own.
-for _name in (
-    "get", "copy", "keys", "values", "items", "__getitem__", "__contains__", "__iter__", "__len__", "__eq__", "__ne__", "__or__", "__ror__",
-    "__reversed__", "__repr__", "pop", "popitem", "setdefault", "update", "clear", "__delitem__", "__ior__",
-):  # fmt: skip
-    setattr(_Carried, _name, _filled(_name))
 
 
 class _Links(Sequence[Link]):
@@ -199,6 +116,7 @@ class Tracing:
         self._tracer: Tracer = (self._provider or get_tracer_provider()).get_tracer("tidings", self._version)
         self._unsampled_here = _drops(self._tracer, "localParentNotSampled")
         self._unsampled_elsewhere = _drops(self._tracer, "remoteParentNotSampled")
+        self.attach, self.detach = attaching()
 
     def alone(self) -> str | None:
         """Return the headers, as JSON, of an event that is published now and has no others, if no span is to be made of that; else None."""
@@ -212,7 +130,7 @@ class Tracing:
     def published(self, name: str, version: int | None, topic: str, event_id: UUID, fields: dict[str, str]) -> None:
         """Make the span of publishing an event, a child of what runs now, and write its context into the headers."""
         span = get_current_span()
-        if type(span) is _Unsampled and self._unsampled_elsewhere:
+        if type(span) is Unsampled and self._unsampled_elsewhere:
             fields["traceparent"] = span.traceparent
             fields.pop("tracestate", None)
             return
@@ -270,9 +188,6 @@ class Tracing:
         with self._tracer.start_as_current_span(f"send {topic}", parent, SpanKind.CLIENT, attributes, links) as span:
             yield lambda reason: span.set_status(Status(StatusCode.ERROR, reason[:300]))
 
-    attach = staticmethod(attach)
-    detach = staticmethod(detach)
-
     def carried(self, envelopes: Sequence[Envelope]) -> list[Context | None]:
         """Return of each event the context for its handler to run in, where that is all: its trace is not sampled. None where `calling` decides.
 
@@ -282,32 +197,33 @@ class Tracing:
         if not self._unsampled_elsewhere:
             return [None] * len(envelopes)
         around = get_current()
-        if type(around) is _Carried and (outer := around.around) is not None:
+        if type(around) is Carried and (outer := around.around) is not None:
             # All that it adds is replaced; a chain of them would only grow.
             around = outer
         contexts: list[Context | None] = []
         for envelope in envelopes:
             traceparent = envelope.traceparent
-            if traceparent is None:
-                contexts.append(None)
+            if (
+                traceparent is None
+                or not FIRST <= traceparent < END
+                or len(traceparent) != LENGTH
+                or traceparent[-1] not in UNSAMPLED
+                or envelope.tracestate is not None
+                or KEY is None
+            ):
+                contexts.append(self._made(traceparent, envelope.tracestate, around))
                 continue
-            span: Span | None = None
-            if envelope.tracestate is None and _unsampled(traceparent) is not None:
-                if _KEY is not None:
-                    carried = _Carried()
-                    carried.around, carried.traceparent = around, traceparent
-                    contexts.append(carried)
-                    continue
-                span = _Unsampled(traceparent)
-            elif traceparent[:3] != "00-" or traceparent[-1] not in _SAMPLED:
-                parent = self._parent(traceparent, envelope.tracestate)
-                if parent is not None and not parent.trace_flags & 1:
-                    span = NonRecordingSpan(parent)
-            if span is None:
-                contexts.append(None)
-            else:
-                contexts.append(set_span_in_context(span, around))
+            carried = Carried()
+            carried.around, carried.traceparent = around, traceparent
+            contexts.append(carried)
         return contexts
+
+    def _made(self, traceparent: str | None, tracestate: str | None, around: Context) -> Context | None:
+        """Return what `carried` does of an event with a `tracestate`, of another version than everybody's, or where contexts are of another kind."""
+        if traceparent is None or (traceparent[:3] == "00-" and traceparent[-1] in _SAMPLED):
+            return None
+        parent = self._parent(traceparent, tracestate)
+        return None if parent is None or parent.trace_flags & 1 else set_span_in_context(NonRecordingSpan(parent), around)
 
     def calling(self, call: Call, subscription: str) -> Call:
         """Return a call of handlers inside the span of processing."""
@@ -326,11 +242,11 @@ class Tracing:
             alone = not isinstance(envelope, list) or len(envelope) == 1
             parent = self._parent(first.traceparent, first.tracestate) if alone and first.traceparent is not None else None
             if parent is not None and not parent.trace_flags & 1 and self._unsampled_elsewhere:
-                token = attach(set_span_in_context(NonRecordingSpan(parent)))
+                token = self.attach(set_span_in_context(NonRecordingSpan(parent)))
                 try:
                     await call(plan, event, envelope, scope, deadline, filters)
                 finally:
-                    detach(token)
+                    self.detach(token)
                 return
             key = (first.name, first.version, first.topic)
             kind = kinds.get(key) or self._kind(kinds, key, f"process {first.topic}", _processing(subscription, first))
@@ -350,7 +266,7 @@ class Tracing:
                         "tidings.attempt": first.attempt,
                     }
                 )  # fmt: skip
-            token = attach(set_span_in_context(span))
+            token = self.attach(set_span_in_context(span))
             try:
                 await call(plan, event, envelope, scope, deadline, filters)
             except BaseException as error:
@@ -358,7 +274,7 @@ class Tracing:
                 _fail(span, error)
                 raise
             finally:
-                detach(token)
+                self.detach(token)
                 span.end()
 
         return traced
@@ -386,8 +302,8 @@ class Tracing:
         """Return the context that an event was published in, if it has one that is valid."""
         if not isinstance(traceparent, str):
             return None
-        if tracestate is None and (found := _TRACEPARENT.match(traceparent)) is not None:
-            return _read(found)
+        if tracestate is None and (found := read(traceparent)) is not None:
+            return found
         carrier = {"traceparent": traceparent}
         if isinstance(tracestate, str):
             carrier["tracestate"] = tracestate
@@ -397,10 +313,6 @@ class Tracing:
 
 def _unheard(_reason: str) -> None:
     return
-
-
-def _read(found: re.Match[str]) -> SpanContext:
-    return SpanContext(int(found[1], 16), int(found[2], 16), is_remote=True, trace_flags=_FLAGS[int(found[3], 16)])
 
 
 def _drops(tracer: Tracer, which: str) -> bool:
