@@ -8,11 +8,13 @@ from collections.abc import Callable
 from contextvars import Token
 from datetime import UTC, datetime
 from functools import wraps
+from types import ModuleType
 from typing import Any
 from uuid import uuid4
 
 import pytest
 from opentelemetry import baggage, context, propagate, trace
+from opentelemetry.context import contextvars_context
 from opentelemetry.context.contextvars_context import ContextVarsRuntimeContext
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased
@@ -119,10 +121,14 @@ def test_what_is_carried_is_what_the_propagator_reads(traceparent: str | None, t
 
 @pytest.mark.parametrize("around", [{}, {"theirs": "kept"}], ids=["alone", "around"])
 @pytest.mark.parametrize("traceparent", UNREADABLE)
-def test_who_says_that_nothing_is_recorded_is_believed_but_is_no_parent(traceparent: str, around: dict[str, str]) -> None:
-    found = carried_in(around, traceparent)
-    assert trace.get_current_span(found) is trace.INVALID_SPAN
-    assert found == {**around, **trace.set_span_in_context(trace.INVALID_SPAN, context.Context())}
+def test_who_says_that_nothing_is_recorded_is_believed_in_a_new_trace(traceparent: str, around: dict[str, str]) -> None:
+    found, another = (carried_in(around, traceparent) for _ in range(2))
+    span = trace.get_current_span(found)
+    made = span.get_span_context()
+    assert made.is_valid
+    assert not made.trace_flags.sampled
+    assert made.trace_id not in (int(TRACE, 16), trace.get_current_span(another).get_span_context().trace_id)
+    assert found == {**around, **trace.set_span_in_context(span, context.Context())}
 
 
 def _updated(found: Any) -> dict[str, object]:
@@ -345,21 +351,38 @@ HOOKS: dict[str, Callable[[pytest.MonkeyPatch, list[str]], None]] = {
 
 
 @pytest.mark.parametrize("hook", HOOKS)
-def test_who_listens_to_attaching_hears_of_it(monkeypatch: pytest.MonkeyPatch, hook: str) -> None:
+def test_who_listens_to_attaching_hears_of_it_as_soon_as_he_listens(monkeypatch: pytest.MonkeyPatch, hook: str) -> None:
     tracing = Tracing("1", TracerProvider())
+    found = carried_in({})
+    token = tracing.attach(found)
+    tracing.detach(token)
     heard: list[str] = []
     HOOKS[hook](monkeypatch, heard)
-    # As a service does when it starts.
-    tracing.look()
-    (found,) = tracing.carried([envelope_of(UNSAMPLED)])
-    assert found is not None
-    token = tracing.attach(found)
-    try:
+    if hook in ("runtime", "function"):
+        token = tracing.attach(found)
         assert context.get_current() is found
-    finally:
         tracing.detach(token)
+        assert heard == ["attach"]
+    # What is wrapped further below is seen when a service starts.
+    tracing.look()
+    heard.clear()
+    token = tracing.attach(found)
+    assert context.get_current() is found
+    tracing.detach(token)
     assert heard == ["attach"]
     assert context.get_current() == {}
+
+
+@pytest.mark.parametrize("module", [context, contextvars_context], ids=["api", "runtime"])
+def test_modules_that_are_no_files_are_attached_to_by_the_api(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> None:
+    monkeypatch.delattr(module, "__file__")
+    assert Tracing("1", TracerProvider()).attach is context.attach
+
+
+@pytest.mark.parametrize("runtime", [None, object()], ids=["none", "other"])
+def test_a_runtime_of_another_kind_is_left_to_the_api(monkeypatch: pytest.MonkeyPatch, runtime: object) -> None:
+    monkeypatch.setattr(context, "_RUNTIME_CONTEXT", runtime)
+    assert Tracing("1", TracerProvider()).attach is context.attach
 
 
 async def test_each_event_of_a_transaction_runs_in_its_own_context(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -410,7 +433,10 @@ async def test_each_event_of_a_transaction_runs_in_its_own_context(world: World,
         assert seen[source][0].trace_flags.sampled, "a span of ours"
         assert not seen[source][0].is_remote
     assert seen["none"][0].trace_id != seen["hostile"][0].trace_id
-    assert seen["unreadable"] == (trace.INVALID_SPAN_CONTEXT, {})
+    found, carrier = seen["unreadable"]
+    assert found.is_valid
+    assert not found.trace_flags.sampled
+    assert carrier == {"traceparent": f"00-{found.trace_id:032x}-{found.span_id:016x}-00"}
     assert not current().is_valid
 
 

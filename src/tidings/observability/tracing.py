@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import Token
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 from uuid import UUID
@@ -22,7 +23,7 @@ import msgspec
 from tidings.errors import MissingExtra
 
 try:
-    from opentelemetry.context import Context, get_current
+    from opentelemetry.context import Context, attach, detach, get_current
     from opentelemetry.trace import (
         Link,
         NonRecordingSpan,
@@ -116,7 +117,7 @@ class Tracing:
         self._tracer: Tracer = (self._provider or get_tracer_provider()).get_tracer("tidings", self._version)
         self._unsampled_here = _drops(self._tracer, "localParentNotSampled")
         self._unsampled_elsewhere = _drops(self._tracer, "remoteParentNotSampled")
-        self.attach, self.detach = attaching()
+        self._attaching = attaching()
 
     def alone(self) -> str | None:
         """Return the headers, as JSON, of an event that is published now and has no others, if no span is to be made of that; else None."""
@@ -188,8 +189,19 @@ class Tracing:
         with self._tracer.start_as_current_span(f"send {topic}", parent, SpanKind.CLIENT, attributes, links) as span:
             yield lambda reason: span.set_status(Status(StatusCode.ERROR, reason[:300]))
 
+    @property
+    def attach(self) -> Callable[[Context], Token[Context]]:
+        """What attaches a context that `carried` has made. Looked at once for the events of a transaction, which is often enough."""
+        if not self._attaching.is_current():
+            self._attaching = attaching()
+        return self._attaching.attach
+
+    detach = staticmethod(detach)
+
     def carried(self, envelopes: Sequence[Envelope]) -> list[Context | None]:
         """Return of each event the context for its handler to run in, where that is all: its trace is not sampled. None where `calling` decides.
+
+        A `traceparent` that says so and is nothing else that can be read counts as one: the trace is a new one then.
 
         The spans that the handler makes belong to that trace, and are not recorded either. Of many events at once: in the pauses between
         handlers, each of which uses the processor's caches for something else, it takes three times as long.
@@ -219,7 +231,7 @@ class Tracing:
         return contexts
 
     def _made(self, traceparent: str | None, tracestate: str | None, around: Context) -> Context | None:
-        """Return what `carried` does of an event with a `tracestate`, of another version than everybody's, or where contexts are of another kind."""
+        """Return what `carried` does of an event whose `traceparent` says more, or something else, than that a trace is not sampled."""
         if traceparent is None or (traceparent[:3] == "00-" and traceparent[-1] in _SAMPLED):
             return None
         parent = self._parent(traceparent, tracestate)
@@ -242,11 +254,11 @@ class Tracing:
             alone = not isinstance(envelope, list) or len(envelope) == 1
             parent = self._parent(first.traceparent, first.tracestate) if alone and first.traceparent is not None else None
             if parent is not None and not parent.trace_flags & 1 and self._unsampled_elsewhere:
-                token = self.attach(set_span_in_context(NonRecordingSpan(parent)))
+                token = attach(set_span_in_context(NonRecordingSpan(parent)))
                 try:
                     await call(plan, event, envelope, scope, deadline, filters)
                 finally:
-                    self.detach(token)
+                    detach(token)
                 return
             key = (first.name, first.version, first.topic)
             kind = kinds.get(key) or self._kind(kinds, key, f"process {first.topic}", _processing(subscription, first))
@@ -266,7 +278,7 @@ class Tracing:
                         "tidings.attempt": first.attempt,
                     }
                 )  # fmt: skip
-            token = self.attach(set_span_in_context(span))
+            token = attach(set_span_in_context(span))
             try:
                 await call(plan, event, envelope, scope, deadline, filters)
             except BaseException as error:
@@ -274,7 +286,7 @@ class Tracing:
                 _fail(span, error)
                 raise
             finally:
-                self.detach(token)
+                detach(token)
                 span.end()
 
         return traced

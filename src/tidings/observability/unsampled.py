@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from contextvars import ContextVar, Token
+from contextvars import Token
 from types import FunctionType, ModuleType
-from typing import Any
+from typing import Any, NamedTuple
+from uuid import uuid4
 
 from opentelemetry import context as context_api
 from opentelemetry.context import Context, contextvars_context
@@ -30,8 +31,8 @@ def _key() -> str | None:
 KEY = _key()
 
 #: A `traceparent` of the version that everybody writes, whose trace is not sampled, has this length, is from FIRST to before END, and ends so.
-#: What else it must be is looked at when somebody asks: a match costs more than all the rest that is done for an event. One that is nothing then
-#: is no parent, but what its sender says is kept all the same: nothing is recorded of the event's handling.
+#: What else it must be is looked at when somebody asks: a match costs more than all the rest that is done for an event. The sender of one that
+#: turns out to be nothing is believed in this all the same.
 LENGTH = 55
 FIRST = f"00-{1:032x}"
 END = "00-g"
@@ -74,7 +75,7 @@ class Unsampled(NonRecordingSpan):
 class Carried(Context):
     """The context for a handler of an event whose trace is not sampled: the one around it, and the parent. It is filled when somebody looks into it.
 
-    The parent is an `Unsampled`, or, where the `traceparent` turns out to be none, OpenTelemetry's invalid span: what is begun there is a new trace.
+    Where the `traceparent` turns out to be none, the parent is of a new trace, which is not sampled either.
 
     C code that reads the dictionary below without asking, such as `json.dumps`, finds nothing in one that nobody has looked into.
     """
@@ -98,8 +99,14 @@ class Carried(Context):
         """Become what it says, in one step: two threads may do it at once, and a third one look in between."""
         around = self.around
         if around is not None and KEY is not None:
-            dict.update(self, {**around, KEY: INVALID_SPAN if _unsampled(self.traceparent) is None else Unsampled(self.traceparent)})
+            dict.update(self, {**around, KEY: Unsampled(self.traceparent if _unsampled(self.traceparent) else _new())})
             self.around = None
+
+
+def _new() -> str:
+    """Return the `traceparent` of a new trace that is not sampled."""
+    # Neither half is ever all zeros: a UUID has its version and its variant in it.
+    return f"00-{uuid4().hex}-{uuid4().hex[16:]}-00"
 
 
 def _filled(name: str) -> Callable[..., Any]:
@@ -121,26 +128,45 @@ for _name in (
     setattr(Carried, _name, _filled(_name))
 
 
-def attaching() -> tuple[Callable[[Context], Token[Context]], Callable[[Token[Context]], None]]:
-    """Return what attaches a context, and what detaches it, as things are now.
+class Attaching(NamedTuple):
+    """What attaches a context, as things were when somebody looked.
+
+    Attributes:
+        attach: what to call.
+        runtime: where OpenTelemetry keeps contexts.
+        function: OpenTelemetry's `attach`, or what somebody had put in its place.
+    """
+
+    attach: Callable[[Context], Token[Context]]
+    runtime: object
+    function: object
+
+    def is_current(self) -> bool:
+        """Return whether things are still like that."""
+        return getattr(context_api, "_RUNTIME_CONTEXT", None) is self.runtime and context_api.attach is self.function
+
+
+def attaching() -> Attaching:
+    """Return what attaches a context.
 
     OpenTelemetry's runtime keeps the context in a `ContextVar`, two calls below `attach`, which is as much as a small handler can afford: where
-    that is all that happens, that variable's `set` is returned. Somebody may have put another runtime there (Sentry does), or wrapped the
-    functions to hear of it (profilers do): those are returned then.
+    its own functions are all that there is in between, that variable's `set` is returned. Somebody may have put another runtime there (Sentry
+    does), or wrapped a function to hear of it (profilers do): `attach` is returned then.
     """
     runtime = getattr(context_api, "_RUNTIME_CONTEXT", None)
+    function = context_api.attach
     variable = getattr(runtime, "_current_context", None)
     if (
-        type(runtime) is ContextVarsRuntimeContext
-        and isinstance(variable, ContextVar)
-        and not {"attach", "detach"} & vars(runtime).keys()
-        and all(_own(getattr(context_api, name), context_api) for name in ("attach", "detach"))
-        and all(_own(getattr(ContextVarsRuntimeContext, name), contextvars_context) for name in ("attach", "detach"))
+        variable is not None
+        and type(runtime) is ContextVarsRuntimeContext
+        and "attach" not in vars(runtime)
+        and _own(function, context_api)
+        and _own(ContextVarsRuntimeContext.attach, contextvars_context)
     ):
-        return variable.set, context_api.detach
-    return context_api.attach, context_api.detach
+        return Attaching(variable.set, runtime, function)
+    return Attaching(function, runtime, function)
 
 
 def _own(function: object, module: ModuleType) -> bool:
     """Return whether a function is what its module has written, and nobody's that stands in for it."""
-    return isinstance(function, FunctionType) and function.__code__.co_filename == module.__file__
+    return isinstance(function, FunctionType) and function.__code__.co_filename == getattr(module, "__file__", None)
