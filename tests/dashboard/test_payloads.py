@@ -18,7 +18,7 @@ from tests.dashboard.conftest import client_of
 from tests.dashboard.scenes import EXACT, furnish
 from tests.services.databases import Database
 from tidings.dashboard import Dashboard, Redact, TokenAuth, User
-from tidings.dashboard.payload import Redaction, Shown, visible
+from tidings.dashboard.payload import Redaction, Shown, hide, visible
 from tidings.errors import ConfigurationError
 
 VIEWER, OPERATOR = "v" * 20, "o" * 20
@@ -174,6 +174,52 @@ def test_capitals_hide_nothing_from_a_rule(name: str) -> None:
     for rule in ("password", "PassWord", "pass*", "User.Password"):
         text = json.dumps({"user": {name: "hunter2"}})
         assert "hunter2" not in Shown.of(text, None, Redaction([rule], ())).text, rule
+
+
+@pytest.mark.parametrize(
+    "quoted",
+    [
+        "{secret}", "{secret!r}", "{json}", "{{'password': {secret!r}}}", "input_value='{start}...', input_type=str", "{start}", "{number:,}", "{end}",
+    ],
+)  # fmt: skip
+def test_however_an_error_spells_what_is_hidden_it_is_hidden(quoted: str) -> None:
+    secret = "O'Bri\"en\nzz\\top gehe\u00efmnis"  # noqa: S105 - of a test
+    payload = json.dumps({"password": secret, "pin": 41234567, "open": "seen"})
+    said = quoted.format(secret=secret, json=json.dumps(secret), start=secret[:5], end=secret[-7:], number=41234567)
+    trace = (
+        f'Traceback (most recent call last):\n  File "shop/till.py", line 7, in book\n    raise ValueError({said})\nValueError: {said}\n'
+        f'  | File "shop/stock.py", line 12\n  | ValueError: {said}\n{said} File "x", line 1'
+    )
+    hidden = Shown.of(payload, None, Redaction(["password", "pin"], ()))
+    assert hide(said, hidden) == "[hidden, because fields of this event are]"
+    assert hide(trace, hidden) == (
+        '[hidden, because fields of this event are]\n  File "shop/till.py", line 7, in book\n  | File "shop/stock.py", line 12'
+    )
+    seen = Shown.of('{"open": "seen"}', None, Redaction(["password", "pin"], ()))
+    assert hide(trace, seen) == trace
+    assert hide(None, hidden) is None
+    assert hide(said, seen, hidden) != said
+
+
+async def test_a_breaker_quotes_no_error_for_whom_something_is_hidden(scene: dict[str, Any], sqlite: Database, open_store: Any) -> None:
+    engine = create_engine(sqlite.sync_url)
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "update tidings_subscriptions set breaker = 'open', breaker_since = '2026-01-01T00:00:00+00:00', breaker_reason = :reason where id = 1"
+            ),
+            {"reason": "5 keys failed in a row: ValueError: bad password: hunter2"},
+        )
+        connection.execute(text("update tidings_subscriptions set breaker_owner = 'worker'"))
+        connection.execute(text("update tidings_checkpoints set owner = 'worker', lease_until = '2099-01-01T00:00:00+00:00'"))
+    engine.dispose()
+    dashboard = Dashboard(open_store(sqlite), auth=AUTH, redact=[Redact("x-token", unless={"operator"})])
+    for token, seen in ((OPERATOR, True), (VIEWER, False)):
+        async with as_user(dashboard, token) as client:
+            for path in ("/", "/api/overview", "/subscriptions/1", "/api/subscriptions"):
+                answer = (await client.get(path)).text
+                assert "5 keys failed in a row" in answer, path
+                assert ("hunter2" in answer) == seen, (token, path)
 
 
 async def test_an_error_that_quotes_a_hidden_header_is_cut(scene: dict[str, Any], sqlite: Database, open_store: Any) -> None:

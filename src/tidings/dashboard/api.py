@@ -121,7 +121,7 @@ async def openapi(call: Call) -> Response:
 
 
 async def _overview(call: Call, _: dict[str, Any]) -> Overview:
-    return await call.desk.overview()  # type: ignore[no-any-return]
+    return await call.desk.overview(quoting=not call.redaction)  # type: ignore[no-any-return]
 
 
 async def _charts(call: Call, values: dict[str, Any]) -> Charted:
@@ -148,7 +148,7 @@ async def _ending(call: Call, _: dict[str, Any]) -> Ending:
 
 
 async def _subscriptions(call: Call, _: dict[str, Any]) -> list[SubscriptionState]:
-    return await call.desk.subscriptions()  # type: ignore[no-any-return]
+    return await call.desk.subscriptions(quoting=not call.redaction)  # type: ignore[no-any-return]
 
 
 async def _groups(call: Call, values: dict[str, Any]) -> FailureGroups:

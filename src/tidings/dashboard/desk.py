@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from tidings.dashboard.charts import Charts, charts_of
 from tidings.dashboard.story import Story, correlation_of, steps_of
-from tidings.observability.status import Status, problems_of
+from tidings.observability.status import Status, is_inbound, is_relay, problems_of
 from tidings.stores.sql.audit import Audit, Entry
 from tidings.stores.sql.brokers import Broker, Brokers, brokers_of
 from tidings.stores.sql.migrate import current_version
@@ -193,17 +193,17 @@ class Desk:
         """What the command line asks, too."""
         return Queries(self.store.names, self.store.dialect, counted=BACKLOG)
 
-    async def overview(self) -> Overview:
-        """Return the state of everything."""
-        return await self.ask(self._overview)
+    async def overview(self, *, quoting: bool = True) -> Overview:
+        """Return the state of everything; without `quoting` nothing that an error of a handler says."""
+        return await self.ask(self._overview, quoting)
 
-    def _overview(self, connection: Connection) -> Overview:
+    def _overview(self, connection: Connection, quoting: bool) -> Overview:
         queries = self.queries
         now, replica = queries.clock(connection)
         scheduled = queries.scheduled(connection)
         workers, readers = queries.workers(connection), queries.readers(connection)
         backlogs = self._backlogs(connection, readers)
-        subscriptions, activity = self._active(connection)
+        subscriptions, activity = self._active(connection, quoting)
         brokers = brokers_of(
             Brokers(self.store.names, self.store.dialect).reported(connection), subscriptions, readers, backlogs, activity, now
         )
@@ -239,16 +239,17 @@ class Desk:
         store = self.store
         return await self.ask(Services(store.names, store.dialect, store.registry, store.upkeep).list)
 
-    async def subscriptions(self) -> list[SubscriptionState]:
-        """Return every subscription."""
-        return await self.ask(self._subscriptions)
+    async def subscriptions(self, *, quoting: bool = True) -> list[SubscriptionState]:
+        """Return every subscription; without `quoting` nothing that an error of a handler says."""
+        return await self.ask(self._subscriptions, quoting)
 
-    def _subscriptions(self, connection: Connection) -> list[SubscriptionState]:
-        return self._states(*self._active(connection))
+    def _subscriptions(self, connection: Connection, quoting: bool) -> list[SubscriptionState]:
+        return self._states(*self._active(connection, quoting))
 
-    def _active(self, connection: Connection) -> tuple[list[Subscription], list[Activity]]:
+    def _active(self, connection: Connection, quoting: bool) -> tuple[list[Subscription], list[Activity]]:
         queries = Queries(self.store.names, self.store.dialect)
-        return queries.subscriptions(connection), queries.activity(connection, LATELY)
+        found = queries.subscriptions(connection)
+        return found if quoting else [_unquoted(item) for item in found], queries.activity(connection, LATELY)
 
     def _states(self, subscriptions: list[Subscription], activity: list[Activity]) -> list[SubscriptionState]:
         lately: dict[str, list[tuple[str, int]]] = {}
@@ -353,6 +354,13 @@ def _subscription(item: Subscription, lately: list[tuple[str, int]], concurrency
         item.breaker_reason, item.retrying, item.dead, item.waiting, item.blocked_since, counts.get("handled", 0), counts.get("failed", 0),
         counts.get("duplicates", 0), quantile(took, 0.5), quantile(took, 0.99), quantile(lag, 0.5), quantile(lag, 0.99), concurrency,
     )  # fmt: skip
+
+
+def _unquoted(item: Subscription) -> Subscription:
+    """Return a subscription without the error that its breaker opened for, which follows how often handlers failed. What brokers say stays."""
+    if item.breaker_reason is None or is_relay(item) or is_inbound(item):
+        return item
+    return item._replace(breaker_reason=item.breaker_reason.partition(": ")[0])
 
 
 def _worker(worker: Worker, readers: list[Reader]) -> WorkerState:

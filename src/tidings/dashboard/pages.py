@@ -43,7 +43,13 @@ async def _did(call: Call) -> Any:
 async def overview(call: Call) -> Response:
     """Show whether all is well, on one screen."""
     span = _given(call, RANGE)["range"]
-    return call.page("overview.html", found=await call.desk.overview(), charts=await call.desk.charts(SPANS[span]), span=span, spans=SPANS)
+    return call.page(
+        "overview.html",
+        found=await call.desk.overview(quoting=not call.redaction),
+        charts=await call.desk.charts(SPANS[span]),
+        span=span,
+        spans=SPANS,
+    )
 
 
 async def events(call: Call) -> Response:
@@ -73,7 +79,7 @@ async def search(call: Call, values: dict[str, Any]) -> Any:
 @followed
 async def subscriptions(call: Call) -> Response:
     """Show all subscriptions."""
-    return call.page("subscriptions.html", found=await call.desk.subscriptions(), did=await _did(call))
+    return call.page("subscriptions.html", found=await call.desk.subscriptions(quoting=not call.redaction), did=await _did(call))
 
 
 @followed
@@ -81,7 +87,7 @@ async def subscription(call: Call) -> Response:
     """Show one subscription with its charts."""
     number = number_of(call)
     span = _given(call, RANGE)["range"]
-    found = next((item for item in await call.desk.subscriptions() if item.id == number), None)
+    found = next((item for item in await call.desk.subscriptions(quoting=not call.redaction) if item.id == number), None)
     if found is None:
         raise Problem(404, f"There is no subscription {number}.")
     charts = await call.desk.charts(SPANS[span], found.service, found.label)

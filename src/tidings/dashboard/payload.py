@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -18,6 +19,12 @@ SHOWN = 20_000
 
 #: What stands where a value was.
 REDACTED = "[redacted]"
+
+#: What stands where the words of an error were.
+HIDDEN = "[hidden, because fields of this event are]"
+
+# A place in a traceback, also in that of an exception group.
+_PLACE = re.compile(r'[\s|]*File "[^"]*", line \d+(?:, in [\w.<>]+)?')
 
 _LONGEST = 100_000_000
 
@@ -84,13 +91,11 @@ class Shown:
         text: indented JSON, or what it is with every unreadable byte escaped.
         json: whether it is JSON.
         redacted: whether something was hidden.
-        secrets: what was hidden, where it may be quoted elsewhere (in an error's message).
     """
 
     text: str
     json: bool
     redacted: bool = False
-    secrets: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, raw: str | bytes, event: str | None, redaction: Redaction) -> Shown:
@@ -99,50 +104,45 @@ class Shown:
         text = raw if isinstance(raw, str) else raw.decode("utf-8", "backslashreplace")
         try:
             value = json.loads(text, parse_float=_Number, parse_int=_Number)
-            secrets: list[str] = []
-            return cls(_dump(value, 0, (), hidden, secrets), True, bool(secrets), tuple({item for item in secrets if len(item) > 3}))
+            found: list[tuple[str, ...]] = []
+            return cls(_dump(value, 0, (), hidden, found), True, bool(found))
         except (ValueError, RecursionError):
             if hidden is not None:
                 return cls(f"[not JSON, {len(raw):,} long: hidden, because fields of this event are]", False, True)
             return cls(visible(text), False)
 
-    def hide(self, text: str | None) -> str | None:
-        """Return a text in which nothing is quoted that this payload hides."""
-        return hide(text, self)
-
 
 def hide(text: str | None, *payloads: Shown) -> str | None:
-    """Return a text, of an error mostly, in which nothing is quoted that any of these payloads hides."""
-    for secret in sorted({secret for payload in payloads for secret in payload.secrets}, key=len, reverse=True):
-        text = text and text.replace(secret, REDACTED)
-    return text
+    """Return the text of an error without what it may quote, where any of these payloads hides something; of a traceback its places are left.
+
+    An error quotes values in many spellings, and pieces of them (`repr`, JSON, `input_value='corr...aple'`), so its words are not searched.
+    """
+    if text is None or not any(payload.redacted for payload in payloads):
+        return text
+    return "\n".join((HIDDEN, *(line for line in text.splitlines() if _PLACE.fullmatch(line))))
 
 
-def _dump(value: Any, level: int, path: tuple[str, ...], hidden: Callable[[tuple[str, ...]], bool] | None, secrets: list[str]) -> str:
+def _dump(
+    value: Any, level: int, path: tuple[str, ...], hidden: Callable[[tuple[str, ...]], bool] | None, found: list[tuple[str, ...]]
+) -> str:
     pad, end = "  " * (level + 1), "  " * level
     if isinstance(value, dict):
         lines = []
         for name, item in value.items():
             here = (*path, name)
             if hidden is not None and hidden(here):
-                _collect(item, secrets)
+                found.append(here)
                 shown = f'"{REDACTED}"'
             else:
-                shown = _dump(item, level + 1, here, hidden, secrets)
+                shown = _dump(item, level + 1, here, hidden, found)
             lines.append(f"{pad}{_text(name)}: {shown}")
         return "{\n" + ",\n".join(lines) + f"\n{end}}}" if lines else "{}"
     if isinstance(value, list):
-        items = [f"{pad}{_dump(item, level + 1, path, hidden, secrets)}" for item in value]
+        items = [f"{pad}{_dump(item, level + 1, path, hidden, found)}" for item in value]
         return "[\n" + ",\n".join(items) + f"\n{end}]" if items else "[]"
     if isinstance(value, _Number):
         return str(value)
     return _text(value) if isinstance(value, str) else json.dumps(value)
-
-
-def _collect(value: Any, secrets: list[str]) -> None:
-    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        _collect(item, secrets)
-    secrets.append(value if isinstance(value, str) else "")
 
 
 def _text(value: str) -> str:

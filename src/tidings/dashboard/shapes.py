@@ -280,7 +280,7 @@ def delivery_of(item: Parked, redaction: Redaction) -> Delivery:
 
 
 def _attempt(attempt: dict[str, Any], *payloads: Shown) -> dict[str, Any]:
-    return {name: hide(value, *payloads) if isinstance(value, str) else value for name, value in attempt.items()}
+    return {name: hide(value, *payloads) if name == "error" and isinstance(value, str) else value for name, value in attempt.items()}
 
 
 def charted(charts: Charts) -> Charted:
