@@ -359,7 +359,8 @@ class Runtime:
         received = failed.received
         dead = Dead(received.id, received.name, received.key, compiled.label, failed.number, failed.error)
         logger.error(
-            "Event %s failed after %d retries: %s", dead.message_type, dead.retry_count, failed.failure.error_message.partition("\n")[0][:300],
+            "Event %s failed after %d %s: %s", dead.message_type, failed.number, "attempt" if failed.number == 1 else "attempts",
+            failed.failure.error_message.partition("\n")[0][:300],
             extra=about(received, subscription=compiled.label, error_type=failed.failure.error_type), exc_info=failed.error,
         )  # fmt: skip
         for callback in self.on_dead:

@@ -64,7 +64,7 @@ async def test_each_attempt_that_fails_is_one_line_and_only_the_last_has_a_trace
         for n, state in ((1, "retrying"), (2, "retrying"), (3, "dead"))
     ]
     with_traceback = [record for record in caplog.records if record.exc_info]
-    assert [record.getMessage() for record in with_traceback] == ["Event order.placed failed after 3 retries: no such account"]
+    assert [record.getMessage() for record in with_traceback] == ["Event order.placed failed after 3 attempts: no such account"]
     assert {"event_id": event_id, "subscription": "shop/work"}.items() <= fields(with_traceback[0]).items()
 
 
