@@ -55,6 +55,20 @@ def test_json_lines_hold_the_whole_event(cli: CommandLine, filled: Database) -> 
     assert event["headers"] == {}
 
 
+def test_text_is_cut_and_json_is_whole(cli: CommandLine, sqlite: Database) -> None:
+    async def prepare() -> None:
+        engine = make_engine(sqlite)
+        await SQLStore(engine).upgrade()
+        await publish(engine, SaleMade("long", "x" * 1_000_000))
+        await engine.dispose()
+
+    asyncio.run(prepare())
+    (line,) = cli("tail", store=sqlite).out.splitlines()
+    assert 1000 < len(line) < 1100
+    assert line.endswith("x…")
+    assert len(json.loads(cli("tail", "--json", store=sqlite).out)["data"]["text"]) == 1_000_000
+
+
 @contextmanager
 def following(*options: str, store: Database) -> Iterator[tuple[subprocess.Popen[str], Queue[str]]]:
     """`tidings tail --follow` as a process, and the lines that it prints."""

@@ -24,6 +24,8 @@ __all__ = ["tail"]
 #: Seconds between two looks at the log.
 _PAUSE = 0.5
 _PAGE = 500
+#: Characters of a payload in a line of text.
+_SHOWN = 1000
 
 
 @click.command(
@@ -43,8 +45,9 @@ _PAGE = 500
 def tail(target: Target, count: int, follow: bool, name: str | None, key: str | None, json_: bool) -> None:
     """Print the end of the log, oldest first.
 
-    With --name or --key, among the newest 100,000 events. --follow shows every event that is committed, also those of transactions that
-    were open for long, which appear with a lower position than the ones before.
+    Payloads are cut after 1,000 characters; --json has them whole. With --name or --key, among the newest 100,000 events. --follow shows
+    every event that is committed, also those of transactions that were open for long, which appear with a lower position than the ones
+    before.
     """
     show = _as_line if json_ else _as_text
 
@@ -98,7 +101,7 @@ def _wanted(event: Event, name: str | None, key: str | None) -> bool:
 def _as_text(event: Event) -> str:
     time = "" if event.time is None else event.time.astimezone().strftime("%H:%M:%S.%f")[:-3]
     version = "" if event.version is None else f" v{event.version}"
-    line = f"{time}  {event.position:>7}  {safe(event.name)}{version}  {safe(event.key) or '-'}  {safe(event.data)}"
+    line = f"{time}  {event.position:>7}  {safe(event.name)}{version}  {safe(event.key) or '-'}  {safe(event.data, limit=_SHOWN)}"
     width = shutil.get_terminal_size().columns
     return line[: width - 1] + "…" if sys.stdout.isatty() and len(line) > width else line
 

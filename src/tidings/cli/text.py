@@ -14,15 +14,16 @@ __all__ = ["as_json", "counted", "duration", "pretty", "safe", "when"]
 _LONGEST = 10_000_000
 
 
-def safe(value: object, *, lines: bool = False) -> str:
+def safe(value: object, *, lines: bool = False, limit: int = _LONGEST) -> str:
     """Return a value as text without control characters, lone surrogates and direction marks; None is empty.
 
     Args:
         lines: keep line ends and tabs.
+        limit: after how many characters it is cut.
     """
     if value is None:
         return ""
-    text = printable(str(value), _LONGEST)
+    text = printable(str(value), limit)
     return text if lines else text.replace("\n", "\\n").replace("\t", "\\t")
 
 
