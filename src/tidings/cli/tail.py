@@ -7,12 +7,13 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 
 from tidings.cli.command import Command
-from tidings.cli.store import Target, on_store, store_options
+from tidings.cli.store import Target, on_store, patiently, store_options
 from tidings.cli.text import as_json, safe
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def tail(target: Target, count: int, follow: bool, name: str | None, key: str | 
 
     Payloads are cut after 1,000 characters; --json has them whole. With --name or --key, among the newest 100,000 events. --follow shows
     every event that is committed, also those of transactions that were open for long, which appear with a lower position than the ones
-    before.
+    before, and goes on when the database was away.
     """
     show = _as_line if json_ else _as_text
 
@@ -61,7 +62,7 @@ def tail(target: Target, count: int, follow: bool, name: str | None, key: str | 
         _print(newest, show)
         if follow:
             shown = {event.position for event in newest}
-            await _follow(store, snapshot, position, lambda event: event.position not in shown and _wanted(event, name, key), show)
+            await _follow(target, store, snapshot, position, lambda event: event.position not in shown and _wanted(event, name, key), show)
 
     try:
         on_store(target, work)
@@ -71,7 +72,12 @@ def tail(target: Target, count: int, follow: bool, name: str | None, key: str | 
 
 
 async def _follow(
-    store: SQLStore, snapshot: str | None, position: int, wanted: Callable[[Event], bool], show: Callable[[Event], str]
+    target: Target,
+    store: SQLStore,
+    snapshot: str | None,
+    position: int,
+    wanted: Callable[[Event], bool],
+    show: Callable[[Event], str],
 ) -> None:
     from tidings.stores.base import Mark
     from tidings.stores.sql.queries import event_of
@@ -79,7 +85,8 @@ async def _follow(
     # The reader's own way through the log: nothing that is committed late is missed.
     mark = Mark(snapshot, None, 0 if snapshot is not None else position)
     while True:
-        batch = await store.call(store.log.read, mark, _PAGE)
+        # The mark moves with what was read, and not before: whatever is asked again is neither lost nor printed twice.
+        batch = await patiently(target, partial(store.call, store.log.read, mark, _PAGE), partial(click.echo, err=True))
         mark = batch.end
         _print([event for row in batch.rows if wanted(event := event_of(row))], show)
         if not batch.rows:
