@@ -14,7 +14,7 @@ import click
 
 from tidings.cli.command import Command
 from tidings.cli.store import Target, on_store, patiently, store_options
-from tidings.cli.text import as_json, safe
+from tidings.cli.text import as_json, parsed, safe
 
 if TYPE_CHECKING:
     from tidings.stores import SQLStore
@@ -114,9 +114,7 @@ def _as_text(event: Event) -> str:
 
 
 def _as_line(event: Event) -> str:
-    import json
-
     values = event._asdict()
-    values["headers"] = json.loads(event.headers)
-    values["data"] = json.loads(event.data)
+    values["headers"] = parsed(event.headers)
+    values["data"] = parsed(event.data)
     return as_json(values, indent=None)
