@@ -191,3 +191,30 @@ def test_attempts_are_shown_of_an_event_that_is_over(cli: CommandLine, database:
     assert "discarded for till/book" in out
     (ended,) = cli("show", dead, "--json", store=database).json["ended"]
     assert [attempt["attempt"] for attempt in ended["attempts"]] == [1]
+
+
+def test_numbers_are_shown_as_they_are_written(cli: CommandLine, database: Database) -> None:
+    event_id = str(uuid7())
+    numbers = ["0.12345678901234567890123", "1e400", "1.10", "-0", "12345678901234567890123"]
+    # A payload cannot make a number of its text.
+    data = "[" + ", ".join([*numbers, '"1.50"', "true"]) + "]"
+    time, value = ("", "") if database.kind == "postgresql" else (", time", ", '2020-01-01T00:00:00.000Z'")
+
+    async def prepare() -> None:
+        engine = make_engine(database)
+        await SQLStore(engine).upgrade()
+        async with engine.begin() as connection:
+            await connection.execute(
+                text(
+                    f"insert into tidings_outbox (id, source, name, topic, headers, data{time}) "
+                    f"values ('{event_id}', 'a', 'b', 'c', '{{}}', :data{value})"
+                ),
+                {"data": data},
+            )
+        await engine.dispose()
+
+    asyncio.run(prepare())
+    lines = cli("show", event_id, store=database).out.partition("\ndata\n")[2].split()
+    assert lines == ["[", *(f"{number}," for number in numbers), '"1.50",', "true", "]"]
+    assert " ".join(cli("show", event_id, "--json", store=database).out.partition('"data": ')[2].split()).startswith(f"[ {data[1:-1]} ],")
+    assert f'"data": {data}' in cli("tail", "--json", store=database).out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 import re
@@ -16,8 +17,12 @@ import pytest
 from rich.console import Console
 
 from tests.services.databases import Database
+from tests.stores.events import everything, ids, outgoing, publish
+from tests.stores.opening import opened
 from tidings.demo.ledger import Carrier, Ledger
 from tidings.demo.sums import Facts, Line, lines, show
+from tidings.errors import SchemaError
+from tidings.stores.sql.migrations import VERSION
 
 SUMS = re.compile(r"^ +(?P<what>\S.*?) +(?P<expected>\d+) +(?P<found>\d+) +(?P<verdict>ok|WRONG) *$", re.MULTILINE)
 
@@ -89,6 +94,20 @@ def test_once_on_postgresql_adds_up_twice_in_a_row(postgresql: Database, tmp_pat
     with psycopg.connect(postgresql.dsn) as server:
         tables = server.execute("select distinct schemaname from pg_tables where schemaname !~ '^pg_|^information_schema$'").fetchall()
     assert tables == [("tidings_demo",)], "everything is in a schema of its own"
+
+
+async def test_a_store_beside_it_never_uses_the_tables_of_the_demo(postgresql: Database, tmp_path: Path) -> None:
+    finished(await asyncio.to_thread(demo, "--once", "--store", postgresql.url, cwd=tmp_path))
+    async with opened(postgresql) as store:
+        with pytest.raises(SchemaError):
+            await publish(store, outgoing())
+        assert await store.upgrade() == (0, VERSION)
+        event = outgoing()
+        await publish(store, event)
+    finished(await asyncio.to_thread(demo, "--once", "--store", postgresql.url, cwd=tmp_path))
+    async with opened(postgresql) as store:
+        await store.open()
+        assert (store.names.schema, ids(await everything(store))) == ("public", [str(event.id)])
 
 
 def test_it_goes_on_until_ctrl_c_and_then_adds_up(tmp_path: Path) -> None:

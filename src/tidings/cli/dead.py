@@ -11,7 +11,7 @@ import click
 from tidings.cli.command import Command, Failed
 from tidings.cli.store import Target, on_store, require_subscription, store_options
 from tidings.cli.table import Cell, show_table
-from tidings.cli.text import as_json, pretty, safe, when
+from tidings.cli.text import as_json, parsed, pretty, safe, when
 
 if TYPE_CHECKING:
     from tidings.stores import SQLStore
@@ -175,10 +175,8 @@ def _as_object(item: Parked, *, full: bool) -> dict[str, Any]:
 
 def _json_or_text(raw: bytes) -> Any:
     """Return what JSON bytes say, else the text, else `{"base64": …}`."""
-    import json
-
     try:
-        return json.loads(raw)
+        return parsed(raw)
     except (ValueError, RecursionError):
         pass
     try:

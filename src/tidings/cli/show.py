@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ import click
 
 from tidings.cli.command import Command, Failed
 from tidings.cli.store import Target, on_store, store_options
-from tidings.cli.text import as_json, pretty, safe, when
+from tidings.cli.text import as_json, parsed, pretty, safe, when
 
 if TYPE_CHECKING:
     from tidings.stores import SQLStore
@@ -172,7 +171,7 @@ def _as_object(
 
 def _json(content: str | bytes) -> Any:
     try:
-        return json.loads(content)
+        return parsed(content)
     except (ValueError, RecursionError):
         return content.decode("utf-8", "backslashreplace") if isinstance(content, bytes) else content
 

@@ -19,9 +19,12 @@ if TYPE_CHECKING:
     from tidings.service import Service
     from tidings.stores import SQLStore
 
-__all__ = ["Target", "failed", "on_service", "on_store", "require_subscription", "sentence", "store_options"]
+__all__ = ["Target", "failed", "on_service", "on_store", "patiently", "require_subscription", "sentence", "store_options"]
 
 T = TypeVar("T")
+
+#: Seconds between two attempts to reach a database that is away.
+_PAUSE = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +103,30 @@ def on_service(
     except Exception as error:
         if click.get_current_context().find_root().params.get("debug"):
             raise
-        secret = url_of(target.url).password if target.url is not None else None
-        raise failed(error, target.describe(), secret) from error
+        raise _failed(error, target) from error
+
+
+async def patiently(target: Target, ask: Callable[[], Awaitable[T]], tell: Callable[[str], object]) -> T:
+    """Ask a store again and again while its database is away, and tell that once.
+
+    Raises:
+        Exception: whatever else is wrong.
+    """
+    told = False
+    while True:
+        try:
+            return await ask()
+        except Exception as error:
+            from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+            from tidings.stores.sql.errors import kind_of
+
+            if not isinstance(error, OSError | PoolTimeout) and kind_of(error) not in ("outage", "conflict"):
+                raise
+            if not told:
+                tell(f"{_failed(error, target).format_message()}; trying again")
+                told = True
+        await asyncio.sleep(_PAUSE)
 
 
 async def _work(target: Target, work: Callable[[SQLStore, Service | None], Awaitable[T]], create: bool, check: bool) -> T:
@@ -139,6 +164,11 @@ def _look(connection: Any, store: SQLStore) -> None:
 
     store.resolve(connection)
     require_usable(connection, store.names)
+
+
+def _failed(error: Exception, target: Target) -> Failed:
+    secret = url_of(target.url).password if target.url is not None else None
+    return failed(error, target.describe(), secret)
 
 
 def failed(error: Exception, store: str, secret: object = None) -> Failed:

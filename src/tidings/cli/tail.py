@@ -7,13 +7,14 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 
 from tidings.cli.command import Command
-from tidings.cli.store import Target, on_store, store_options
-from tidings.cli.text import as_json, safe
+from tidings.cli.store import Target, on_store, patiently, store_options
+from tidings.cli.text import as_json, parsed, safe
 
 if TYPE_CHECKING:
     from tidings.stores import SQLStore
@@ -24,6 +25,8 @@ __all__ = ["tail"]
 #: Seconds between two looks at the log.
 _PAUSE = 0.5
 _PAGE = 500
+#: Characters of a payload in a line of text.
+_SHOWN = 1000
 
 
 @click.command(
@@ -43,8 +46,9 @@ _PAGE = 500
 def tail(target: Target, count: int, follow: bool, name: str | None, key: str | None, json_: bool) -> None:
     """Print the end of the log, oldest first.
 
-    With --name or --key, among the newest 100,000 events. --follow shows every event that is committed, also those of transactions that
-    were open for long, which appear with a lower position than the ones before.
+    Payloads are cut after 1,000 characters; --json has them whole. With --name or --key, among the newest 100,000 events. --follow shows
+    every event that is committed, also those of transactions that were open for long, which appear with a lower position than the ones
+    before, and goes on when the database was away.
     """
     show = _as_line if json_ else _as_text
 
@@ -58,7 +62,7 @@ def tail(target: Target, count: int, follow: bool, name: str | None, key: str | 
         _print(newest, show)
         if follow:
             shown = {event.position for event in newest}
-            await _follow(store, snapshot, position, lambda event: event.position not in shown and _wanted(event, name, key), show)
+            await _follow(target, store, snapshot, position, lambda event: event.position not in shown and _wanted(event, name, key), show)
 
     try:
         on_store(target, work)
@@ -68,7 +72,12 @@ def tail(target: Target, count: int, follow: bool, name: str | None, key: str | 
 
 
 async def _follow(
-    store: SQLStore, snapshot: str | None, position: int, wanted: Callable[[Event], bool], show: Callable[[Event], str]
+    target: Target,
+    store: SQLStore,
+    snapshot: str | None,
+    position: int,
+    wanted: Callable[[Event], bool],
+    show: Callable[[Event], str],
 ) -> None:
     from tidings.stores.base import Mark
     from tidings.stores.sql.queries import event_of
@@ -76,7 +85,8 @@ async def _follow(
     # The reader's own way through the log: nothing that is committed late is missed.
     mark = Mark(snapshot, None, 0 if snapshot is not None else position)
     while True:
-        batch = await store.call(store.log.read, mark, _PAGE)
+        # The mark moves with what was read, and not before: whatever is asked again is neither lost nor printed twice.
+        batch = await patiently(target, partial(store.call, store.log.read, mark, _PAGE), partial(click.echo, err=True))
         mark = batch.end
         _print([event for row in batch.rows if wanted(event := event_of(row))], show)
         if not batch.rows:
@@ -98,15 +108,13 @@ def _wanted(event: Event, name: str | None, key: str | None) -> bool:
 def _as_text(event: Event) -> str:
     time = "" if event.time is None else event.time.astimezone().strftime("%H:%M:%S.%f")[:-3]
     version = "" if event.version is None else f" v{event.version}"
-    line = f"{time}  {event.position:>7}  {safe(event.name)}{version}  {safe(event.key) or '-'}  {safe(event.data)}"
+    line = f"{time}  {event.position:>7}  {safe(event.name)}{version}  {safe(event.key) or '-'}  {safe(event.data, limit=_SHOWN)}"
     width = shutil.get_terminal_size().columns
     return line[: width - 1] + "…" if sys.stdout.isatty() and len(line) > width else line
 
 
 def _as_line(event: Event) -> str:
-    import json
-
     values = event._asdict()
-    values["headers"] = json.loads(event.headers)
-    values["data"] = json.loads(event.data)
+    values["headers"] = parsed(event.headers)
+    values["data"] = parsed(event.data)
     return as_json(values, indent=None)

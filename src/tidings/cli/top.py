@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tidings.cli.command import Command
-from tidings.cli.store import Target, on_store, store_options
+from tidings.cli.store import Target, on_store, patiently, store_options
 from tidings.cli.table import console
 from tidings.cli.text import counted, duration, safe
 from tidings.observability.status import gather, is_inbound, is_relay
@@ -53,12 +53,21 @@ def top(target: Target, every: float, once: bool) -> None:
                 screen.width = 160
             screen.print(_view(*await _look(store), target))
             return
+        from rich.console import Group
         from rich.live import Live
+        from rich.text import Text
 
-        with Live(_view(*await _look(store), target), console=screen, screen=True, auto_refresh=False) as live:
+        view = _view(*await _look(store), target)
+        with Live(view, console=screen, screen=True, auto_refresh=False) as live:
+
+            def away(message: str) -> None:
+                # What was seen last stays below it.
+                live.update(Group(Text(safe(message), style="bold red"), view), refresh=True)
+
             while True:
                 await asyncio.sleep(every)
-                live.update(_view(*await _look(store), target), refresh=True)
+                view = _view(*await patiently(target, lambda: _look(store), away), target)
+                live.update(view, refresh=True)
 
     try:
         on_store(target, work)

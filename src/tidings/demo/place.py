@@ -16,13 +16,13 @@ from tidings.demo.shop.app import create_engine
 from tidings.demo.shop.models import Base
 from tidings.errors import ConfigurationError
 from tidings.stores import SQLStore
+from tidings.stores.sql.migrate import DEMO
 
 __all__ = ["SCHEMA", "Place", "prepared"]
 
 SCHEMA = "tidings_demo"
 
-#: What says that a schema or a file was made by the demo, and may be replaced by the next one. The file's says "Tdgs" in ASCII.
-_MARK = "made by 'tidings demo', which replaces it each time"
+#: What says that a file was made by the demo, and may be replaced by the next one: "Tdgs" in ASCII. A schema's comment says so.
 _APPLICATION_ID = 0x54646773
 
 #: Seconds without a sign of life after which another demo there is thought to be over.
@@ -76,14 +76,14 @@ def _clear_postgresql(connection: Connection) -> None:
         text("select obj_description(oid, 'pg_namespace') from pg_namespace where nspname = :schema"), {"schema": SCHEMA}
     ).one_or_none()
     if found is not None:
-        if found[0] != _MARK:
+        if found[0] != DEMO:
             raise ConfigurationError(f"there is a schema {SCHEMA!r} that the demo has not made: give another database")
         if connection.execute(text(f"select to_regclass('{SCHEMA}.tidings_workers') is not null")).scalar_one():
             alive = text(f"select count(*) from {SCHEMA}.tidings_workers where seen_at > now() - interval '{_SILENT} seconds'")
             _refuse_second(connection.execute(alive).scalar_one())
         connection.execute(text(f"drop schema {SCHEMA} cascade"))
     connection.execute(text(f"create schema {SCHEMA}"))
-    connection.exec_driver_sql(f"comment on schema {SCHEMA} is '{_MARK.replace(chr(39), chr(39) * 2)}'")
+    connection.exec_driver_sql(f"comment on schema {SCHEMA} is '{DEMO.replace(chr(39), chr(39) * 2)}'")
 
 
 def _refuse_other_file(name: str) -> None:

@@ -11,6 +11,7 @@ from tidings.stores.sql.names import TABLES, Names
 from tidings.stores.sql.statement import Command, Sql
 
 __all__ = [
+    "DEMO",
     "check",
     "current_version",
     "foreign",
@@ -25,9 +26,14 @@ __all__ = [
     "upgrade",
 ]
 
+#: The comment on a schema that the demo has made. The next demo drops it, so that no store may find its place there by itself.
+DEMO = "made by 'tidings demo', which replaces it each time"
+
 _SCHEMAS = Sql("""
     select n.nspname::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
-    where c.relname = $1::text and c.relkind in ('r', 'p') and n.nspname !~ '^pg_temp' order by 1
+    where c.relname = $1::text and c.relkind in ('r', 'p') and n.nspname !~ '^pg_temp'
+      and obj_description(n.oid, 'pg_namespace') is distinct from $2::text
+    order by 1
 """)
 
 # Servers that begin their banner with "PostgreSQL", and whose transaction ids or snapshots are others.
@@ -158,13 +164,13 @@ def refuse_replica(connection: Connection) -> None:
 
 
 def schemas_of(connection: Connection, names: Names) -> list[str]:
-    """Return the schemas that hold an outbox of this prefix, whatever the search path says."""
+    """Return the schemas that hold an outbox of this prefix, whatever the search path says, without the demo's."""
     return [row[0] for row in run(connection, schemas_command(names))]
 
 
 def schemas_command(names: Names) -> Command:
     """Return the command behind `schemas_of`, for a publisher that has only a driver's connection."""
-    return Command(_SCHEMAS, (f"{names.prefix}outbox",))
+    return Command(_SCHEMAS, (f"{names.prefix}outbox", DEMO))
 
 
 def system_identifier(connection: Connection) -> str | None:
