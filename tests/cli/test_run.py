@@ -17,9 +17,10 @@ from tidings.stores import SQLStore
 APP = """
 import os
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
-from tests.cli.till import SaleMade, till
+from tests.cli.till import SaleMade, make_service, till
 from tidings import Service
 from tidings.stores import SQLStore
+from tidings.stores.sqlite import configure
 
 engine = create_async_engine(os.environ["DATABASE"])
 service = Service("run", contracts=[till], store=SQLStore(engine))
@@ -39,6 +40,10 @@ def fails():
 
 def needs(something):
     return service
+
+def refuses():
+    configure(engine)
+    return make_service(engine)
 
 number = 3
 
@@ -88,6 +93,25 @@ async def test_a_service_runs_until_a_signal_and_exits_with_zero(app: Path, data
     assert re.search(r"INFO +tidings\.service: service run started", err)
     assert re.search(r"INFO +tidings\.service: service run stopped", err)
     assert "Traceback" not in err
+
+
+async def test_a_traceback_in_the_log_is_harmless_for_a_terminal(app: Path, sqlite: Database) -> None:
+    engine = make_engine(sqlite)
+    await SQLStore(engine).upgrade()
+    await publish(engine, SaleMade("bad"))
+    await engine.dispose()
+    process = start("shop_app:refuses", app=app, database=sqlite)
+    assert process.stderr is not None
+    said = ""
+    while "Refused: " not in said or "second line" not in said.rpartition("Refused: ")[2]:
+        line = process.stderr.readline()
+        assert line, said
+        said += line
+    process.send_signal(signal.SIGTERM)
+    said += process.communicate(timeout=20)[1]
+    assert "Traceback" in said
+    assert "\\x1b[2J" in said
+    assert not {"\x1b", "\x07", "\u202e", "\x9b"} & set(said)
 
 
 def test_it_says_when_the_tables_are_missing(app: Path, sqlite: Database) -> None:

@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +16,7 @@ from tidings.cli.command import Command, Failed
 from tidings.cli.loading import load_service
 from tidings.cli.loop import run_loop, stop_on_signals
 from tidings.cli.store import failed
+from tidings.cli.text import safe
 from tidings.cli.urls import masked
 from tidings.cli.workers import run_workers
 
@@ -128,6 +129,13 @@ async def _dispose(service: Service) -> None:
         engine.dispose()
 
 
+class _Formatter(logging.Formatter):
+    """Makes tracebacks harmless for a terminal: the text of an exception may come from a payload."""
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
+        return safe(super().formatException(ei), lines=True)
+
+
 def _set_up_logging(level: str) -> None:
     """Log to the standard error, unless the application has set logging up itself."""
     root = logging.getLogger()
@@ -136,6 +144,6 @@ def _set_up_logging(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     # Under systemd and in containers the line already has a time.
     time = "" if os.environ.get("JOURNAL_STREAM") else "%(asctime)s "
-    handler.setFormatter(logging.Formatter(f"{time}%(levelname)-7s %(name)s: %(message)s"))
+    handler.setFormatter(_Formatter(f"{time}%(levelname)-7s %(name)s: %(message)s"))
     root.addHandler(handler)
     root.setLevel(level.upper())
