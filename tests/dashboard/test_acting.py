@@ -216,3 +216,13 @@ async def test_an_event_that_would_be_tried_again_is_given_up(operator: httpx.As
     entry = await newest(operator)
     assert (entry["action"], entry["changed"]) == ("discard", 1)
     assert entry["target"] == {"number": number, "state": "retrying", "reason": "a test"}
+
+
+async def test_a_misspelt_parameter_of_an_action_does_not_mean_everything(operator: httpx.AsyncClient) -> None:
+    planned = await operator.get("/actions/redrive?all=true&subscriptoin=x")
+    assert planned.status_code == 400
+    assert "subscriptoin=&#39;x&#39;: there is no such parameter; there are all, event" in planned.text
+    token = re.findall(r'name="csrf" value="([^"]+)"', (await operator.get("/actions/redrive?all=true")).text)[0]
+    sent = await operator.post("/actions/redrive", data={"csrf": token, "back": "", "all": "true", "subscriptoin": "x"})
+    assert (sent.status_code, "there is no such parameter" in sent.text) == (400, True)
+    assert (await operator.get("/api/audit")).json()["entries"] == []

@@ -122,3 +122,11 @@ async def test_what_the_api_does_not_have_is_a_sentence(client: httpx.AsyncClien
     assert (missing.status_code, wrong.status_code) == (404, 405)
     assert missing.json()["detail"] == "GET /api/no-such: there is nothing at this address; api/openapi.json lists what there is."
     assert "takes another method" in wrong.json()["detail"]
+
+
+@pytest.mark.parametrize("page", ["/failures", "/keys", "/events", "/scheduled", "/audit"])
+async def test_a_filter_that_there_is_not_is_refused_not_left_out(client: httpx.AsyncClient, page: str) -> None:
+    answer = await client.get(f"{page}?fingerprnt=zz")
+    assert answer.status_code == 400
+    assert "fingerprnt=&#39;zz&#39;: there is no such parameter; there are " in answer.text
+    assert (await client.get(f"{page}?limit=5")).status_code == 200

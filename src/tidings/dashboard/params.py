@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 from uuid import UUID
 
-__all__ = ["BadParameter", "Param", "canonical", "read"]
+__all__ = ["BadParameter", "Param", "canonical", "read", "refuse_unknown"]
 
 Kind = Literal["string", "integer", "number", "boolean", "time", "uuid"]
 
@@ -156,9 +156,23 @@ def read(params: Iterable[Param], given: Mapping[str, Any], *, text: bool, stric
             values[param.name] = param.default
         else:
             values[param.name] = param.of_text(str(value)) if text else param.of_json(value)
-    if strict and (unknown := sorted(set(given) - set(values))):
-        raise BadParameter(unknown[0], given[unknown[0]], f"there is no such parameter; there are {', '.join(sorted(values)) or 'none'}")
+    if strict:
+        refuse_unknown(given, values)
     return values
+
+
+def refuse_unknown(given: Mapping[str, Any], known: Iterable[str], silent: Iterable[str] = ()) -> None:
+    """Refuse names that there are not: a misspelt filter would choose everything.
+
+    Args:
+        silent: names that are known too, and of which an error does not speak.
+
+    Raises:
+        BadParameter: a name is unknown.
+    """
+    names = sorted(known)
+    if unknown := sorted(set(given) - {*names, *silent}):
+        raise BadParameter(unknown[0], given[unknown[0]], f"there is no such parameter; there are {', '.join(names) or 'none'}")
 
 
 def canonical(given: str) -> str | None:
