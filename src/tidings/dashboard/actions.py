@@ -85,7 +85,7 @@ def heads_of(values: Mapping[str, Any]) -> Heads:
     """
     heads = Heads(**{param.name: values[param.name] for param in FILTERS})
     if all(value is None for value in heads) and not values.get("all"):
-        raise BadParameter("all", None, "say which events: a filter that chooses some, or all=true")
+        raise BadParameter("all", None, "nothing says which events: give a filter that chooses some, or all=true")
     return heads
 
 
