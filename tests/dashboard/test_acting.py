@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -16,6 +17,8 @@ from tests.consume.waiting import until
 from tests.dashboard.conftest import client_of
 from tests.services.databases import Database
 from tidings.dashboard import Dashboard
+from tidings.dashboard.actions import ACTIONS
+from tidings.dashboard.params import read
 
 
 @pytest.fixture
@@ -134,7 +137,7 @@ async def test_everything_is_only_meant_when_it_is_said(operator: httpx.AsyncCli
     assert answer.json()["changed"] == 1
     assert (await operator.get("/api/audit")).json()["entries"] == [], "a dry run is no action"
     answer = await operator.post("/api/actions/redrive", json={"all": True})
-    assert answer.json() == {"status": "done", "changed": 1, "sentence": "1 keys are tried again"}
+    assert answer.json() == {"status": "done", "changed": 1, "sentence": "1 key is tried again"}
 
 
 async def test_a_long_action_goes_on_after_the_answer(operator: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,7 +193,7 @@ async def test_a_service_that_runs_is_not_forgotten(operator: httpx.AsyncClient,
     engine = make_engine(fresh)
     async with make_service(engine):
         planned = (await operator.post("/api/actions/forget-service", json={"service": "till", "dry_run": True})).json()
-        assert (planned["changed"], "1 workers are alive: stop them first" in planned["sentence"]) == (0, True)
+        assert (planned["changed"], "1 worker is alive: stop it first" in planned["sentence"]) == (0, True)
         done = (await operator.post("/api/actions/forget-service", json={"service": "till"})).json()
         assert (done["changed"], "are alive" in done["sentence"]) == (0, True)
     await engine.dispose()
@@ -208,7 +211,7 @@ async def test_an_event_that_would_be_tried_again_is_given_up(operator: httpx.As
     # Dead ones are meant unless it is said.
     assert (await operator.post("/api/actions/discard", json={"number": number, "reason": "a test"})).json()["changed"] == 0
     planned = await operator.post("/api/actions/discard", json={"number": number, "state": "retrying", "reason": "a", "dry_run": True})
-    assert planned.json()["sentence"] == "1 blocked key, 2 events wait behind them"
+    assert planned.json()["sentence"] == "1 blocked key, 2 events wait behind it"
     await post(operator, f"/actions/discard?number={number}&state=retrying", reason="a test")
     assert (await operator.get(f"/api/deliveries/{number}")).status_code == 404
     (row,) = (await operator.get("/api/keys?state=retrying")).json()["keys"]
@@ -216,3 +219,29 @@ async def test_an_event_that_would_be_tried_again_is_given_up(operator: httpx.As
     entry = await newest(operator)
     assert (entry["action"], entry["changed"]) == ("discard", 1)
     assert entry["target"] == {"number": number, "state": "retrying", "reason": "a test"}
+
+
+async def test_a_misspelt_parameter_of_an_action_does_not_mean_everything(operator: httpx.AsyncClient) -> None:
+    planned = await operator.get("/actions/redrive?all=true&subscriptoin=x")
+    assert planned.status_code == 400
+    assert "subscriptoin=&#39;x&#39;: there is no such parameter; there are all, event" in planned.text
+    token = re.findall(r'name="csrf" value="([^"]+)"', (await operator.get("/actions/redrive?all=true")).text)[0]
+    sent = await operator.post("/actions/redrive", data={"csrf": token, "back": "", "all": "true", "subscriptoin": "x"})
+    assert (sent.status_code, "there is no such parameter" in sent.text) == (400, True)
+    assert (await operator.get("/api/audit")).json()["entries"] == []
+
+
+@pytest.mark.parametrize(
+    ("matched", "sentence"),
+    [((1, 2), "1 blocked key, 1 event waits behind it"), ((2, 4), "2 blocked keys, 2 events wait behind them"), ((1, 1), "1 blocked key")],
+)
+async def test_one_event_waits_and_several_wait(matched: tuple[int, int], sentence: str) -> None:
+    class One:
+        parked = SimpleNamespace(matched=None)
+
+        async def ask(self, *_: object, **__: object) -> tuple[int, int]:
+            return matched
+
+    action = ACTIONS["redrive"]
+    values = read(action.params, {"key": "a"}, text=False)
+    assert (await action.plan(One(), values)).sentence == sentence  # type: ignore[arg-type]

@@ -140,7 +140,7 @@ async def test_a_key_that_waits_for_another_attempt_is_tried_now(client: httpx.A
     by_kind = (await client.post("/api/actions/try-now", json={"fingerprint": "cccc", "dry_run": True})).json()
     assert by_kind["changed"] == 1
     done = (await client.post("/api/actions/try-now", json={"all": True})).json()
-    assert done == {"status": "done", "changed": 1, "sentence": "1 keys are tried now"}
+    assert done == {"status": "done", "changed": 1, "sentence": "1 key is tried now"}
     assert await due(client) == {"x": True, "y": True, "under-way": False}
     assert [item["key"] for item in (await client.get("/api/keys")).json()["keys"]] == ["bad"], "dead ones stay dead"
 
@@ -158,7 +158,7 @@ async def test_what_is_offered_for_failures_concerns_what_is_listed(client: http
 def test_the_command_line_tries_a_key_now(cli: CommandLine, fresh_and_retrying: Database) -> None:
     store = fresh_and_retrying
     assert cli("keys", "try-now", "--key", "x", "--dry-run", store=store).out == "1 keys wait for another attempt, with 1 events\n"
-    assert cli("keys", "try-now", "--key", "x", "--yes", store=store).out == "1 keys are tried now\n"
+    assert cli("keys", "try-now", "--key", "x", "--yes", store=store).out == "1 key is tried now\n"
     assert cli("keys", "try-now", "--all", "--dry-run", store=store).out == "0 keys wait for another attempt, with 0 events\n"
     assert cli("keys", "try-now", "--subscription", "boook", "--yes", store=store).exit_code == 1
 

@@ -122,3 +122,20 @@ async def test_what_the_api_does_not_have_is_a_sentence(client: httpx.AsyncClien
     assert (missing.status_code, wrong.status_code) == (404, 405)
     assert missing.json()["detail"] == "GET /api/no-such: there is nothing at this address; api/openapi.json lists what there is."
     assert "takes another method" in wrong.json()["detail"]
+
+
+@pytest.mark.parametrize("page", ["/failures", "/keys", "/events", "/scheduled", "/audit"])
+async def test_a_filter_that_there_is_not_is_refused_not_left_out(client: httpx.AsyncClient, page: str) -> None:
+    answer = await client.get(f"{page}?fingerprnt=zz")
+    assert answer.status_code == 400
+    assert "fingerprnt=&#39;zz&#39;: there is no such parameter; there are " in answer.text
+    assert (await client.get(f"{page}?limit=5")).status_code == 200
+
+
+async def test_what_is_wrong_is_said_in_words_that_help(client: httpx.AsyncClient) -> None:
+    page = await client.get("/events/zzz")
+    assert (page.status_code, "is no UUID" in page.text, "its time says" in page.text) == (404, True, False)
+    low = await client.post("/api/actions/redrive", json={"number": 0})
+    assert low.json()["detail"] == "number=0: give a number from 1 to 9007199254740992"
+    nothing = await client.post("/api/actions/redrive", json={})
+    assert nothing.json()["detail"] == "all: nothing says which events: give a filter that chooses some, or all=true"

@@ -109,13 +109,14 @@ def show(target: Target, id_: str, json_: bool) -> None:
 def _show(item: Parked) -> None:
     state = item.state if item.state != "waiting" else f"waiting behind {item.head}"
     behind = item.depth - 1 if item.number == item.head else 0
+    sequence = "" if item.sequence is None else f", sequence {item.sequence}"
     facts = (
         ("id", item.number),
         ("state", f"{state}, {behind} waiting behind it" if behind else state),
         ("next attempt", when(item.due_at) if item.state == "retrying" else None),
         ("subscription", f"{item.label} of service {item.service}"),
         ("event", f"{_event(item)}, {item.event_id}"),
-        ("published", f"{when(item.time)} by {item.source}, topic {item.topic}, sequence {item.sequence}"),
+        ("published", f"{when(item.time)} by {item.source}, topic {item.topic}{sequence}"),
         ("key", item.key),
         ("parked", f"{when(item.parked_at)}, reason: {item.reason}"),
         ("attempts", item.attempts),

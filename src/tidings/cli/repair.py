@@ -19,6 +19,7 @@ from tidings.cli.store import Target, failed, on_store, require_subscription, st
 from tidings.cli.table import Cell, show_table
 from tidings.cli.text import as_json, when
 from tidings.cli.urls import masked
+from tidings.observability.status import many
 
 if TYPE_CHECKING:
     from tidings.consume.replay import Progress
@@ -176,7 +177,7 @@ def try_now(target: Target, filters: dict[str, Any], dry_run: bool, yes: bool) -
     confirmed(f"Try {found.lanes:,} keys now?", yes)
     with progress("keys that are tried now", found.lanes) as show:
         done = on_store(target, lambda store: operations(store).try_now(**filters, progress=show))
-    click.echo(f"{done:,} keys are tried now")
+    click.echo(many(done, "key is tried now", "keys are tried now"))
 
 
 @keys.command(

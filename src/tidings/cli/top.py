@@ -13,7 +13,7 @@ from tidings.cli.command import Command
 from tidings.cli.store import Target, on_store, patiently, store_options
 from tidings.cli.table import console
 from tidings.cli.text import counted, duration, safe
-from tidings.observability.status import gather, is_inbound, is_relay
+from tidings.observability.status import gather, is_inbound, is_relay, many
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -130,7 +130,7 @@ def _view(status: Status, activity: Sequence[Activity], target: Target) -> Group
         )  # fmt: skip
     alive = sum(worker.alive for worker in status.workers)
     time = status.now.astimezone().strftime("%H:%M:%S")
-    head = Text(f"{safe(target.describe())}  {time}  published {rate('', 'published')}  {alive} workers alive")
+    head = Text(f"{safe(target.describe())}  {time}  published {rate('', 'published')}  {many(alive, 'worker', 'workers')} alive")
     well = (
         [Text("all is well", style="green")]
         if not status.problems

@@ -11,6 +11,7 @@ from uuid import UUID
 from tidings.dashboard.desk import Desk, SubscriptionState
 from tidings.dashboard.params import BadParameter, Param
 from tidings.errors import StillRunning
+from tidings.observability.status import many
 from tidings.operations import Operations
 from tidings.stores.sql.repair import Heads, Standing
 from tidings.stores.sql.views_parked import MATCHED
@@ -84,7 +85,7 @@ def heads_of(values: Mapping[str, Any]) -> Heads:
     """
     heads = Heads(**{param.name: values[param.name] for param in FILTERS})
     if all(value is None for value in heads) and not values.get("all"):
-        raise BadParameter("all", None, "say which events: a filter that chooses some, or all=true")
+        raise BadParameter("all", None, "nothing says which events: give a filter that chooses some, or all=true")
     return heads
 
 
@@ -96,8 +97,8 @@ async def _plan_heads(desk: Desk, values: Mapping[str, Any]) -> Planned:
     keys, events = await desk.ask(desk.parked.matched, heads_of(values), state=_standing(values))
     if keys > MATCHED:
         return Planned(keys, events, f"more than {MATCHED:,} blocked keys")
-    waiting = f", {events - keys:,} events wait behind them" if events > keys else ""
-    return Planned(keys, events, f"{keys:,} blocked {'key' if keys == 1 else 'keys'}{waiting}")
+    waiting = f", {many(events - keys, 'event waits', 'events wait')} behind {'it' if keys == 1 else 'them'}" if events > keys else ""
+    return Planned(keys, events, f"{many(keys, 'blocked key', 'blocked keys')}{waiting}")
 
 
 async def _redrive(desk: Desk, values: Mapping[str, Any], actor: str) -> Done:
@@ -107,7 +108,7 @@ async def _redrive(desk: Desk, values: Mapping[str, Any], actor: str) -> Done:
     async def work() -> int:
         return await _operations(desk, values, actor).redrive(**_filters(heads), rate=rate)
 
-    return await _now_or_later(desk, heads, work, "{:,} keys are tried again")
+    return await _now_or_later(desk, heads, work, ("key is tried again", "keys are tried again"))
 
 
 async def _discard(desk: Desk, values: Mapping[str, Any], actor: str) -> Done:
@@ -117,14 +118,14 @@ async def _discard(desk: Desk, values: Mapping[str, Any], actor: str) -> Done:
         told = {"reason": values["reason"], "whole": values["whole"], "state": values["state"]}
         return await _operations(desk, values, actor).discard(**told, **_filters(heads))
 
-    return await _now_or_later(desk, heads, work, "{:,} events were given up", _standing(values))
+    return await _now_or_later(desk, heads, work, ("event was given up", "events were given up"), _standing(values))
 
 
 async def _plan_try_now(desk: Desk, values: Mapping[str, Any]) -> Planned:
     keys, events = await desk.ask(desk.parked.matched, heads_of(values), state="retrying")
     if keys > MATCHED:
         return Planned(keys, events, f"more than {MATCHED:,} keys that wait for another attempt")
-    return Planned(keys, events, f"{keys:,} {'key that waits' if keys == 1 else 'keys that wait'} for another attempt")
+    return Planned(keys, events, f"{many(keys, 'key that waits', 'keys that wait')} for another attempt")
 
 
 async def _try_now(desk: Desk, values: Mapping[str, Any], actor: str) -> Done:
@@ -133,15 +134,17 @@ async def _try_now(desk: Desk, values: Mapping[str, Any], actor: str) -> Done:
     async def work() -> int:
         return await _operations(desk, values, actor).try_now(**_filters(heads))
 
-    return await _now_or_later(desk, heads, work, "{:,} keys are tried now", "retrying")
+    return await _now_or_later(desk, heads, work, ("key is tried now", "keys are tried now"), "retrying")
 
 
-async def _now_or_later(desk: Desk, heads: Heads, work: Callable[[], Awaitable[int]], sentence: str, state: Standing = "dead") -> Done:
+async def _now_or_later(
+    desk: Desk, heads: Heads, work: Callable[[], Awaitable[int]], words: tuple[str, str], state: Standing = "dead"
+) -> Done:
     keys, _ = await desk.ask(desk.parked.matched, heads, AT_ONCE, state)
     if keys > AT_ONCE:
         return Done(None, "it goes on in the background; the audit shows how far it came", work)
     changed = await work()
-    return Done(changed, sentence.format(changed))
+    return Done(changed, many(changed, *words))
 
 
 async def _plan_edit(desk: Desk, values: Mapping[str, Any]) -> Planned:
@@ -215,7 +218,8 @@ async def _plan_forget(desk: Desk, values: Mapping[str, Any]) -> Planned:
         there = ", ".join(item.name for item in known if item.state != "forgotten")
         return Planned(0, 0, f"there is no service {values['service']!r} that is not forgotten; there are: {there or 'none'}", known=False)
     if found.state == "running":
-        return Planned(0, 0, f"service {found.name}, of which {found.workers} workers are alive: stop them first")
+        alive = many(found.workers, "worker is alive: stop it", "workers are alive: stop them")
+        return Planned(0, 0, f"service {found.name}, of which {alive} first")
     parked = f"; {found.parked:,} parked events stay, untouched" if found.parked else ""
     return Planned(1, 0, f"service {found.name} with {len(found.groups)} groups and {found.subscriptions} subscriptions{parked}")
 
@@ -228,7 +232,9 @@ async def _forget(desk: Desk, values: Mapping[str, Any], actor: str) -> Done:
     if found is None:
         planned = await _plan_forget(desk, values)
         return Done(0, planned.sentence, known=planned.known)
-    return Done(1, f"{len(found.groups)} groups and {len(found.subscriptions)} subscriptions are retired")
+    return Done(
+        1, f"{many(len(found.groups), 'group', 'groups')} and {many(len(found.subscriptions), 'subscription', 'subscriptions')} are retired"
+    )
 
 
 def _operations(desk: Desk, values: Mapping[str, Any], actor: str) -> Operations:

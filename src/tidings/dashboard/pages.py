@@ -9,7 +9,7 @@ from starlette.responses import Response
 from tidings.dashboard.call import Call, Problem, cursor
 from tidings.dashboard.diagrams import graph
 from tidings.dashboard.live import followed
-from tidings.dashboard.params import Param, read
+from tidings.dashboard.params import Param, read, refuse_unknown
 from tidings.dashboard.views import (
     AUDIT,
     EVENTS,
@@ -31,11 +31,13 @@ _DONE = Param("did", "the number of an action in the audit", "integer", low=1, h
 
 
 def _given(call: Call, *params: Param) -> dict[str, Any]:
-    return read(params, call.request.query_params, text=True)
+    query = call.request.query_params
+    refuse_unknown(query, [param.name for param in params], (_DONE.name,))
+    return read(params, query, text=True)
 
 
 async def _did(call: Call) -> Any:
-    number = _given(call, _DONE)["did"]
+    number = read((_DONE,), call.request.query_params, text=True)["did"]
     return None if number is None else await call.desk.entry(number)
 
 

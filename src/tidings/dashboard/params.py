@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 from uuid import UUID
 
-__all__ = ["BadParameter", "Param", "canonical", "read"]
+__all__ = ["BadParameter", "Param", "canonical", "read", "refuse_unknown"]
 
 Kind = Literal["string", "integer", "number", "boolean", "time", "uuid"]
 
@@ -25,7 +25,7 @@ class BadParameter(Exception):
     """A parameter that cannot be used; says which, its value and what to give instead."""
 
     def __init__(self, name: str, value: object, remedy: str) -> None:
-        super().__init__(f"{name}={_short(value)}: {remedy}")
+        super().__init__(f"{name}: {remedy}" if value is None else f"{name}={_short(value)}: {remedy}")
         self.name = name
 
 
@@ -106,9 +106,8 @@ class Param:
             if isinstance(given, bool) or not (whole if self.kind == "integer" else isinstance(given, int | float)):
                 raise BadParameter(self.name, given, "give a whole number" if self.kind == "integer" else "give a number")
             if (self.low is not None and given < self.low) or (self.high is not None and given > self.high):
-                raise BadParameter(
-                    self.name, given, f"give a number from {self.low:g} to {self.high:g}" if self.high else f"give at least {self.low:g}"
-                )
+                low, high = _digits(self.low), _digits(self.high)
+                raise BadParameter(self.name, given, f"give a number from {low} to {high}" if self.high else f"give at least {low}")
             return int(given) if self.kind == "integer" else float(given)
         if not isinstance(given, str):
             raise BadParameter(self.name, given, "give a text")
@@ -156,9 +155,23 @@ def read(params: Iterable[Param], given: Mapping[str, Any], *, text: bool, stric
             values[param.name] = param.default
         else:
             values[param.name] = param.of_text(str(value)) if text else param.of_json(value)
-    if strict and (unknown := sorted(set(given) - set(values))):
-        raise BadParameter(unknown[0], given[unknown[0]], f"there is no such parameter; there are {', '.join(sorted(values)) or 'none'}")
+    if strict:
+        refuse_unknown(given, values)
     return values
+
+
+def refuse_unknown(given: Mapping[str, Any], known: Iterable[str], silent: Iterable[str] = ()) -> None:
+    """Refuse names that there are not: a misspelt filter would choose everything.
+
+    Args:
+        silent: names that are known too, and of which an error does not speak.
+
+    Raises:
+        BadParameter: a name is unknown.
+    """
+    names = sorted(known)
+    if unknown := sorted(set(given) - {*names, *silent}):
+        raise BadParameter(unknown[0], given[unknown[0]], f"there is no such parameter; there are {', '.join(names) or 'none'}")
 
 
 def canonical(given: str) -> str | None:
@@ -183,6 +196,11 @@ def _time(name: str, given: str) -> datetime:
         return (found.replace(tzinfo=UTC) if found.tzinfo is None else found).astimezone(UTC)
     except (ValueError, OverflowError):
         raise BadParameter(name, given, "give a time such as 2026-11-21T18:30:00Z") from None
+
+
+def _digits(value: float | None) -> str:
+    """Return a bound in full: `9.0072e+15` is no number that could be given."""
+    return "" if value is None else str(int(value)) if value == int(value) else f"{value:g}"
 
 
 def _short(value: object) -> str:

@@ -9,13 +9,16 @@ from starlette.responses import RedirectResponse, Response
 from tidings.dashboard.actions import ACTIONS, Action, Done
 from tidings.dashboard.auth import COOKIE, SESSION, TokenAuth
 from tidings.dashboard.call import CSRF, Call, Later, Problem, remember
-from tidings.dashboard.params import read
+from tidings.dashboard.params import read, refuse_unknown
 from tidings.dashboard.payload import Shown
 
 __all__ = ["act", "confirm", "login", "login_page", "logout", "perform"]
 
 #: What is asked for in the form; everything else says what is meant, and has been said already.
 ASKED = ("rate", "reason", "whole", "data")
+
+#: What else stands in our links and forms.
+_OURS = ("csrf", "back")
 
 
 def _action(call: Call) -> Action:
@@ -25,10 +28,15 @@ def _action(call: Call) -> Action:
     return ACTIONS[name]
 
 
+def _names(action: Action) -> list[str]:
+    return [param.name for param in action.params]
+
+
 async def confirm(call: Call) -> Response:
     """Say what an action would do, and ask whether to do it."""
     action = _action(call)
     query = call.request.query_params
+    refuse_unknown(query, _names(action), _OURS)
     chosen = read([param for param in action.params if param.name not in ASKED], query, text=True)
     values = {param.name: param.default for param in action.params} | chosen
     planned = await action.plan(call.desk, values)
@@ -50,7 +58,8 @@ async def confirm(call: Call) -> Response:
 async def act(call: Call) -> Response:
     """Do it, and go back to where the way led from."""
     action = _action(call)
-    given = {name: value for name, value in call.form.items() if name not in ("csrf", "back")}
+    given = {name: value for name, value in call.form.items() if name not in _OURS}
+    refuse_unknown(given, _names(action))
     given.setdefault("all", "false")
     values = read(action.params, given, text=True)
     done = await perform(call, action, values)

@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from tidings import __version__
 from tidings.dashboard.payload import visible
+from tidings.observability.status import many
 
 __all__ = ["STATIC", "environment", "query"]
 
@@ -33,7 +34,7 @@ def environment() -> Environment:
         auto_reload=False,
     )
     made.filters |= {"time": _time, "ago": _ago, "ms": _ms, "number": _number, "counted": _counted, "span": _span}
-    made.globals |= {"query": query, "version": __version__}
+    made.globals |= {"query": query, "many": many, "version": __version__}
     return made
 
 

@@ -70,7 +70,8 @@ async def event(call: Call) -> Response:
             found = found._replace(ended=[])
         steps = [step for item in found.ended for step in ended_steps(item)]
         return call.page(
-            "no_event.html", 404 if found.source is None else 200, event_id=given, further=further, parked=parked, waiting=waiting, steps=steps, source=found.source
+            "no_event.html", 404 if found.source is None else 200, event_id=given, further=further, parked=parked, waiting=waiting, steps=steps, source=found.source,
+            own=canonical(given) is not None,
         )  # fmt: skip
     found = story.event
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tidings.stores.sql.brokers import Broker
     from tidings.stores.sql.queries import Activity, Backlog, Reader, Scheduled, Subscription, Worker
 
-__all__ = ["Status", "gather", "is_inbound", "is_relay", "problems_of"]
+__all__ = ["Status", "gather", "is_inbound", "is_relay", "many", "problems_of"]
 
 #: How long a reader may stand still with a backlog, a scheduled event may be overdue.
 _STALE = timedelta(seconds=60)
@@ -110,12 +110,12 @@ def problems_of(status: Status) -> list[str]:
             )
         if subscription.dead:
             problems.append(
-                f"subscription {label}: {_many(subscription.dead, 'dead event', 'dead events')}, {subscription.waiting:,} waiting behind: "
+                f"subscription {label}: {many(subscription.dead, 'dead event', 'dead events')}, {subscription.waiting:,} waiting behind: "
                 f"'tidings dead list --subscription {label}' says why"
             )
         if subscription.overdue:
             problems.append(
-                f"subscription {label}: nobody tries {_many(subscription.overdue, 'key', 'keys')} again although the time has come: "
+                f"subscription {label}: nobody tries {many(subscription.overdue, 'key', 'keys')} again although the time has come: "
                 f"run a worker of service {subscription.service!r} that has it"
             )
     due = status.scheduled.next_due
@@ -154,5 +154,6 @@ def _of_reader(reader: Reader, backlog: Backlog, now: datetime) -> list[str]:
     return []
 
 
-def _many(count: int, one: str, several: str) -> str:
+def many(count: int, one: str, several: str) -> str:
+    """Return a count with the word for one, or for several."""
     return f"{count:,} {one if count == 1 else several}"
