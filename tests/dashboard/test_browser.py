@@ -172,7 +172,7 @@ def test_the_keyboard_is_enough(visit: Visitor) -> None:
     page.get_by_role("button", name="Redrive").focus()
     page.keyboard.press("Enter")
     page.wait_for_url("**/keys?*did=*")
-    assert "1 changed, done" in page.get_by_role("status").inner_text()
+    assert "1 changed, done" in page.get_by_role("main").get_by_role("status").inner_text()
 
 
 def test_every_action(visit: Visitor, made: dict[str, Any]) -> None:
