@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import ConsoleMessage, Page, sync_playwright
 from private_services.base import FailedError, UnavailableError
 from private_services.chromium import chromium
+from private_services.proxy import Proxy
 from sqlalchemy import create_engine
 
 from tests.services.databases import Database
@@ -27,8 +29,8 @@ PICTURES = Path(__file__).parents[2] / "build" / "screenshots"
 
 
 @contextmanager
-def served(database: Database, **options: Any) -> Iterator[str]:
-    """Serve a dashboard from a thread; gives its address without the slash at the end."""
+def served(database: Database, port: int = 0, **options: Any) -> Iterator[str]:
+    """Serve a dashboard from a thread, at a free port by default; gives its address without the slash at the end."""
     engine = create_engine(database.sync_url)
     store = SQLStore(engine)
     started = threading.Event()
@@ -37,7 +39,7 @@ def served(database: Database, **options: Any) -> Iterator[str]:
     stop = asyncio.Event()
 
     async def run() -> None:
-        async with serving(Dashboard(store, **options), "127.0.0.1", 0) as address:
+        async with serving(Dashboard(store, **options), "127.0.0.1", port) as address:
             addresses.append(address.rstrip("/"))
             started.set()
             await stop.wait()
@@ -59,6 +61,64 @@ def served(database: Database, **options: Any) -> Iterator[str]:
         thread.join(10)
         store.close()
         engine.dispose()
+
+
+class _Line:
+    """The way to a database, from a thread of its own."""
+
+    def __init__(self, proxy: Proxy, loop: asyncio.AbstractEventLoop) -> None:
+        self._proxy = proxy
+        self._loop = loop
+
+    def start(self) -> None:
+        """Take connections."""
+        asyncio.run_coroutine_threadsafe(self._proxy.start(), self._loop).result(10)
+
+    def stop(self) -> None:
+        """Cut all connections, and refuse new ones."""
+        asyncio.run_coroutine_threadsafe(self._proxy.stop(), self._loop).result(10)
+
+
+@contextmanager
+def cuttable(dsn: str) -> Iterator[tuple[_Line, str]]:
+    """Give a line to a server of PostgreSQL that can be cut, and the URL of what is at its other end for psycopg."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    proxy = Proxy(dsn)
+    line = _Line(proxy, loop)
+    try:
+        line.start()
+        yield line, f"postgresql+psycopg://{proxy.url.partition('://')[2]}"
+        line.stop()
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+        loop.close()
+
+
+@contextmanager
+def refusing(port: int) -> Iterator[threading.Event]:
+    """Serve nothing but 502, as a proxy does whose server is away; gives what is set when somebody has asked."""
+    asked = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(502)
+            asked.set()
+
+        def log_message(self, *_: Any) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield asked
+    finally:
+        server.shutdown()
+        thread.join(10)
+        server.server_close()
 
 
 @contextmanager

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import re
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, time, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.cli.till import fill
-from tests.dashboard.browser import Visitor, launched, served
+from tests.dashboard.browser import PICTURES, Visitor, cuttable, launched, refusing, served
 from tests.dashboard.scenes import furnish
 from tests.services.databases import Database, PostgreSQLDatabases
 
@@ -169,7 +172,7 @@ def test_the_keyboard_is_enough(visit: Visitor) -> None:
     page.get_by_role("button", name="Redrive").focus()
     page.keyboard.press("Enter")
     page.wait_for_url("**/keys?*did=*")
-    assert "1 changed, done" in page.get_by_role("status").inner_text()
+    assert "1 changed, done" in page.get_by_role("main").get_by_role("status").inner_text()
 
 
 def test_every_action(visit: Visitor, made: dict[str, Any]) -> None:
@@ -223,8 +226,64 @@ def test_a_page_that_is_seen_is_kept_fresh_and_one_that_is_paused_is_not(visit: 
     with engine.begin() as connection:
         add_dead(connection, 1, "fresh-1", "sale.made", b"{}", ("shop.New", "new", "eeee"))
     page.get_by_role("cell", name="fresh-1").wait_for(timeout=15_000)
-    page.get_by_role("button", name="Live").click()
-    assert page.get_by_role("button", name="Paused").get_attribute("aria-pressed") == "true"
+    page.get_by_role("button", name="Pause").click()
+    assert page.get_by_role("status").and_(page.get_by_text("Paused")).count() == 1
     assert page.locator(".live.on").count() == 0
+    page.get_by_role("button", name="Resume").click()
+    page.locator(".live.on").wait_for()
     engine.dispose()
     assert visit.complaints == []
+
+
+def test_a_page_says_since_when_it_is_not_told_what_happens(browser: Any, scene: Any) -> None:
+    if scene[0].kind != "postgresql":
+        pytest.skip("the way to a file cannot be cut")
+    with cuttable(scene[0].dsn) as (line, url), served(dataclasses.replace(scene[0], sync_url=url)) as address:
+        visit = visitor(browser, address, scene)
+        page = visit.open("/", axe=False)
+        status = page.locator("header").get_by_role("status")
+        page.locator(".live.on").wait_for()
+        assert status.inner_text() == "Live"
+        line.stop()
+        page.get_by_text("Not connected since").wait_for(timeout=15_000)
+        said = re.fullmatch(r"Not connected since (\d\d):(\d\d:\d\d)", status.inner_text())
+        assert said
+        # The viewer is in Tokyo.
+        tokyo = datetime.now(timezone(timedelta(hours=9)))
+        ago = tokyo - datetime.combine(tokyo.date(), time.fromisoformat(":".join(said.groups())), tokyo.tzinfo)
+        assert ago % timedelta(days=1) < timedelta(seconds=30)
+        assert page.locator(".live.on").count() == 0
+        visit.look("not-connected")
+        with page.expect_response(lambda answer: answer.request.headers.get("hx-request") == "true"):
+            line.start()
+            page.locator(".live.on").wait_for(timeout=15_000)
+        assert status.inner_text() == "Live"
+        page.context.close()
+
+
+def test_a_page_outlives_its_server(browser: Any, scene: Any) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with served(scene[0], port=port) as address:
+        visit = visitor(browser, address, scene, viewport={"width": 390, "height": 844}, name=f"{scene[0].kind}-phone")
+        page = visit.open("/keys", axe=False)
+        page.locator(".live.on").wait_for()
+    page.get_by_text("Not connected since").wait_for(timeout=15_000)
+    page.screenshot(path=PICTURES / f"{scene[0].kind}-phone-not-connected.png")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    # What stands in its place for a while answers, but not with a stream: browsers do not come again after that.
+    with refusing(port) as asked:
+        assert asked.wait(15)
+    with served(scene[0], port=port):
+        page.locator(".live.on").wait_for(timeout=15_000)
+        assert page.locator("header").get_by_role("status").inner_text() == "Live"
+        page.context.close()
+
+
+def test_what_is_not_well_keeps_its_distance(visit: Visitor) -> None:
+    page = visit.open("/", axe=False)
+    flash, tiles = page.locator(".flash.bad").bounding_box(), page.locator(".tiles").bounding_box()
+    assert flash
+    assert tiles
+    assert tiles["y"] - (flash["y"] + flash["height"]) >= 10

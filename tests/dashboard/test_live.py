@@ -13,6 +13,9 @@ from tests.dashboard.scenes import add_dead
 from tests.services.databases import Database
 from tidings.dashboard import Dashboard
 
+#: What a stream says when nothing has happened.
+BEAT = "event: beat\ndata: 1\n\n"
+
 
 async def begin_of_stream(dashboard: Dashboard, query: str = "", **headers: str) -> str:
     """Return what a stream says at once."""
@@ -55,7 +58,7 @@ def happen(database: Database, number: int) -> None:
 
 async def test_what_happens_before_a_page_has_its_stream_is_told(fresh: Database, open_store: Any) -> None:
     seen = await seen_by_page(Dashboard(open_store(fresh)))
-    assert await begin_of_stream(Dashboard(open_store(fresh)), f"seen={seen}") == ": \n\n"
+    assert await begin_of_stream(Dashboard(open_store(fresh)), f"seen={seen}") == BEAT
     happen(fresh, 1)
     # Another process answers: what it is asked for it looks up itself.
     told = await begin_of_stream(Dashboard(open_store(fresh)), f"seen={seen}")
@@ -69,10 +72,10 @@ async def test_what_happens_between_two_streams_is_told(fresh: Database, open_st
     happen(fresh, 1)
     last = await seen_by_page(Dashboard(open_store(fresh)))
     # A browser comes again with the address of the page, which is old, and with what it was told last.
-    assert await begin_of_stream(Dashboard(open_store(fresh)), f"seen={page}", last_event_id=last) == ": \n\n"
+    assert await begin_of_stream(Dashboard(open_store(fresh)), f"seen={page}", last_event_id=last) == BEAT
     happen(fresh, 2)
     assert "event: tick\n" in await begin_of_stream(Dashboard(open_store(fresh)), f"seen={page}", last_event_id=last)
 
 
 async def test_a_stream_without_a_page_begins_with_what_is_there(fresh: Database, open_store: Any) -> None:
-    assert await begin_of_stream(Dashboard(open_store(fresh))) == ": \n\n"
+    assert await begin_of_stream(Dashboard(open_store(fresh))) == BEAT

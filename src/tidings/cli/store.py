@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -198,7 +197,6 @@ def sentence(error: BaseException) -> str:
     """Return what a driver's or SQLAlchemy's error says, in one line."""
     if isinstance(error, TidingsError):
         return str(error)
-    text = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
-    # SQLAlchemy's adapters put the class of the driver's error before its message.
-    text = re.sub(r"^<class '[^']*'>: ", "", text)
-    return text or type(error).__name__
+    from tidings.stores.sql.errors import said_by
+
+    return said_by(error)

@@ -19,6 +19,7 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 
 from tidings.clock import now
 from tidings.dashboard.auth import TokenAuth, User, user_of
+from tidings.dashboard.outage import DatabaseDown
 from tidings.dashboard.params import BadParameter
 from tidings.dashboard.payload import Redaction
 from tidings.dashboard.render import environment
@@ -131,6 +132,9 @@ def guarded(endpoint: Endpoint, role: Role, settings: Settings, *, api: bool) ->
             if role != "public":
                 await settings.desk.open()
             response = await endpoint(call)
+        except DatabaseDown as error:
+            logger.warning("%s %s: %s", request.method, request.scope["path"], error)
+            response = _failed(call, error, api)
         except (Problem, HTTPException, BadParameter, TidingsError) as error:
             response = _failed(call, error, api)
         except ClientDisconnect:

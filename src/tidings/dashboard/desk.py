@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeV
 from sqlalchemy import Connection
 
 from tidings.dashboard.charts import Charts, charts_of
+from tidings.dashboard.outage import reaching
 from tidings.dashboard.story import Story, correlation_of, steps_of
 from tidings.observability.status import Status, is_inbound, is_relay, problems_of
 from tidings.stores.sql.audit import Audit, Entry
@@ -159,18 +160,24 @@ class Desk:
         self._opening = asyncio.Lock()
 
     async def ask(self, function: Callable[Concatenate[Connection, P], R], *arguments: P.args, **keywords: P.kwargs) -> R:
-        """Run a query on one autocommit connection."""
-        return await self.store.call(function, *arguments, **keywords)
+        """Run a query on one autocommit connection.
+
+        Raises:
+            DatabaseDown: there is none to be had.
+        """
+        with reaching(self.store):
+            return await self.store.call(function, *arguments, **keywords)
 
     async def open(self) -> None:
         """Find the tables, once.
 
         Raises:
             StoreError: there are none, or they cannot be used.
+            DatabaseDown: it cannot be known.
         """
         if not self._ready:
             async with self._opening:
-                await self.store.call(_look, self.store)
+                await self.ask(_look, self.store)
                 self._ready = True
 
     @property

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from weakref import WeakKeyDictionary
@@ -18,10 +19,13 @@ from starlette.responses import Response, StreamingResponse
 from tidings.clock import elapsed
 from tidings.dashboard.call import Call, Endpoint
 from tidings.dashboard.desk import Desk
+from tidings.dashboard.outage import DatabaseDown
 from tidings.stores.sql.driver import run
 from tidings.stores.sql.statement import Command, Sql
 
 __all__ = ["followed", "live"]
+
+logger = logging.getLogger("tidings.dashboard")
 
 #: Seconds between two looks, and after which a stream ends: the browser comes again, and a server that stops does not wait for long.
 _PAUSE = 2.0
@@ -36,13 +40,24 @@ class _Pulse:
         self._turn = asyncio.Lock()
         self._at = -_PAUSE
         self._last = ""
+        self._down: str | None = None
 
     async def now(self) -> str:
-        """Return the text; it differs when something has happened."""
+        """Return the text; it differs when something has happened.
+
+        Raises:
+            DatabaseDown: it cannot be known, or could not be a moment ago: a connection that nobody answers is not waited for by each listener.
+        """
         async with self._turn:
             if elapsed() - self._at >= _PAUSE * 0.9:
-                self._last = await self._desk.ask(self._look)
+                self._down = None
+                try:
+                    self._last = await self._desk.ask(self._look)
+                except DatabaseDown as error:
+                    self._down = str(error)
                 self._at = elapsed()
+            if self._down is not None:
+                raise DatabaseDown(self._down)
             return self._last
 
     def _look(self, connection: Connection) -> str:
@@ -74,19 +89,29 @@ def followed(endpoint: Endpoint) -> Endpoint:
 
 
 async def live(call: Call) -> Response:
-    """Answer with a stream of `tick` events: one at once if something has happened since what the page or the browser has seen."""
+    """Answer with a stream of events, one every two seconds, the first at once.
+
+    `tick` says that something has happened since what the page or the browser has seen, `beat` that nothing has, and `down` that nobody
+    can know, because the database cannot be reached.
+    """
     pulse = _pulse_of(call.desk)
     known = call.request.headers.get("last-event-id") or call.request.query_params.get("seen")
 
     async def stream() -> AsyncIterator[str]:
         yield "retry: 1000\n\n"
-        seen = known or await pulse.now()
+        seen, down = known, False
         end = elapsed() + _LONGEST
         while elapsed() < end:
-            fresh = await pulse.now()
-            # A comment keeps proxies from closing the connection.
-            yield ": \n\n" if fresh == seen else f"event: tick\nid: {fresh}\ndata: 1\n\n"
-            seen = fresh
+            try:
+                fresh = await pulse.now()
+            except DatabaseDown as error:
+                if not down:
+                    logger.warning("%s %s: %s", call.request.method, call.request.scope["path"], error)
+                down = True
+                yield "event: down\ndata: 1\n\n"
+            else:
+                yield f"event: tick\nid: {fresh}\ndata: 1\n\n" if seen and fresh != seen else "event: beat\ndata: 1\n\n"
+                seen, down = fresh, False
             with suppress(TimeoutError):
                 async with asyncio.timeout(_PAUSE):
                     await call.desk.closing.wait()

@@ -9,6 +9,7 @@ from starlette.responses import RedirectResponse, Response
 from tidings.dashboard.actions import ACTIONS, Action, Done
 from tidings.dashboard.auth import COOKIE, SESSION, TokenAuth
 from tidings.dashboard.call import CSRF, Call, Later, Problem, remember
+from tidings.dashboard.outage import reaching
 from tidings.dashboard.params import read, refuse_unknown
 from tidings.dashboard.payload import Shown
 
@@ -75,13 +76,15 @@ async def perform(call: Call, action: Action, values: dict[str, object]) -> Done
 
     Raises:
         Problem: what would be edited is hidden from the user.
+        DatabaseDown: the database cannot be reached.
     """
     assert call.user is not None
     if action.name == "edit" and call.redaction:
         found = await call.desk.delivery(values["number"])
         if found is not None and Shown.of(found.data, found.name, call.redaction).redacted:
             raise Problem(403, "Fields of this event are hidden from you: what cannot be seen cannot be edited.")
-    return await action.run(call.desk, values, call.user.name)
+    with reaching(call.desk.store):
+        return await action.run(call.desk, values, call.user.name)
 
 
 async def login_page(call: Call) -> Response:

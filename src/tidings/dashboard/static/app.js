@@ -57,18 +57,66 @@
     if (!stale) htmx.ajax("GET", location.pathname + location.search, { target: "#live", select: "#live", swap: "outerHTML" });
   }
 
+  // Whether the page can know what happens: the stream says every two seconds that the database can be read, and comes again within a second.
+  const SILENCE = 6000;
+  const second = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
+  let opened = 0;
+  let heard = 0;
+  let lost = false;
+
+  function show() {
+    const text = paused ? "Paused" : lost ? "Not connected since " + second.format(heard) : "Live";
+    const state = control.querySelector("[data-state]");
+    // What is the same is not read out again.
+    if (state.textContent !== text) state.textContent = text;
+    control.classList.toggle("lost", lost && !paused);
+    control.classList.toggle("on", stream !== null && !lost && heard > 0);
+  }
+
+  function alive(news) {
+    const due = news || lost;
+    heard = Date.now();
+    lost = false;
+    show();
+    if (due) refresh();
+  }
+
+  function lose() {
+    lost = true;
+    heard = heard || opened;
+    show();
+  }
+
+  function close() {
+    if (stream) stream.close();
+    stream = null;
+  }
+
+  function open() {
+    opened = Date.now();
+    stream = new EventSource(document.body.dataset.base + "/live?seen=" + (document.body.dataset.seen || ""));
+    stream.addEventListener("tick", () => alive(true));
+    stream.addEventListener("beat", () => alive(false));
+    stream.addEventListener("down", lose);
+  }
+
+  function watch() {
+    if (!stream) return;
+    if (Date.now() - (heard || opened) > SILENCE) lose();
+    // The browser comes again by itself when a stream ends, but not after an answer that is none, nor while nothing is said on an open one.
+    const patience = stream.readyState === EventSource.CLOSED ? 3000 : 20000;
+    if ((lost || stream.readyState === EventSource.CLOSED) && Date.now() - opened > patience) { close(); open(); }
+  }
+
   function listen() {
     const wanted = !paused && !document.hidden;
     if (wanted && !stream) {
-      stream = new EventSource(document.body.dataset.base + "/live?seen=" + (document.body.dataset.seen || ""));
-      stream.addEventListener("tick", refresh);
-      stream.onopen = () => control.classList.add("on");
-      stream.onerror = () => control.classList.remove("on");
-    } else if (!wanted && stream) {
-      stream.close();
-      stream = null;
-      control.classList.remove("on");
+      if (!lost) heard = 0;
+      open();
+    } else if (!wanted) {
+      close();
     }
+    show();
   }
 
   if (control && window.EventSource && window.htmx) {
@@ -76,12 +124,12 @@
     control.hidden = false;
     button.addEventListener("click", () => {
       paused = !paused;
-      button.setAttribute("aria-pressed", String(paused));
-      button.textContent = paused ? "Paused" : "Live";
+      button.textContent = paused ? "Resume" : "Pause";
       listen();
     });
+    setInterval(watch, 1000);
     document.addEventListener("visibilitychange", listen);
-    addEventListener("pagehide", () => { if (stream) { stream.close(); stream = null; } });
+    addEventListener("pagehide", close);
     addEventListener("pageshow", listen);
     // What came while somebody's hands were on it.
     for (const done of ["focusout", "selectionchange"]) document.addEventListener(done, () => setTimeout(() => { if (stale && !paused) refresh(); }, 200));

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 from sqlalchemy import exc
 
-__all__ = ["UNAVAILABLE", "kind_of", "sqlstate_of"]
+__all__ = ["UNAVAILABLE", "is_unreachable", "kind_of", "said_by", "sqlstate_of"]
 
 #: What statements of ours, and getting a connection for them, raise when the database cannot be used now. SQLAlchemy's own TimeoutError says
 #: that no pooled connection came free.
@@ -15,6 +16,10 @@ UNAVAILABLE = (exc.DBAPIError, exc.TimeoutError, OSError)
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 _CONFLICTS = {"40001", "40P01", "55P03"}
 _OUTAGES = {"57P01", "57P02", "57P03", "53300", "25006", "25P03"}
+# Lost, stopping or full, or it does not let us in: invalid authorization, no such database.
+_SHUT = ("08", "28", "3D000", "53300", "57P01", "57P02", "57P03")
+# https://www.sqlite.org/rescode.html: SQLITE_BUSY, SQLITE_IOERR, SQLITE_CANTOPEN
+_SQLITE_SHUT = {5, 10, 14}
 _SQLITE_BUSY = ("database is locked", "database table is locked", "database schema is locked")
 
 
@@ -53,3 +58,28 @@ def kind_of(error: BaseException) -> Literal["conflict", "outage", "aborted"] | 
     if name in ("ConnectionDoesNotExistError", "InterfaceError") and ("closed" in text or "connection" in text):
         return "outage"
     return None
+
+
+def is_unreachable(error: BaseException) -> bool:
+    """Whether a query of ours, or getting a connection for it, failed because there is no database to be had.
+
+    What a database answers, such as that there is no such table, is none of this.
+    """
+    # SQLAlchemy does not wrap what asyncpg raises while it connects.
+    if isinstance(error, OSError | exc.TimeoutError) or getattr(error, "connection_invalidated", False):
+        return True
+    state = sqlstate_of(error)
+    if state is not None:
+        return state.startswith(_SHUT)
+    code = getattr(getattr(error, "orig", None) or error, "sqlite_errorcode", None)
+    if code is not None:
+        return code & 0xFF in _SQLITE_SHUT
+    return kind_of(error) == "outage"
+
+
+def said_by(error: BaseException) -> str:
+    """Return what a driver's or SQLAlchemy's error says, in one line."""
+    text = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
+    # SQLAlchemy's adapters put the class of the driver's error before its message.
+    text = re.sub(r"^<class '[^']*'>: ", "", text)
+    return text or ("no answer in time" if isinstance(error, TimeoutError) else type(error).__name__)
