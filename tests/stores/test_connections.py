@@ -13,6 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
 from tests.services.databases import Database
 from tests.stores.events import earliest, everything, ids, outgoing, publish, read_on
@@ -231,6 +232,32 @@ class TestCancellation:
             assert "the last" in await store.call(notes)
             assert store.connections.sync_engine.pool.checkedout() == 0  # type: ignore[attr-defined]
         loop.set_exception_handler(usual)
+
+    async def test_while_a_connection_that_was_cut_is_given_up(self, postgresql: Database) -> None:
+        """It is closed gently first; who is cancelled then leaves SQLAlchemy with a connection that has none of the driver's."""
+        async with noting(postgresql, sync=False, pool_size=2, max_overflow=0) as store:
+
+            async def work(begun: asyncio.Future[int], cut: asyncio.Event) -> None:
+                async with store.connections.transaction() as held:
+                    begun.set_result(await held.run(lambda c: c.exec_driver_sql("select pg_backend_pid()").scalar_one()))
+                    await cut.wait()
+                    await held.run(notes)
+
+            for turn in range(20):
+                begun: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+                cut = asyncio.Event()
+                task = asyncio.create_task(work(begun, cut))
+                pid = await begun
+                with psycopg.connect(postgresql.dsn, autocommit=True) as admin:
+                    admin.execute("select pg_terminate_backend(%s, 1000)", [pid])
+                cut.set()
+                for _ in range(turn):
+                    await asyncio.sleep(0)
+                task.cancel()
+                await asyncio.wait([task])
+                assert task.cancelled() or isinstance(task.exception(), DBAPIError), task.exception()
+            await store.transact(note, "the last")
+            assert store.connections.sync_engine.pool.checkedout() == 0  # type: ignore[attr-defined]
 
 
 async def asleep(database: Database) -> bool:

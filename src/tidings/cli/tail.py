@@ -18,6 +18,7 @@ from tidings.cli.text import as_json, parsed, safe
 
 if TYPE_CHECKING:
     from tidings.stores import SQLStore
+    from tidings.stores.base import Batch
     from tidings.stores.sql.queries import Event
 
 __all__ = ["tail"]
@@ -84,9 +85,13 @@ async def _follow(
 
     # The reader's own way through the log: nothing that is committed late is missed.
     mark = Mark(snapshot, None, 0 if snapshot is not None else position)
+
+    async def read() -> Batch:
+        return await store.call(store.log.read, mark, _PAGE)
+
     while True:
         # The mark moves with what was read, and not before: whatever is asked again is neither lost nor printed twice.
-        batch = await patiently(target, partial(store.call, store.log.read, mark, _PAGE), partial(click.echo, err=True))
+        batch = await patiently(target, read, partial(click.echo, err=True))
         mark = batch.end
         _print([event for row in batch.rows if wanted(event := event_of(row))], show)
         if not batch.rows:

@@ -72,8 +72,9 @@ class Careful:
         if not self._began:
             self._began = True
             logger.error(
-                "%s: the process has ended %d times before anything was finished; events are handled one at a time until that is over",
-                self._lease.reader, self._lease.restarts - 1, extra={"reader": self._lease.reader},
+                "%s: nothing was finished although reading has begun %d times, as when an event ends its process or its connection; "
+                "events are handled one at a time until that is over",
+                self._lease.reader, self._lease.restarts, extra={"reader": self._lease.reader},
             )  # fmt: skip
         while not pool.paused and not self._stopping() and (wait := compiled.circuit.wait(elapsed())) > 0:
             await self._pause(min(wait, 1.0))

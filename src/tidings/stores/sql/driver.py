@@ -117,6 +117,9 @@ def is_stranded(connection: Connection) -> bool:
     if connection.dialect.driver != "asyncpg" or connection.closed or connection.invalidated:
         return False
     adapter: Any = connection.connection.dbapi_connection
+    if adapter is None:
+        # A task that is cancelled while the connection is given up leaves it without one, and nobody marks it as invalidated.
+        return False
     return adapter._transaction is None and not adapter._connection.is_closed() and bool(adapter._connection.is_in_transaction())
 
 
