@@ -10,9 +10,9 @@ __all__ = ["PAGES", "fill_rows"]
 PAGES = (
     "/", "/?range=24h", "/events", "/events?name=order.*&key=k7", "/events?key=nobody", "/events?text=nothing%20like%20it", "/events?correlation={correlation}",
     "/events?since={middle}&until={later}", "/events?before=500000", "/events/{id}?at={position}", "/events/{id}", "/subscriptions", "/subscriptions/1",
-    "/failures", "/failures?key=nobody", "/failures?state=retrying", "/failures/{fingerprint}/1", "/keys", "/keys?key=nobody", "/keys?state=retrying",
+    "/failures", "/failures?key=nobody", "/failures?state=retrying", "/failures/{fingerprint}/1", "/failures/{fingerprint}/1?key=nobody", "/failures?since={middle}&until={later}", "/keys", "/keys?key=nobody", "/keys?state=retrying",
     "/scheduled", "/topics", "/workers", "/audit", "/actions/redrive?all=true", "/actions/discard?fingerprint={fingerprint}", "/deliveries/{number}",
-    "/api/overview", "/api/failures/groups", "/api/events?limit=200", "/api/keys?limit=200",
+    "/api/overview", "/api/failures/groups", "/api/failures?fingerprint={fingerprint}", "/api/failures?fingerprint={fingerprint}&key=nobody", "/api/events?limit=200", "/api/keys?limit=200",
 )  # fmt: skip
 
 _SUBSCRIPTIONS = 10

@@ -150,7 +150,7 @@ async def test_a_long_action_goes_on_after_the_answer(operator: httpx.AsyncClien
 
 async def test_what_is_gone_already_changes_nothing_and_says_so(operator: httpx.AsyncClient) -> None:
     answer = await operator.post("/api/actions/cancel", json={"event_id": str(UUID(int=1))})
-    assert answer.json()["changed"] == 0
+    assert (answer.status_code, "no scheduled event of this id waits" in answer.json()["detail"]) == (404, True)
     assert (await newest(operator))["outcome"] == "not found"
 
 
@@ -219,6 +219,29 @@ async def test_an_event_that_would_be_tried_again_is_given_up(operator: httpx.As
     entry = await newest(operator)
     assert (entry["action"], entry["changed"]) == ("discard", 1)
     assert entry["target"] == {"number": number, "state": "retrying", "reason": "a test"}
+
+
+@pytest.mark.parametrize("action", ["redrive", "try-now", "discard", "edit"])
+async def test_what_a_filter_names_and_there_is_not_is_an_error(operator: httpx.AsyncClient, action: str) -> None:
+    filters: list[tuple[dict[str, Any], str]] = [({"number": 2**40}, f"there is no parked event {2**40}: it was handled or discarded")]
+    if action != "edit":
+        filters += [
+            ({"subscription": "boook"}, "there is no subscription 'boook'; there are security/watch, till/book"),
+            ({"service": "tlil"}, "there is no service 'tlil' with subscriptions; there are till"),
+            ({"service": "till", "subscription": "tlil/book"}, "there is no subscription 'tlil/book'; there are security/watch, till/book"),
+        ]
+    further = {"discard": {"reason": "a test"}, "edit": {"data": "{}"}}.get(action, {})
+    for given, detail in filters:
+        for dry in (True, False):
+            answer = await operator.post(f"/api/actions/{action}", json={**given, **further, "dry_run": dry})
+            assert (answer.status_code, answer.json()["detail"]) == (404, detail)
+        if action != "edit":
+            page = await operator.get(f"/actions/{action}", params=given)
+            assert (page.status_code, "Nothing to do" in page.text) == (200, True)
+    # What there is and does not match is no error.
+    if action != "edit":
+        answer = await operator.post(f"/api/actions/{action}", json={"subscription": "security/watch", **further})
+        assert (answer.status_code, answer.json()["changed"]) == (200, 0)
 
 
 async def test_a_misspelt_parameter_of_an_action_does_not_mean_everything(operator: httpx.AsyncClient) -> None:

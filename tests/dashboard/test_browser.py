@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, time, timedelta, timezone
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
@@ -157,6 +158,38 @@ def test_times_are_in_the_zone_of_who_looks(visit: Visitor) -> None:
     hour = (int(utc[11:13]) + 9) % 24
     assert f"{hour:02d}:{utc[14:16]}" in shown.inner_text()
     assert "UTC" in (shown.get_attribute("title") or "")
+
+
+def test_times_are_searched_in_the_zone_of_who_looks(visit: Visitor) -> None:
+    page = visit.open("/events", axe=False)
+    shown = page.locator("td time").first
+    at = shown.get_attribute("datetime")
+    assert at is not None
+    local = (datetime.fromisoformat(at) + timedelta(hours=9)).strftime("%Y-%m-%dT%H:%M:%S")
+    rows = page.locator("tbody tr").count()
+    page.get_by_label("From", exact=True).fill(local)
+    page.get_by_role("button", name="Search").click()
+    page.wait_for_url("**/events?*since=*")
+    assert at[:19] in unquote(page.url), "the address says UTC"
+    assert 0 < page.locator("tbody tr").count() < rows
+    assert page.get_by_label("From", exact=True).input_value() == local
+    assert page.get_by_label("To", exact=True).input_value() == ""
+    page.get_by_role("link", name="Failures").click()
+    page.go_back()
+    assert page.get_by_label("From", exact=True).input_value() == local
+
+
+def test_on_a_phone_what_can_be_done_is_within_reach(browser: Any, address: str, scene: Any) -> None:
+    phone = visitor(browser, address, scene, viewport={"width": 375, "height": 812}, is_mobile=True, has_touch=True)
+    for path, button in (("/keys", "Skip head"), ("/keys?state=retrying", "Try now"), ("/failures", "Discard"), ("/subscriptions", None)):
+        page = phone.open(path, axe=False)
+        scroll = page.locator(".stacked").first
+        assert scroll.evaluate("node => node.scrollWidth <= node.clientWidth"), path
+        if button is not None:
+            box = scroll.get_by_role("link", name=button, exact=True).first.bounding_box()
+            assert box is not None
+            assert 0 <= box["x"] < box["x"] + box["width"] <= 375
+    phone.page.context.close()
 
 
 def test_the_keyboard_is_enough(visit: Visitor) -> None:

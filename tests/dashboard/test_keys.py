@@ -157,7 +157,7 @@ async def test_what_is_offered_for_failures_concerns_what_is_listed(client: http
 
 def test_the_command_line_tries_a_key_now(cli: CommandLine, fresh_and_retrying: Database) -> None:
     store = fresh_and_retrying
-    assert cli("keys", "try-now", "--key", "x", "--dry-run", store=store).out == "1 keys wait for another attempt, with 1 events\n"
+    assert cli("keys", "try-now", "--key", "x", "--dry-run", store=store).out == "1 key waits for another attempt, with 1 event\n"
     assert cli("keys", "try-now", "--key", "x", "--yes", store=store).out == "1 key is tried now\n"
     assert cli("keys", "try-now", "--all", "--dry-run", store=store).out == "0 keys wait for another attempt, with 0 events\n"
     assert cli("keys", "try-now", "--subscription", "boook", "--yes", store=store).exit_code == 1

@@ -75,12 +75,16 @@ def redrive(target: Target, filters: dict[str, Any], rate: float | None, dry_run
     """
     found = _count(target, filters)
     if dry_run or not found.lanes:
-        click.echo(f"{found.lanes:,} dead keys with {found.events:,} events")
+        click.echo(_counted(found))
         return
-    confirmed(f"Redrive {found.lanes:,} dead keys with {found.events:,} events?", yes)
+    confirmed(f"Redrive {_counted(found)}?", yes)
     with progress("redriving keys", found.lanes) as show:
         done = on_store(target, lambda store: operations(store).redrive(**filters, rate=rate, progress=show))
-    click.echo(f"redrove {done:,} keys")
+    click.echo(f"redrove {many(done, 'key', 'keys')}")
+
+
+def _counted(found: Matched) -> str:
+    return f"{many(found.lanes, 'dead key', 'dead keys')} with {many(found.events, 'event', 'events')}"
 
 
 @click.command(
@@ -104,14 +108,14 @@ def _discard(
     found = _count(target, filters, "dead" if state == "dead" else "idle")
     number = found.events if whole_key else found.lanes
     if dry_run or not number:
-        click.echo(f"{number:,} events")
+        click.echo(many(number, "event", "events"))
         return
-    confirmed(f"Discard {number:,} events for good?", yes)
+    confirmed(f"Discard {many(number, 'event', 'events')} for good?", yes)
     with progress("discarding events", number) as show:
         done = on_store(
             target, lambda store: operations(store).discard(reason=reason, whole=whole_key, state=state, progress=show, **filters)
         )
-    click.echo(f"discarded {done:,} events")
+    click.echo(f"discarded {many(done, 'event', 'events')}")
 
 
 @click.group()
@@ -172,9 +176,9 @@ def try_now(target: Target, filters: dict[str, Any], dry_run: bool, yes: bool) -
     """
     found = _count(target, filters, "retrying")
     if dry_run or not found.lanes:
-        click.echo(f"{found.lanes:,} keys wait for another attempt, with {found.events:,} events")
+        click.echo(f"{many(found.lanes, 'key waits', 'keys wait')} for another attempt, with {many(found.events, 'event', 'events')}")
         return
-    confirmed(f"Try {found.lanes:,} keys now?", yes)
+    confirmed(f"Try {many(found.lanes, 'key', 'keys')} now?", yes)
     with progress("keys that are tried now", found.lanes) as show:
         done = on_store(target, lambda store: operations(store).try_now(**filters, progress=show))
     click.echo(many(done, "key is tried now", "keys are tried now"))

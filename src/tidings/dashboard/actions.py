@@ -32,6 +32,7 @@ FILTERS = (
     Param("since", "failed last at this time or later", "time"),
     Param("until", "failed last before this time", "time"),
 )
+_NOT_WAITING = "no scheduled event of this id waits: it was published or cancelled"
 _ALL = Param("all", "everything, when nothing else says which", "boolean", default=False)
 
 
@@ -89,12 +90,33 @@ def heads_of(values: Mapping[str, Any]) -> Heads:
     return heads
 
 
+async def _missing(desk: Desk, values: Mapping[str, Any]) -> str | None:
+    """Return what filters name that there is not at all; to be asked when they match nothing."""
+    number, service, name = values["number"], values["service"], values["subscription"]
+    if number is not None and await desk.delivery(number) is None:
+        return _not_parked(number)
+    known = [] if service is None and name is None else await desk.ask(desk.queries.subscriptions)
+    services = {item.service for item in known}
+    if service is not None and service not in services:
+        return f"there is no service {service!r} with subscriptions; there are {', '.join(sorted(services)) or 'none'}"
+    labels = {label for item in known if service in (None, item.service) for label in (item.label, item.name)}
+    if name is not None and name not in labels:
+        return f"there is no subscription {name!r}; there are {', '.join(sorted(label for label in labels if '/' in label)) or 'none'}"
+    return None
+
+
+def _not_parked(number: int) -> str:
+    return f"there is no parked event {number}: it was handled or discarded"
+
+
 def _standing(values: Mapping[str, Any]) -> Standing:
     return "idle" if values.get("state") == "retrying" else "dead"
 
 
 async def _plan_heads(desk: Desk, values: Mapping[str, Any]) -> Planned:
     keys, events = await desk.ask(desk.parked.matched, heads_of(values), state=_standing(values))
+    if not keys and (missing := await _missing(desk, values)) is not None:
+        return Planned(0, 0, missing, known=False)
     if keys > MATCHED:
         return Planned(keys, events, f"more than {MATCHED:,} blocked keys")
     waiting = f", {many(events - keys, 'event waits', 'events wait')} behind {'it' if keys == 1 else 'them'}" if events > keys else ""
@@ -108,7 +130,7 @@ async def _redrive(desk: Desk, values: Mapping[str, Any], actor: str) -> Done:
     async def work() -> int:
         return await _operations(desk, values, actor).redrive(**_filters(heads), rate=rate)
 
-    return await _now_or_later(desk, heads, work, ("key is tried again", "keys are tried again"))
+    return await _now_or_later(desk, values, work, ("key is tried again", "keys are tried again"))
 
 
 async def _discard(desk: Desk, values: Mapping[str, Any], actor: str) -> Done:
@@ -118,11 +140,13 @@ async def _discard(desk: Desk, values: Mapping[str, Any], actor: str) -> Done:
         told = {"reason": values["reason"], "whole": values["whole"], "state": values["state"]}
         return await _operations(desk, values, actor).discard(**told, **_filters(heads))
 
-    return await _now_or_later(desk, heads, work, ("event was given up", "events were given up"), _standing(values))
+    return await _now_or_later(desk, values, work, ("event was given up", "events were given up"), _standing(values))
 
 
 async def _plan_try_now(desk: Desk, values: Mapping[str, Any]) -> Planned:
     keys, events = await desk.ask(desk.parked.matched, heads_of(values), state="retrying")
+    if not keys and (missing := await _missing(desk, values)) is not None:
+        return Planned(0, 0, missing, known=False)
     if keys > MATCHED:
         return Planned(keys, events, f"more than {MATCHED:,} keys that wait for another attempt")
     return Planned(keys, events, f"{many(keys, 'key that waits', 'keys that wait')} for another attempt")
@@ -134,22 +158,26 @@ async def _try_now(desk: Desk, values: Mapping[str, Any], actor: str) -> Done:
     async def work() -> int:
         return await _operations(desk, values, actor).try_now(**_filters(heads))
 
-    return await _now_or_later(desk, heads, work, ("key is tried now", "keys are tried now"), "retrying")
+    return await _now_or_later(desk, values, work, ("key is tried now", "keys are tried now"), "retrying")
 
 
 async def _now_or_later(
-    desk: Desk, heads: Heads, work: Callable[[], Awaitable[int]], words: tuple[str, str], state: Standing = "dead"
+    desk: Desk, values: Mapping[str, Any], work: Callable[[], Awaitable[int]], words: tuple[str, str], state: Standing = "dead"
 ) -> Done:
-    keys, _ = await desk.ask(desk.parked.matched, heads, AT_ONCE, state)
+    keys, _ = await desk.ask(desk.parked.matched, heads_of(values), AT_ONCE, state)
     if keys > AT_ONCE:
         return Done(None, "it goes on in the background; the audit shows how far it came", work)
+    if not keys and (missing := await _missing(desk, values)) is not None:
+        return Done(0, missing, known=False)
     changed = await work()
     return Done(changed, many(changed, *words))
 
 
 async def _plan_edit(desk: Desk, values: Mapping[str, Any]) -> Planned:
     found = await desk.delivery(values["number"])
-    if found is None or found.state != "dead":
+    if found is None:
+        return Planned(0, 0, _not_parked(values["number"]), known=False)
+    if found.state != "dead":
         return Planned(0, 0, "it is not dead any more")
     return Planned(1, 1, f"{found.name} in {found.label}, as a new event for this subscription only")
 
@@ -161,6 +189,8 @@ async def _edit(desk: Desk, values: Mapping[str, Any], actor: str) -> Done:
     except (ValueError, RecursionError) as error:
         raise BadParameter("data", data, f"give JSON ({error})") from None
     new = await Operations(desk.store, actor=actor).edit(values["number"], data.encode())
+    if new is None and await desk.delivery(values["number"]) is None:
+        return Done(0, _not_parked(values["number"]), known=False)
     return Done(int(new is not None), f"the new event is {new}" if new else "it is not dead any more: nothing was changed")
 
 
@@ -195,7 +225,7 @@ def _switch(paused: bool) -> Callable[[Desk, Mapping[str, Any], str], Awaitable[
 async def _plan_scheduled(desk: Desk, values: Mapping[str, Any]) -> Planned:
     found = await desk.ask(desk.parked.scheduled_one, values["event_id"])
     return (
-        Planned(0, 0, "it does not wait any more")
+        Planned(0, 0, _NOT_WAITING, known=False)
         if found is None
         else Planned(1, 1, f"{found[0].name}, due at {found[0].due_at:%Y-%m-%d %H:%M:%S} UTC")
     )
@@ -203,12 +233,12 @@ async def _plan_scheduled(desk: Desk, values: Mapping[str, Any]) -> Planned:
 
 async def _cancel(desk: Desk, values: Mapping[str, Any], actor: str) -> Done:
     found = await Operations(desk.store, actor=actor).cancel_scheduled(UUID(values["event_id"]))
-    return Done(int(found), "it is cancelled" if found else "it did not wait any more: nothing was changed")
+    return Done(1, "it is cancelled") if found else Done(0, _NOT_WAITING, known=False)
 
 
 async def _run_now(desk: Desk, values: Mapping[str, Any], actor: str) -> Done:
     found = await Operations(desk.store, actor=actor).run_scheduled(UUID(values["event_id"]))
-    return Done(int(found), "it is published within a second" if found else "it did not wait any more: nothing was changed")
+    return Done(1, "it is published within a second") if found else Done(0, _NOT_WAITING, known=False)
 
 
 async def _plan_forget(desk: Desk, values: Mapping[str, Any]) -> Planned:
@@ -220,8 +250,9 @@ async def _plan_forget(desk: Desk, values: Mapping[str, Any]) -> Planned:
     if found.state == "running":
         alive = many(found.workers, "worker is alive: stop it", "workers are alive: stop them")
         return Planned(0, 0, f"service {found.name}, of which {alive} first")
-    parked = f"; {found.parked:,} parked events stay, untouched" if found.parked else ""
-    return Planned(1, 0, f"service {found.name} with {len(found.groups)} groups and {found.subscriptions} subscriptions{parked}")
+    parked = f"; {many(found.parked, 'parked event stays', 'parked events stay')}, untouched" if found.parked else ""
+    groups, subscriptions = many(len(found.groups), "group", "groups"), many(found.subscriptions, "subscription", "subscriptions")
+    return Planned(1, 0, f"service {found.name} with {groups} and {subscriptions}{parked}")
 
 
 async def _forget(desk: Desk, values: Mapping[str, Any], actor: str) -> Done:

@@ -46,6 +46,7 @@ from tidings.dashboard.views import (
     RANGE,
     SCHEDULED,
     SPANS,
+    failure_filter,
     lane_of_place,
     number_of,
     place_of,
@@ -157,8 +158,7 @@ async def _groups(call: Call, values: dict[str, Any]) -> FailureGroups:
 
 
 async def _failures(call: Call, values: dict[str, Any]) -> FailureList:
-    limit, before = values.pop("limit"), values.pop("before")
-    found = await call.desk.ask(call.desk.parked.failures, limit, before, **values)
+    found = await call.desk.ask(call.desk.parked.failures, values["limit"], values["before"], failure_filter(values))
     return FailureList([_quiet(call, row) for row in found.rows], found.before, found.searched)
 
 

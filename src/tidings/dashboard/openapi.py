@@ -29,7 +29,13 @@ _PROBLEM = {
         "detail": {"type": "string", "description": "what happened, with which value, and what to do"},
     },
 }
-_ERRORS = {400: "a value cannot be used", 401: "nobody is known", 403: "this user may not", 404: "there is nothing of that name"}
+_ERRORS = {
+    400: "a value cannot be used",
+    401: "nobody is known",
+    403: "this user may not",
+    404: "there is nothing of that name",
+    503: "the database cannot be reached",
+}
 _ACTING = {**_ERRORS, 413: "the body is too large", 415: "the body is not JSON"}
 
 

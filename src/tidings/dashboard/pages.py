@@ -18,6 +18,7 @@ from tidings.dashboard.views import (
     RANGE,
     SCHEDULED,
     SPANS,
+    failure_filter,
     lane_of_place,
     log_filter,
     number_of,
@@ -81,6 +82,7 @@ async def search(call: Call, values: dict[str, Any]) -> Any:
 @followed
 async def subscriptions(call: Call) -> Response:
     """Show all subscriptions."""
+    _given(call)
     return call.page("subscriptions.html", found=await call.desk.subscriptions(quoting=not call.redaction), did=await _did(call))
 
 
@@ -101,10 +103,7 @@ async def failures(call: Call) -> Response:
     """Show failures, grouped by what went wrong; with a filter also one by one."""
     values = _given(call, *FAILURES)
     groups, many = await call.desk.ask(call.desk.parked.groups, 25, values["service"], values["subscription"])
-    one_by_one = await call.desk.ask(
-        call.desk.parked.failures, values["limit"], values["before"], service=values["service"], subscription=values["subscription"],
-        event=values["event"], key=values["key"], state=values["state"], event_id=values["event_id"],
-    )  # fmt: skip
+    one_by_one = await call.desk.ask(call.desk.parked.failures, values["limit"], values["before"], failure_filter(values))
     return call.page("failures.html", groups=groups, many=many, found=one_by_one, values=values, did=await _did(call))
 
 
@@ -115,9 +114,8 @@ async def group(call: Call) -> Response:
     found = await call.desk.ask(call.desk.parked.group, fingerprint, number)
     if found is None:
         raise Problem(404, "Nothing fails this way any more: it was handled, discarded, or fails in another way now.")
-    page = await call.desk.ask(
-        call.desk.parked.failures, values["limit"], values["before"], fingerprint=fingerprint, subscription_id=number
-    )
+    chosen = failure_filter(values, fingerprint=fingerprint, subscription_id=number)
+    page = await call.desk.ask(call.desk.parked.failures, values["limit"], values["before"], chosen)
     return call.page("group.html", group=found, found=page, values=values, did=await _did(call))
 
 
@@ -144,6 +142,7 @@ async def scheduled(call: Call) -> Response:
 
 async def topics(call: Call) -> Response:
     """Show the types of events, and who has to do with them."""
+    _given(call)
     found = await call.desk.topics()
     return call.page("topics.html", found=found, graph=graph(found.types[:150]))
 
@@ -151,6 +150,7 @@ async def topics(call: Call) -> Response:
 @followed
 async def workers(call: Call) -> Response:
     """Show the processes and what they hold."""
+    _given(call)
     found, readers, tasks = await call.desk.workers()
     return call.page("workers.html", found=found, readers=readers, tasks=tasks, services=await call.desk.services())
 

@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from tidings import __version__
+from tidings.dashboard.desk import LATELY
 from tidings.dashboard.payload import visible
 from tidings.observability.status import many
 
@@ -33,7 +34,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    made.filters |= {"time": _time, "ago": _ago, "ms": _ms, "number": _number, "counted": _counted, "span": _span}
+    made.filters |= {"time": _time, "ago": _ago, "ms": _ms, "number": _number, "counted": _counted, "span": _span, "rate": _rate}
     made.globals |= {"query": query, "many": many, "version": __version__}
     return made
 
@@ -97,6 +98,14 @@ def _ms(value: float | None) -> str:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:,}"
+
+
+def _rate(value: int) -> str:
+    """Return what was counted within `LATELY` as a rate, in the unit that gives it a digit before the point."""
+    for unit, size in (("s", 1.0), ("min", 60.0)):
+        if (rate := value * size / LATELY.total_seconds()) >= 1:
+            return f"{rate:,.1f}/{unit}" if rate < 10 else f"{rate:,.0f}/{unit}"
+    return f"{value * 3600.0 / LATELY.total_seconds():,.0f}/h" if value else "-"
 
 
 def _counted(value: int, limit: int) -> str:

@@ -94,7 +94,7 @@ def steps_of(
             what = "relayed" if yes else "not relayed yet"
             steps.append(Step(None, what, item.label, "ok" if yes else "wait", _since(reader), worker=who))
         elif item.state != "retired":
-            steps.append(Step(None, "passed" if yes else "not read yet", item.label, "ok" if yes else "wait", _passed(yes)))
+            steps.append(Step(None, "passed" if yes else "not handled yet", item.label, "ok" if yes else "wait", _passed(yes)))
     known = [step for step in steps if step.at is not None]
     return sorted(known, key=lambda step: step.at or event.time or datetime.now(UTC)) + [step for step in steps if step.at is None]
 

@@ -10,6 +10,7 @@ from tidings.dashboard.call import Call, Problem, cursor
 from tidings.dashboard.params import BadParameter, Param, canonical
 from tidings.stores.sql.views import LogFilter
 from tidings.stores.sql.views_keys import LanePlace
+from tidings.stores.sql.views_parked import FailureFilter
 
 __all__ = [
     "AUDIT",
@@ -19,6 +20,7 @@ __all__ = [
     "RANGE",
     "SCHEDULED",
     "SPANS",
+    "failure_filter",
     "lane_of_place",
     "log_filter",
     "number_of",
@@ -61,6 +63,8 @@ FAILURES = (
     Param("event_id", "of the event with this id, wherever it came from", high=255),
     _KEY,
     Param("state", "of keys in this state", among=("dead", "retrying")),
+    Param("since", "failed last at this time or later", "time"),
+    Param("until", "failed last before this time", "time"),
     _BEFORE,
     _LIMIT,
 )
@@ -79,6 +83,11 @@ AUDIT = (_BEFORE, _LIMIT)
 def log_filter(values: Mapping[str, Any]) -> LogFilter:
     """Return what to look for in the log."""
     return LogFilter(**{name: values[name] for name in LogFilter._fields})
+
+
+def failure_filter(values: Mapping[str, Any], **further: Any) -> FailureFilter:
+    """Return which failures to look for."""
+    return FailureFilter(**{name: values[name] for name in FailureFilter._fields if name in values} | further)
 
 
 def place_of(given: str | None) -> tuple[datetime, str] | None:

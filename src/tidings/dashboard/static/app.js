@@ -15,6 +15,21 @@
     }
   }
 
+  // Fields take the viewer's time, and the address says UTC: what is written there means the same to everybody.
+  function fields(root) {
+    for (const field of root.querySelectorAll("input[data-utc]")) {
+      const at = new Date(field.defaultValue + "Z");
+      if (!Number.isNaN(at.getTime())) field.value = new Date(at.getTime() - at.getTimezoneOffset() * 60000).toISOString().slice(0, 19);
+      for (const zone of field.parentElement.querySelectorAll("[data-zone]")) zone.remove();
+    }
+  }
+
+  document.addEventListener("formdata", (event) => {
+    for (const field of event.target.querySelectorAll("input[data-utc]")) {
+      if (field.value) event.formData.set(field.name, new Date(field.value).toISOString().slice(0, 19));
+    }
+  });
+
   function colour(name) {
     return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   }
@@ -136,7 +151,8 @@
     listen();
   }
 
-  document.addEventListener("htmx:afterSettle", () => { const region = document.getElementById("live"); if (region) { times(region); charts(region); } });
+  document.addEventListener("htmx:afterSettle", () => { const region = document.getElementById("live"); if (region) { times(region); fields(region); charts(region); } });
   times(document);
+  fields(document);
   charts(document);
 })();

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import Connection
 
@@ -16,12 +16,16 @@ from tidings.stores.sql.queries import label_of
 from tidings.stores.sql.repair import NEAR, Heads, Standing, near, near_lanes, standing
 from tidings.stores.sql.statement import Command, Sql
 
-__all__ = ["GROUPS", "FailedRow", "FailurePage", "Group", "ParkedViews", "Waiting"]
+__all__ = ["GROUPS", "FailedRow", "FailureFilter", "FailurePage", "Group", "ParkedViews", "Waiting"]
 
 #: Most groups of failures that are looked at, and up to which the failures of a group are counted.
 GROUPS = 200
 COUNTED = 1_000
 COUNTED_DEAD = 200
+
+#: What a search among failures looks through: all, those of a fingerprint, or of a fingerprint in one subscription.
+_Way = Literal["all", "kind", "group"]
+_WAYS: tuple[_Way, ...] = ("all", "kind", "group")
 
 #: How many parked events one search looks through, and how many dead keys a dry run counts.
 _WINDOW = 5_000
@@ -83,6 +87,21 @@ class FailedRow(NamedTuple):
     def label(self) -> str:
         """What the subscription is called."""
         return label_of(self.group, self.subscription)
+
+
+class FailureFilter(NamedTuple):
+    """Which failures are meant; None leaves a condition out. `since` and `until` bound the time of the last failure, aware."""
+
+    service: str | None = None
+    subscription: str | None = None
+    subscription_id: int | None = None
+    event: str | None = None
+    event_id: str | None = None
+    key: str | None = None
+    state: str | None = None
+    fingerprint: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
 
 
 class FailurePage(NamedTuple):
@@ -154,36 +173,42 @@ class ParkedViews:
             join {names.subscriptions} s on s.id = d.subscription_id
         """
         named = f"(s.name = {typed('$2', 'text')} or s.group_name || '/' || s.name = {typed('$2', 'text')})"
+        time = "timestamptz"
         chosen = f"""
             ({typed("$2", "text")} is null or {named}) and {is_or_any("d.name", "$3")} and {is_or_any("d.key", "$4")}
-              and {is_or_any("s.service", "$5")} and {is_or_any("l.state", "$6")} and d.failed_at is not null
+              and {is_or_any("s.service", "$5")} and {is_or_any("l.state", "$6")} and {is_or_any("d.subscription_id", "$10", "int")}
+              and {is_or_any("d.fingerprint", "$11")} and d.failed_at is not null
+              and ({typed("$8", time)} is null or d.failed_at >= {typed("$8", time)})
+              and ({typed("$9", time)} is null or d.failed_at < {typed("$9", time)})
         """
         light = "number, lane, subscription_id, event_id, source, name, version, key, reason, attempts, error_type, error_message, fingerprint, failed_at"
-        self.failures_ = Sql(f"""
-            select {columns} from (
-              select {light} from {names.deliveries} where number < {typed("$1", "bigint")} order by number desc limit {_WINDOW}) d
-            {joined}
-            where {chosen}
-            order by d.number desc limit {typed("$7", "int")}
-        """)
+
+        def listed(candidates: str) -> Sql:
+            return Sql(f"""
+                select {columns} from (select {light} from {names.deliveries} where number < {typed("$1", "bigint")} {candidates}) d
+                {joined}
+                where {chosen}
+                order by d.number desc limit {typed("$7", "int")}
+            """)
+
+        def within(way: _Way, fingerprint: str, subscription: str) -> str:
+            kind, group = f"and fingerprint = {typed(fingerprint, 'text')}", f"and subscription_id = {typed(subscription, 'int')}"
+            return {"all": "", "kind": kind, "group": f"{kind} {group}"}[way]
+
+        # What is looked through, by the index that leads to it; `floor_` is where a window ends.
+        self.failures_ = {way: listed(f"{within(way, '$11', '$10')} order by number desc limit {_WINDOW}") for way in _WAYS}
+        self.floor_ = {
+            way: Sql(f"""
+                select number from {names.deliveries} where number < {typed("$1", "bigint")} {within(way, "$2", "$3")}
+                order by number desc limit 1 offset {_WINDOW - 1}
+            """)
+            for way in _WAYS
+        }
         # The index on event keys leads to an event by the time in its id, whoever made it.
-        within = f"event_key between {typed('$8', uuid)} and {typed('$9', uuid)} and event_id = {typed('$10', 'text')}"
-        self.of_event_ = Sql(f"""
-            select {columns} from (select {light} from {names.deliveries} where {within}) d
-            {joined}
-            where d.number < {typed("$1", "bigint")} and {chosen}
-            order by d.number desc limit {typed("$7", "int")}
-        """)
-        self.of_group_ = Sql(f"""
-            select {columns} from {names.deliveries} d {joined}
-            where d.fingerprint = {typed("$1", "text")} and {is_or_any("d.subscription_id", "$2", "int")} and d.number < {typed("$3", "bigint")}
-            order by d.number desc limit {typed("$4", "int")}
-        """)
-        self.floor_ = Sql(f"""
-            select number from {names.deliveries} where number < {typed("$1", "bigint")} order by number desc limit 1 offset {_WINDOW - 1}
-        """)
+        self.of_event_ = listed(
+            f"and event_key between {typed('$12', uuid)} and {typed('$13', uuid)} and event_id = {typed('$14', 'text')}"
+        )
         first = f"select min(x.number) from {names.deliveries} x where x.lane = l.lane and x.subscription_id = l.subscription_id"
-        time = "timestamptz"
         # The dry run of an action, counted up to a bound. With a fingerprint the way leads through its index.
         meant = f"""
             {is_or_any("d.number", "$1", "bigint")} and {is_or_any("d.event_id", "$2")} and {is_or_any("s.service", "$3")}
@@ -266,25 +291,23 @@ class ParkedViews:
         ((dead,),) = run(connection, Command(self.count_dead_, (fingerprint, subscription_id)))
         return Group._make((*row[:5], count, dead, as_datetime(row[5]), as_datetime(row[6]), *row[7:]))
 
-    def failures(
-        self, connection: Connection, limit: int, before: int | None = None, *, fingerprint: str | None = None, subscription_id: int | None = None,
-        service: str | None = None, subscription: str | None = None, event: str | None = None, key: str | None = None, state: str | None = None,
-        event_id: str | None = None,
-    ) -> FailurePage:  # fmt: skip
-        """Return failed events that are parked, newest first; those of a group or an event by index, else through a window of parked events."""
+    def failures(self, connection: Connection, limit: int, before: int | None, chosen: FailureFilter) -> FailurePage:
+        """Return failed events that are parked, newest first; those of an event by index, else through a window of parked events."""
         start = 2**62 if before is None else before
-        if fingerprint is not None:
-            rows = run(connection, Command(self.of_group_, (fingerprint, subscription_id, start, limit + 1)))
-            found = [_failed(row) for row in rows]
-            return FailurePage(found[:limit], found[limit - 1].number if len(found) > limit else None, None)
-        arguments = (start, subscription, event, key, service, state, limit + 1)
-        command = Command(self.failures_, arguments)
-        if event_id is not None:
-            command = Command(self.of_event_, (*arguments, *event_key_bounds(event_id), event_id))
+        times = (self._time(chosen.since), self._time(chosen.until))
+        arguments = (
+            start, chosen.subscription, chosen.event, chosen.key, chosen.service, chosen.state, limit + 1, *times, chosen.subscription_id,
+            chosen.fingerprint,
+        )  # fmt: skip
+        way: _Way = "all" if chosen.fingerprint is None else "kind" if chosen.subscription_id is None else "group"
+        command = Command(self.failures_[way], arguments)
+        if chosen.event_id is not None:
+            command = Command(self.of_event_, (*arguments, *event_key_bounds(chosen.event_id), chosen.event_id))
         found = [_failed(row) for row in run(connection, command)]
-        if len(found) > limit or event_id is not None:
+        if len(found) > limit or chosen.event_id is not None:
             return FailurePage(found[:limit], found[limit - 1].number if len(found) > limit else None, None)
-        floor = run(connection, Command(self.floor_, (start,)))
+        place = {"all": (), "kind": (chosen.fingerprint,), "group": (chosen.fingerprint, chosen.subscription_id)}[way]
+        floor = run(connection, Command(self.floor_[way], (start, *place)))
         return FailurePage(found, floor[0][0], _WINDOW) if floor else FailurePage(found, None, None)
 
     def matched(self, connection: Connection, heads: Heads, limit: int = MATCHED, state: Standing = "dead") -> tuple[int, int]:
