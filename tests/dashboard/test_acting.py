@@ -89,6 +89,18 @@ async def test_an_edited_event_is_a_new_one_in_its_place(operator: httpx.AsyncCl
     new = (await operator.get(f"/api/deliveries/{number}")).json()
     assert new["event_id"] != old["event_id"]
     assert json.loads(new["headers"]["text"])["causationid"] == old["event_id"]
+    # What failed was the old event.
+    assert (len(old["history"]) > 0, new["history"], new["error_type"], new["fingerprint"], new["failed_at"]) == (
+        True,
+        [],
+        None,
+        None,
+        None,
+    )
+    assert (await operator.get("/api/failures")).json()["failures"] == []
+    assert "It has not been tried yet." in (await operator.get(f"/deliveries/{number}")).text
+    told = [step["what"] for step in (await operator.get(f"/api/events/{old['event_id']}")).json()["happened"]]
+    assert [what for what in told if "failed" in what] == [f"attempt {each['attempt']} failed" for each in old["history"]]
     engine = make_engine(fresh)
     service = make_service(engine)
     service.counters.total.clear()

@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 from tidings.consume.outcome import Outcome
 from tidings.errors import ConfigurationError
 from tidings.ids import event_key, uuid7
+from tidings.stores.sql.attempts import keep
 from tidings.stores.sql.dialect import Dialect
 from tidings.stores.sql.driver import run
 from tidings.stores.sql.names import Names
@@ -43,9 +44,11 @@ class Amend:
         self.replace = Sql(f"""
             update {names.deliveries}
             set event_id = {typed("$2", "text")}, event_key = {typed("$3", uuid)}, headers = {typed("$4", binary)}, data = {typed("$5", binary)},
-              reason = 'edited', attempts = 0
+              reason = 'edited', attempts = 0, history = '[]', error_type = null, error_message = null, traceback = null, fingerprint = null,
+              failed_at = null
             where number = {typed("$1", "bigint")}
         """)
+        self.keep = Sql(keep(names, dialect, names.deliveries, f"number = {typed('$1', 'bigint')}"))
         self.revive = Sql(f"""
             update {names.lanes} set state = 'retrying', attempts = 0, due_at = {dialect.now}, lease_until = null, owner = null where {mine}
         """)
@@ -54,7 +57,7 @@ class Amend:
     def edit(self, connection: Connection, number: int, data: bytes) -> str | None:
         """Put a new event in the place of a dead one, at the head of its lane, and let the lane be tried again; return the new event's id.
 
-        The old one is remembered as discarded; the new one has its correlation, and names it as its cause. Only this subscription gets it:
+        The old one is remembered as discarded, with its attempts; the new one has its correlation, and names it as its cause. Only this subscription gets it:
         the others have handled the old one. None says that the event is not the head of a dead lane any more.
 
         Raises:
@@ -70,6 +73,7 @@ class Amend:
         event_id = str(uuid7())
         arguments = (number, event_id, event_key(source, event_id), _caused(bytes(headers), old_id), data)
         run(connection, Command(self.give_up, (old_key, subscription_id, Outcome.DISCARDED)))
+        run(connection, Command(self.keep, (number,)))
         run(connection, Command(self.replace, arguments))
         run(connection, Command(self.revive, mine))
         return event_id

@@ -12,7 +12,24 @@ from tidings.stores.sql.driver import run
 from tidings.stores.sql.names import Names
 from tidings.stores.sql.statement import Command, Sql
 
-__all__ = ["Leaving"]
+__all__ = ["Leaving", "keep"]
+
+
+def keep(names: Names, dialect: Dialect, source: str, where: str) -> str:
+    """Return the statement that keeps the attempts of deliveries that have any.
+
+    Args:
+        source: the deliveries, or what has been removed from them.
+        where: which of them, a condition on their columns.
+    """
+    pg = dialect.name == "postgresql"
+    # An event that is replayed may fail again.
+    return f"""
+        insert into {names.attempts} (event_key, subscription_id, history{"" if pg else ", ended_at"})
+        select event_key, subscription_id, history{"" if pg else f", {dialect.now}"} from {source}
+        where {where} and history{"::text" if pg else ""} <> '[]'
+        on conflict (event_key, subscription_id) do update set history = excluded.history, ended_at = excluded.ended_at
+    """
 
 
 class Leaving:
@@ -23,23 +40,17 @@ class Leaving:
     """
 
     def __init__(self, names: Names, dialect: Dialect, where: str) -> None:
-        into = f"insert into {names.attempts} (event_key, subscription_id, history"
-        # An event that is replayed may fail again.
-        again = "on conflict (event_key, subscription_id) do update set history = excluded.history, ended_at = excluded.ended_at"
         if dialect.name == "postgresql":
             self._statements = [
                 Sql(f"""
                     with gone as (delete from {names.deliveries} where {where} returning number, event_key, subscription_id, history),
-                         kept as ({into}) select event_key, subscription_id, history from gone where history::text <> '[]' {again})
+                         kept as ({keep(names, dialect, "gone", "true")})
                     select number from gone
                 """)
             ]
         else:
             self._statements = [
-                Sql(f"""
-                    {into}, ended_at) select event_key, subscription_id, history, {dialect.now} from {names.deliveries}
-                    where {where} and history <> '[]' {again}
-                """),
+                Sql(keep(names, dialect, names.deliveries, where)),
                 Sql(f"delete from {names.deliveries} where {where} returning number"),
             ]
 
