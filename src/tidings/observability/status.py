@@ -145,9 +145,12 @@ def _of_reader(reader: Reader, backlog: Backlog, now: datetime) -> Iterator[Prob
     still = timedelta(0) if reader.moved_at is None else now - reader.moved_at
     if is_unread(reader, now):
         role = "relay" if is_relay(reader) else "consume"
+        # With routing by environment, others than the default one read by groups that bear their names.
+        _, at, environment = reader.group.rpartition("@")
+        where = f" in environment {environment!r}" if at else ""
         yield Problem(
             "unread", reader.service, reader.reader,
-            f"group {reader.group!r} has a backlog and no worker reads for it: run service {reader.service!r} with role {role!r}, or "
+            f"group {reader.group!r} has a backlog and no worker reads for it: run service {reader.service!r}{where} with role {role!r}, or "
             f"'tidings groups retire {reader.group}' if it is gone for good",
         )  # fmt: skip
     elif age > _STALE and still > _STALE:
