@@ -194,8 +194,10 @@ class Runtime:
             self._parts.append(self.sampler)
         self.began = elapsed()
         self._main = asyncio.create_task(self._run(), name=f"tidings:{self.service}")
+        count = len(self.subscriptions)
         logger.info(
-            "service %s started: %d subscriptions, roles %s", self.service, len(self.subscriptions), ",".join(sorted(self.roles)),
+            "service %s started: %d %s, roles %s", self.service, count, "subscription" if count == 1 else "subscriptions",
+            ",".join(sorted(self.roles)),
             extra={"service": self.service},
         )  # fmt: skip
 

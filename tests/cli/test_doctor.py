@@ -12,13 +12,15 @@ from sqlalchemy import text
 
 from tests.cli.conftest import CommandLine
 from tests.cli.test_status import reader, status
-from tests.cli.till import make_engine
+from tests.cli.till import handlers, make_engine, till
 from tests.services.databases import Database
+from tidings import Service
 from tidings.cli.doctor import Facts, findings
 from tidings.cli.retained import Retained
 from tidings.stores import SQLStore
+from tidings.stores.sql.brokers import Broker
 from tidings.stores.sql.doctor import Holder, Server
-from tidings.stores.sql.queries import Backlog, Worker
+from tidings.stores.sql.queries import Backlog, Subscription, Worker
 from tidings.transports.base import Kept
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -67,6 +69,7 @@ def test_nothing_is_said_of_what_is_well() -> None:
         ({"missing": ["till/old"]}, "problem", "till/old is registered, and the code does not have it"),
         ({"retention": (7 * 86400.0, 86400.0)}, "problem", "inbox_retention (24 h) is shorter than outbox_retention (7 d)"),
         ({"waiting_for_code": [("till", "till/book", 3)]}, "note", "3 events of till/book wait for newer code"),
+        ({"waiting_for_code": [("till", "till/book", 1)]}, "note", "1 event of till/book waits for newer code"),
         ({"status": with_workers(readers=[reader(owner=None)])}, "note", "nobody reads for till/till@log"),
         ({"status": with_workers(backlog=Backlog(5, NOW - timedelta(days=3)))}, "problem", "the log cannot be purged behind them"),
         ({"status": status()}, "note", "no live worker of service 'till'"),
@@ -75,6 +78,81 @@ def test_nothing_is_said_of_what_is_well() -> None:
 def test_each_trouble_is_found(changes: dict[str, Any], level: str, says: str) -> None:
     found = [finding for finding in findings(facts(**changes)) if says in finding.says]
     assert [finding.level for finding in found] == [level]
+
+
+BOOK = Subscription(1, "till", "till", "book", ("sale.made",), True, "active")
+RELAY = Subscription(2, "till", "relay:rabbitmq", "relay:rabbitmq", (), True, "active")
+UNREAD = reader(owner=None, lease_until=None)
+RELAYED = reader(reader="till/relay:rabbitmq@log", group="relay:rabbitmq")
+REFUSED = RELAY._replace(breaker="open", breaker_since=NOW - timedelta(minutes=3), breaker_reason="refused")
+WAITING = Backlog(5, NOW - timedelta(seconds=3))
+OLD = Backlog(5, NOW - timedelta(days=3))
+
+
+def alive(found: Any, roles: str) -> Any:
+    from dataclasses import replace
+
+    return replace(found, workers=[WORKER._replace(roles=roles)])
+
+
+def broker(state: Any) -> Broker:
+    return Broker("rabbitmq", "till", "RabbitMQ", "amqp://mq", state, None, None, None, [])
+
+
+def brokers(found: Any, state: Any) -> Any:
+    from dataclasses import replace
+
+    return replace(found, brokers=[broker(state)])
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        # A service that was stopped: nothing waits, events wait, they wait for long, keys wait.
+        ({"status": status(readers=[UNREAD])}, [("workers", "run one, or 'tidings services forget till' if it is gone for good")]),
+        ({"status": status(readers=[UNREAD], backlog=WAITING)}, [("status", "run service 'till' with role 'consume', or 'tidings groups retire till'")]),
+        ({"status": status(readers=[UNREAD], backlog=OLD)}, [("status", "its oldest events are 3 d old: the log cannot be purged behind them")]),
+        ({"status": status(readers=[UNREAD], subscription=BOOK._replace(overdue=2))}, [("status", "nobody tries 2 keys again")]),
+        ({"status": brokers(status(readers=[UNREAD]), "unknown")}, [("workers", "run one, or")]),
+        ({"status": status(readers=[UNREAD, RELAYED._replace(owner=None)])}, [("workers", "run one, or")]),
+        # It runs, and a part of it does not.
+        ({"status": alive(status(readers=[UNREAD]), "relay")}, [("workers", "no live worker of service 'till' handles events (role 'consume')")]),
+        ({"status": alive(status(readers=[UNREAD], backlog=WAITING), "relay")}, [("status", "with role 'consume'")]),
+        (
+            {"status": alive(status(readers=[reader(), RELAYED._replace(owner=None)]), "consume")},
+            [("readers", "nobody reads for till/relay:rabbitmq@log")],
+        ),
+        ({"status": with_workers(readers=[reader(moved_at=NOW - timedelta(days=3))], backlog=OLD)}, [("status", "has not moved for 3 d")]),
+        ({"status": with_workers(backlog=OLD)}, [("retention", "the log cannot be purged behind them")]),
+        # A broker that is down: its relay stands back, and nobody reads for it meanwhile.
+        (
+            {"status": with_workers(readers=[RELAYED._replace(owner=None)], subscription=REFUSED)},
+            [("status", "relay:rabbitmq: its broker has been down for 3 min")],
+        ),
+        (
+            {"status": with_workers(subscription=REFUSED), "brokers": {"rabbitmq": "refused"}, "service": "till"},
+            [("status", "its broker has been down for 3 min, the events wait in the log: refused")],
+        ),
+        (
+            {"status": with_workers(subscription=REFUSED), "brokers": {"rabbitmq": "refused"}, "service": "shop"},
+            [("broker", "rabbitmq cannot be reached from here"), ("status", "its broker has been down")],
+        ),
+        (
+            {"brokers": {"kafka": "refused"}, "retention": (1.0, 1.0), "retained": [Retained("kafka", "till", ("orders",), True, None)]},
+            [("broker", "kafka cannot be reached from here: refused")],
+        ),
+        # A subscription that the code does not have.
+        (
+            {"status": with_workers(subscription=BOOK._replace(overdue=1)), "missing": ["till/book"], "service": "till"},
+            [("subscriptions", "till/book is registered, and the code does not have it")],
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said_once(changes: dict[str, Any], says: list[tuple[str, str]]) -> None:
+    found = [finding for finding in findings(facts(**changes)) if finding.level != "ok"]
+    assert [finding.check for finding in found] == [check for check, _ in says]
+    for finding, (_, part) in zip(found, says, strict=True):
+        assert part in finding.says
 
 
 def execute(database: Database, *statements: str) -> None:
@@ -196,3 +274,41 @@ def test_the_brokers_that_a_service_reads_are_asked(cli: CommandLine, filled: Da
     assert "PROBLEM  retention: memory keeps sale.made for 90 d (keep), longer than the inbox remembers what group 'post'" in ended.out
     assert "is lost" not in ended.out
     assert "what group 'post' has not received by then is lost, and handlers may be away for 100 d" in cli(*asked, "--outage", "100").out
+
+
+def test_another_environments_subscriptions_are_not_missing(cli: CommandLine, database: Database, tmp_path: Any) -> None:
+    (tmp_path / f"lanes_{database.kind}.py").write_text(
+        "from tests.cli.till import *\nfrom tests.services.databases import Database\nfrom tidings import Subscriptions\n"
+        f"engine = make_engine(Database({database.kind!r}, {database.url!r}, {database.sync_url!r}, {database.dsn!r}))\n"
+        "def made(environment, *subscriptions):\n"
+        "    return Service('till', contracts=[till], subscriptions=subscriptions, store=SQLStore(engine), environment=environment,\n"
+        "        route_by_environment=True)\n"
+        "main, canary, less = made('main', handlers), made('canary', handlers), made('canary')\n"
+    )
+    prepared(database)
+
+    async def run() -> None:
+        engine = make_engine(database)
+        for environment in ("main", "canary"):
+            service = Service(
+                "till",
+                contracts=[till],
+                subscriptions=[handlers],
+                store=SQLStore(engine),
+                environment=environment,
+                route_by_environment=True,
+            )
+            async with service:
+                pass
+        await engine.dispose()
+
+    asyncio.run(run())
+    asked = ("doctor", "--app-dir", str(tmp_path), "--service", f"lanes_{database.kind}:")
+    for environment in ("main", "canary"):
+        ended = cli(*asked[:-1], asked[-1] + environment)
+        assert "is registered, and the code does not have it" not in ended.out
+        assert ended.exit_code == 0, ended.out
+    ended = cli(*asked[:-1], asked[-1] + "less")
+    assert ended.exit_code == 1
+    assert "till@canary/book is registered, and the code does not have it" in ended.out
+    assert " till/book is registered" not in ended.out

@@ -49,7 +49,14 @@ def ago(seconds: float) -> datetime:
         (status(backlog=Backlog(5, ago(3))), None),
         (status(readers=[reader(owner=None, lease_until=None)]), None),
         (status(readers=[reader(owner=None, lease_until=None)], backlog=Backlog(5, ago(3))), "no worker reads for it"),
-        (status(readers=[reader(lease_until=ago(1))], backlog=Backlog(5, ago(3))), "no worker reads for it"),
+        (
+            status(readers=[reader(lease_until=ago(1))], backlog=Backlog(5, ago(3))),
+            "no worker reads for it: run service 'till' with role 'consume'",
+        ),
+        (
+            status(readers=[reader(reader="till/till@canary@log", group="till@canary", owner=None)], backlog=Backlog(5, ago(3))),
+            "run service 'till' in environment 'canary' with role 'consume', or 'tidings groups retire till@canary'",
+        ),
         (status(readers=[reader(moved_at=ago(90))], backlog=Backlog(5, ago(100))), "has not moved for 90 s"),
         (status(readers=[reader(moved_at=ago(90))], backlog=Backlog(5, ago(10))), None),
         (status(readers=[reader(moved_at=ago(9000))]), None),

@@ -101,6 +101,9 @@ async def test_plain_handlers_work_with_each_kind_of_session(shop: Shop) -> None
     assert [name for name, _ in shop.log()] == ["stock.reserved", "order.placed"]
     if not shop.asynchronous:
         assert service.execute_sync(Place("b")) == "b"
+        return
+    with pytest.raises(ConfigurationError, match="asynchronous session factory: `await service.execute"):
+        service.execute_sync(Place("b"))
 
 
 class TestEventsOfTheReturnValue:

@@ -99,3 +99,11 @@ async def test_publishing_and_receiving_are_told_to_who_wants_details(world: Wor
     about = {"event_id": event_id, "event_name": "order.placed", "key": "a"}
     assert said["published order.placed"] == {**about, "topic": "order.placed"}
     assert said["received order.placed"] == {**about, "group": "shop"}
+
+
+async def test_what_starts_and_stops_is_told(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "tidings.service")
+    async with world.service(failing(plain=True)):
+        pass
+    told = [record.getMessage() for record in caplog.records if record.name == "tidings.service"]
+    assert told == ["service shop started: 1 subscription, roles consume,relay,schedule", "service shop stopped"]

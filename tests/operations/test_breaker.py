@@ -57,6 +57,9 @@ def test_distinct_keys_that_fail_in_a_row_open_it_and_one_success_closes_it() ->
     breaker.succeeded()
     assert not breaker.is_open
     assert breaker.view() == ("closed", 0.0, "")
+    one = circuit(keys=1)
+    one.failed("a", "ConnectionError: refused")
+    assert one.view() == ("open", 0.0, "1 key failed: ConnectionError: refused")
 
 
 def test_while_open_one_event_at_a_time_probes_ever_more_rarely() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 import click
@@ -14,13 +15,14 @@ from tidings.cli.finding import Finding
 from tidings.cli.retained import Retained, ask, judge
 from tidings.cli.store import Target, on_store, store_options
 from tidings.cli.text import as_json, duration, safe
-from tidings.observability.status import gather, is_relay
+from tidings.observability.status import gather, is_relay, is_unread, many, problems_in
 
 if TYPE_CHECKING:
-    from tidings.observability.status import Status
+    from tidings.observability.status import Problem, Status
     from tidings.service import Service
     from tidings.stores import SQLStore
     from tidings.stores.sql.doctor import Holder, Server
+    from tidings.stores.sql.queries import Reader
 
 __all__ = ["Facts", "doctor", "findings"]
 
@@ -40,6 +42,7 @@ class Facts(NamedTuple):
         retention: of the service: outbox and inbox in seconds.
         retained: what its subscriptions read from brokers.
         outage: for how many seconds handlers may be away.
+        service: the name of the service whose code is there.
     """
 
     status: Status
@@ -57,6 +60,7 @@ class Facts(NamedTuple):
     retention: tuple[float, float] | None = None
     retained: list[Retained] | None = None
     outage: float = 3 * 86400.0
+    service: str | None = None
 
 
 @click.command(
@@ -103,23 +107,29 @@ async def _examine(store: SQLStore, target: Target, outage: float) -> Facts:
     missing: list[str] | None = None
     retention: tuple[float, float] | None = None
     retained: list[Retained] | None = None
+    name: str | None = None
     if target.service is not None:
         from tidings.cli.loading import load_service
+        from tidings.consume.environments import reads_as
 
         service = await load_service(target.service, target.app_dir)
+        name = service.name
         brokers = await _reach(service)
         retained = await ask(service, _BROKER)
         own = {(item.group, item.name) for item in service._compile()}
+        mine = [
+            item for item in status.subscriptions
+            if item.service == service.name and reads_as(item.group, service.environment, service._environments)
+        ]  # fmt: skip
         missing = [
-            item.label for item in status.subscriptions
-            if item.service == service.name and item.state != "retired" and not is_relay(item) and ":" not in item.name
-            and (item.group, item.name) not in own
+            item.label for item in mine
+            if item.state != "retired" and not is_relay(item) and ":" not in item.name and (item.group, item.name) not in own
         ]  # fmt: skip
         retention = service._retention.outbox, service._retention.inbox
     return Facts(
         status, await store.call(asks.server), store.dialect.name == "sqlite", await store.call(asks.holders, _LONG),
         await store.call(asks.unvacuumed), await store.check(), await store.transact(asks.drift), await store.call(asks.waiting_for_code),
-        now.timestamp() - (before + after) / 2, (after - before) / 2, brokers, missing, retention, retained, outage,
+        now.timestamp() - (before + after) / 2, (after - before) / 2, brokers, missing, retention, retained, outage, name,
     )  # fmt: skip
 
 
@@ -139,15 +149,25 @@ async def _reach(service: Service) -> dict[str, str | None]:
 
 
 def findings(facts: Facts) -> Iterator[Finding]:
-    """Judge. Pure."""
+    """Judge. Pure. What the status says of the same is not said again."""
+    problems = [
+        problem for problem in problems_in(facts.status)
+        # Nobody can try them again without the code.
+        if problem.kind != "overdue" or problem.subject not in (facts.missing or ())
+    ]  # fmt: skip
     yield from _server(facts)
     yield from _tables(facts)
     yield from _transactions(facts)
     yield from _clocks(facts)
-    yield from _brokers(facts)
+    yield from _brokers(facts, problems)
+    yield from _workers(facts, problems)
     yield from _code(facts)
-    for problem in facts.status.problems:
-        yield Finding("problem", "status", problem)
+    yield from _retention(facts, problems)
+    unpurged = {reader.reader: age for reader, age in _unpurged(facts)}
+    for kind, _, subject, says in problems:
+        if kind in ("unread", "still") and subject in unpurged:
+            says += f"; its oldest events are {duration(unpurged[subject])} old: the log cannot be purged behind them, and grows"  # noqa: PLW2901
+        yield Finding("problem", "status", says)
 
 
 def _server(facts: Facts) -> Iterator[Finding]:
@@ -215,58 +235,92 @@ def _clocks(facts: Facts) -> Iterator[Finding]:
         yield Finding("ok", "clock", f"the database's and this computer's differ by less than {_SKEW + facts.doubt:.1f} s")
 
 
-def _brokers(facts: Facts) -> Iterator[Finding]:
+def _brokers(facts: Facts, problems: Sequence[Problem]) -> Iterator[Finding]:
+    # That one is down is a problem of the status, with the reason and since when.
     if facts.brokers is None:
-        # That one is down is a problem of the status, with the reason.
+        alive = {worker.service for worker in facts.status.workers if worker.alive}
         for broker in facts.status.brokers:
-            if broker.state in ("connected", "unknown"):
+            if broker.service in alive and broker.state in ("connected", "unknown"):
                 said = "its workers are connected" if broker.state == "connected" else "no worker is connected to it now"
                 at = f" ({broker.kind} at {broker.address})" if broker.address else ""
                 yield Finding(
                     "ok" if broker.state == "connected" else "note", "broker",
                     f"{broker.name} of {broker.service}{at}: {said}; --service asks the broker itself",
                 )  # fmt: skip
+    down = {problem.subject.rpartition(":")[2] for problem in problems if problem.kind == "broker" and problem.service == facts.service}
     for name, reason in (facts.brokers or {}).items():
         if reason is None:
             yield Finding("ok", "broker", f"{name} can be reached")
-        else:
+        elif name not in down:
             yield Finding("problem", "broker", f"{name} cannot be reached from here: {reason}")
 
 
-def _code(facts: Facts) -> Iterator[Finding]:
+def _workers(facts: Facts, problems: Sequence[Problem]) -> Iterator[Finding]:
     status = facts.status
     alive = {worker.service for worker in status.workers if worker.alive}
     consuming = {worker.service for worker in status.workers if worker.alive and "consume" in worker.roles.split(",")}
+    unread = {problem.subject for problem in problems if problem.kind == "unread"}
+    down = {(problem.service, problem.subject) for problem in problems if problem.kind == "broker"}
+    # That a service does not run is said once: by the status when something waits for it, or else here.
+    said = {reader.service for reader in status.readers if reader.reader in unread and not is_relay(reader)}
+    overdue = {problem.subject for problem in problems if problem.kind == "overdue"}
+    said |= {item.service for item in status.subscriptions if item.label in overdue and not is_relay(item)}
+    idle = {item.service for item in status.subscriptions if item.state != "retired" and not is_relay(item)} - consuming
+    for service in sorted(idle - said):
+        gone = "" if service in alive else f", or 'tidings services forget {service}' if it is gone for good"
+        yield Finding(
+            "problem" if service in alive else "note", "workers",
+            f"no live worker of service {service!r} handles events (role 'consume'), and its subscriptions are registered: run one{gone}",
+        )  # fmt: skip
+    for reader in _active(status):
+        of_idle = reader.service in idle and (reader.service not in alive or not is_relay(reader))
+        if is_unread(reader, status.now) and not of_idle and reader.reader not in unread and (reader.service, reader.group) not in down:
+            yield Finding(
+                "note", "readers", f"nobody reads for {reader.reader}: 'tidings groups retire {reader.group}' if it is gone for good"
+            )
+
+
+def _code(facts: Facts) -> Iterator[Finding]:
     for label in facts.missing or ():
         yield Finding(
             "problem", "subscriptions", f"{label} is registered, and the code does not have it: its events are kept for it. "
             f"'tidings subscriptions retire {label}' if it was removed; renamed_from=... if it was renamed",
         )  # fmt: skip
-    for service in sorted({item.service for item in status.subscriptions if item.state != "retired" and not is_relay(item)} - consuming):
-        yield Finding(
-            "problem" if service in alive else "note", "workers",
-            f"no live worker of service {service!r} handles events (role 'consume'), and its subscriptions are registered: run one",
-        )  # fmt: skip
-    for reader in status.readers:
-        if reader.kind != "log" or reader.state != "active":
-            continue
-        if reader.owner is None or reader.lease_until is None or reader.lease_until < status.now:
-            yield Finding(
-                "note", "readers", f"nobody reads for {reader.reader}: 'tidings groups retire {reader.group}' if it is gone for good"
-            )
-        oldest = status.backlogs[reader.reader].oldest if reader.reader in status.backlogs else None
-        if oldest is not None and (status.now - oldest).total_seconds() > (facts.retention or (86400.0, 0.0))[0]:
-            yield Finding(
-                "problem", "retention", f"{reader.reader} has not read events that are {duration(status.now - oldest)} old: the log cannot be "
-                "purged behind them, and grows",
-            )  # fmt: skip
     for service, label, count in facts.waiting_for_code:
-        yield Finding("note", "code", f"{count:,} events of {label} wait for newer code of service {service!r}: deploy it")
-    if facts.retention is not None and facts.retention[1] < facts.retention[0]:
+        waits = many(count, f"event of {label} waits", f"events of {label} wait")
+        yield Finding("note", "code", f"{waits} for newer code of service {service!r}: deploy it")
+
+
+def _retention(facts: Facts, problems: Sequence[Problem]) -> Iterator[Finding]:
+    troubled = {problem.subject for problem in problems if problem.kind in ("unread", "still")}
+    for reader, age in _unpurged(facts):
+        if reader.reader not in troubled:
+            yield Finding(
+                "problem", "retention", f"{reader.reader} has not read events that are {duration(age)} old: the log cannot be purged behind "
+                "them, and grows",
+            )  # fmt: skip
+    if facts.retention is None:
+        return
+    if facts.retention[1] < facts.retention[0]:
         outbox, inbox = (duration(seconds) for seconds in facts.retention)
         yield Finding(
             "problem", "retention", f"inbox_retention ({inbox}) is shorter than outbox_retention ({outbox}): an event that is read again after its "
             "inbox row was purged is handled again",
         )  # fmt: skip
-    if facts.retention is not None:
-        yield from judge(facts.retained or (), facts.retention[1], facts.outage)
+    unreached = {name for name, reason in (facts.brokers or {}).items() if reason is not None}
+    asked = [each for each in facts.retained or () if each.kept is not None or each.broker not in unreached]
+    yield from judge(asked, facts.retention[1], facts.outage)
+
+
+def _active(status: Status) -> list[Reader]:
+    return [reader for reader in status.readers if reader.kind == "log" and reader.state == "active"]
+
+
+def _unpurged(facts: Facts) -> Iterator[tuple[Reader, timedelta]]:
+    """Return who has not read what the log need not keep any more, and how old that is."""
+    status = facts.status
+    longest = timedelta(seconds=(facts.retention or (86400.0, 0.0))[0])
+    for reader in _active(status):
+        backlog = status.backlogs.get(reader.reader)
+        if backlog is not None and backlog.oldest is not None and status.now - backlog.oldest > longest:
+            yield reader, status.now - backlog.oldest

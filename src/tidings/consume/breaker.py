@@ -153,7 +153,8 @@ class Circuit:
         self._failed[0].add(lane)
         keys, share = self.breaker.keys, self._share()
         if keys is not None and len(self._in_a_row) >= keys:
-            self._open(now, f"{len(self._in_a_row)} keys failed in a row", why)
+            count = len(self._in_a_row)
+            self._open(now, "1 key failed" if count == 1 else f"{count} keys failed in a row", why)
         elif share is not None:
             self._shared = True
             self._open(now, f"{share[0]} of {share[1]} attempts failed within {self._window:g} s", why)

@@ -33,7 +33,7 @@ from tidings.stores.sql.queries import SHARED
 from tidings.stores.sql.registry import Wanted
 from tidings.stores.sql.store import SQLStore
 
-__all__ = ["Claims", "EnvironmentRouting", "Environments", "group_of", "routing_of"]
+__all__ = ["Claims", "EnvironmentRouting", "Environments", "group_of", "reads_as", "routing_of"]
 
 logger = logging.getLogger("tidings.consume")
 
@@ -89,6 +89,14 @@ def routing_of(given: object, environment: str | None) -> EnvironmentRouting | N
 def group_of(group: str, environment: str | None, routing: EnvironmentRouting | None) -> str:
     """Return the group by which an environment reads: that of the default one has the plain name, and goes on where it was without routing."""
     return group if routing is None or environment == routing.default else f"{group}@{environment}"
+
+
+def reads_as(group: str, environment: str | None, routing: EnvironmentRouting | None) -> bool:
+    """Whether a group of the service is this environment's, by its name."""
+    if routing is None:
+        return True
+    _, at, other = group.rpartition("@")
+    return not at if environment == routing.default else other == environment
 
 
 def label_of(received: Received) -> str | None:

@@ -185,7 +185,15 @@ class Commands:
         return await self.run(command, key, blocking=False)
 
     def execute_sync(self, command: Any, key: str | None = None) -> Any:
-        """Execute a command here and now."""
+        """Execute a command here and now.
+
+        Raises:
+            ConfigurationError: the attached session factory is asynchronous.
+        """
+        if self.domain.factories and not self.blocking and current_work(self.domain) is None:
+            raise ConfigurationError(
+                f"service {self.domain.service!r} has an asynchronous session factory: `await service.execute(...)`, or attach a sessionmaker"
+            )
         return drive(self.run(command, key, blocking=True))
 
     def inside(self, session: Any, *, asynchronous: bool, works: list[Work]) -> Execute | ExecuteSync:

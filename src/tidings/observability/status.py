@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from tidings.clock import duration
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tidings.stores.sql.brokers import Broker
     from tidings.stores.sql.queries import Activity, Backlog, Reader, Scheduled, Subscription, Worker
 
-__all__ = ["Status", "gather", "is_inbound", "is_relay", "many", "problems_of"]
+__all__ = ["Problem", "Status", "gather", "is_inbound", "is_relay", "is_unread", "many", "problems_in", "problems_of"]
 
 #: How long a reader may stand still with a backlog, a scheduled event may be overdue.
 _STALE = timedelta(seconds=60)
@@ -78,52 +78,45 @@ async def gather(store: SQLStore) -> Status:
     return status
 
 
+class Problem(NamedTuple):
+    """What is wrong.
+
+    Attributes:
+        kind: what kind of trouble it is, for those who look for the same in other ways.
+        service: whose trouble; empty when it is everybody's.
+        subject: the name of the reader or the label of the subscription that it is about.
+        says: a sentence that says what to do.
+    """
+
+    kind: Literal["replica", "unread", "still", "broker", "breaker", "dead", "overdue", "schedule"]
+    service: str
+    subject: str
+    says: str
+
+
 def problems_of(status: Status) -> list[str]:
     """Return what is wrong, in sentences that say what to do. Pure."""
-    problems = []
+    return [problem.says for problem in problems_in(status)]
+
+
+def problems_in(status: Status) -> Iterator[Problem]:
+    """Return what is wrong. Pure."""
     if status.replica:
-        problems.append("the server is in recovery (a replica): ask the primary")
+        yield Problem("replica", "", "", "the server is in recovery (a replica): ask the primary")
     # Their relays may stand back at the moment; that is said below.
     down = {(item.service, item.group) for item in status.subscriptions if is_relay(item) and item.breaker == "open"}
     for reader in status.readers:
         if reader.kind == "log" and reader.state == "active" and (reader.owner is not None or (reader.service, reader.group) not in down):
-            problems += _of_reader(reader, status.backlogs[reader.reader], status.now)
+            yield from _of_reader(reader, status.backlogs[reader.reader], status.now)
     for subscription in status.subscriptions:
-        if subscription.state == "retired":
-            continue
-        label = subscription.label
-        if subscription.breaker is not None and subscription.breaker != "closed" and is_relay(subscription):
-            since = "" if subscription.breaker_since is None else f" for {duration(status.now - subscription.breaker_since)}"
-            problems.append(
-                f"{label}: its broker has been down{since}, the events wait in the log: {subscription.breaker_reason or 'the reason is not known'}"
-            )
-        elif subscription.breaker is not None and subscription.breaker != "closed" and is_inbound(subscription):
-            since = "" if subscription.breaker_since is None else f" for {duration(status.now - subscription.breaker_since)}"
-            problems.append(
-                f"{label}: its broker has been down{since}, and nothing comes from it: {subscription.breaker_reason or 'the reason is not known'}"
-            )
-        elif subscription.breaker in ("open", "half-open"):
-            since = "" if subscription.breaker_since is None else f" for {duration(status.now - subscription.breaker_since)}"
-            problems.append(
-                f"subscription {label}: its breaker has been {subscription.breaker}{since}, its events wait in the log: "
-                f"{subscription.breaker_reason or 'the reason is not known'}"
-            )
-        if subscription.dead:
-            problems.append(
-                f"subscription {label}: {many(subscription.dead, 'dead event', 'dead events')}, {subscription.waiting:,} waiting behind: "
-                f"'tidings dead list --subscription {label}' says why"
-            )
-        if subscription.overdue:
-            problems.append(
-                f"subscription {label}: nobody tries {many(subscription.overdue, 'key', 'keys')} again although the time has come: "
-                f"run a worker of service {subscription.service!r} that has it"
-            )
+        if subscription.state != "retired":
+            yield from _of_subscription(subscription, status.now)
     due = status.scheduled.next_due
     if due is not None and status.now - due > _LATE:
-        problems.append(
-            f"a scheduled event has been due for {duration(status.now - due)} and was not published: run a worker with role 'schedule'"
-        )
-    return problems
+        yield Problem(
+            "schedule", "", "",
+            f"a scheduled event has been due for {duration(status.now - due)} and was not published: run a worker with role 'schedule'",
+        )  # fmt: skip
 
 
 def is_inbound(what: Subscription) -> bool:
@@ -140,18 +133,55 @@ def is_relay(what: Subscription | Reader) -> bool:
     return what.group.startswith(RELAY)
 
 
-def _of_reader(reader: Reader, backlog: Backlog, now: datetime) -> list[str]:
+def is_unread(reader: Reader, now: datetime) -> bool:
+    """Whether no worker reads for it."""
+    return reader.owner is None or reader.lease_until is None or reader.lease_until < now
+
+
+def _of_reader(reader: Reader, backlog: Backlog, now: datetime) -> Iterator[Problem]:
     if not backlog.events:
-        return []
+        return
     age = timedelta(0) if backlog.oldest is None else now - backlog.oldest
-    if reader.owner is None or reader.lease_until is None or reader.lease_until < now:
-        instead = f"or 'tidings groups retire {reader.group}' if it is gone for good"
-        role = " with role 'relay'" if is_relay(reader) else ""
-        return [f"group {reader.group!r} has a backlog and no worker reads for it: run service {reader.service!r}{role}, {instead}"]
     still = timedelta(0) if reader.moved_at is None else now - reader.moved_at
-    if age > _STALE and still > _STALE:
-        return [f"group {reader.group!r} has not moved for {duration(still)} although events wait: look at the worker's log"]
-    return []
+    if is_unread(reader, now):
+        role = "relay" if is_relay(reader) else "consume"
+        # With routing by environment, others than the default one read by groups that bear their names.
+        _, at, environment = reader.group.rpartition("@")
+        where = f" in environment {environment!r}" if at else ""
+        yield Problem(
+            "unread", reader.service, reader.reader,
+            f"group {reader.group!r} has a backlog and no worker reads for it: run service {reader.service!r}{where} with role {role!r}, or "
+            f"'tidings groups retire {reader.group}' if it is gone for good",
+        )  # fmt: skip
+    elif age > _STALE and still > _STALE:
+        yield Problem(
+            "still", reader.service, reader.reader,
+            f"group {reader.group!r} has not moved for {duration(still)} although events wait: look at the worker's log",
+        )  # fmt: skip
+
+
+def _of_subscription(item: Subscription, now: datetime) -> Iterator[Problem]:
+    label = item.label
+    since = "" if item.breaker_since is None else f" for {duration(now - item.breaker_since)}"
+    reason = item.breaker_reason or "the reason is not known"
+    if item.breaker is not None and item.breaker != "closed" and (is_relay(item) or is_inbound(item)):
+        so = "the events wait in the log" if is_relay(item) else "and nothing comes from it"
+        yield Problem("broker", item.service, label, f"{label}: its broker has been down{since}, {so}: {reason}")
+    elif item.breaker in ("open", "half-open"):
+        says = f"subscription {label}: its breaker has been {item.breaker}{since}, its events wait in the log: {reason}"
+        yield Problem("breaker", item.service, label, says)
+    if item.dead:
+        yield Problem(
+            "dead", item.service, label,
+            f"subscription {label}: {many(item.dead, 'dead event', 'dead events')}, {item.waiting:,} waiting behind: "
+            f"'tidings dead list --subscription {label}' says why",
+        )  # fmt: skip
+    if item.overdue:
+        yield Problem(
+            "overdue", item.service, label,
+            f"subscription {label}: nobody tries {many(item.overdue, 'key', 'keys')} again although the time has come: "
+            f"run a worker of service {item.service!r} that has it",
+        )  # fmt: skip
 
 
 def many(count: int, one: str, several: str) -> str:
