@@ -15,6 +15,7 @@ from tests.stores.restoring import acquire, execute, history, read_rest, read_so
 from tidings.publish.outgoing import Outgoing
 from tidings.stores import SQLStore
 from tidings.stores.base import Mark
+from tidings.stores.sql import migrate
 
 # What a restored database looks like from inside: rows and checkpoints with transaction numbers of another cluster, which may lie in the
 # future here, and may be used again.
@@ -101,6 +102,20 @@ async def test_a_transaction_counter_behind_a_checkpoint_is_noticed_too(postgres
     assert await store.mend()
     assert not await store.mend()
     assert sorted(await read_rest(store)) == sorted(unread)
+
+
+async def test_what_others_commit_while_it_is_mended_hides_nothing(postgresql_store: SQLStore) -> None:
+    """A snapshot leaves out the transaction that takes it, and counts it among those that are over when a later one is."""
+    store = postgresql_store
+    _, unread = await history(store)
+    await move(store)
+    async with store.connections.transaction() as mending:
+        await mending.run(lambda connection: connection.exec_driver_sql("select pg_current_xact_id()").scalar_one())
+        await execute(store, "select pg_current_xact_id()")
+        assert await mending.run(migrate.restored, store.names)
+        await mending.commit()
+    assert sorted(await read_rest(store)) == sorted(unread)
+    assert await read_rest(store) == []
 
 
 async def test_every_reader_gets_what_it_has_not_read(postgresql_store: SQLStore) -> None:

@@ -28,6 +28,6 @@ class Journal:
         """Return what was written so far, all of it or what matches."""
         if not self.path.exists():
             return []
-        found = [json.loads(line) for line in self.path.read_text().splitlines()]
+        found = [json.loads(line) for line in self.path.read_text().splitlines(keepends=True) if line.endswith("\n")]
         wanted = matching if what is None else {"what": what, **matching}
         return [entry for entry in found if wanted.items() <= entry.items()]

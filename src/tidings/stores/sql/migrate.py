@@ -213,9 +213,15 @@ def restored(connection: Connection, names: Names) -> bool:
                 and not (c.current is not null and o.position <= c.position and pg_visible_in_snapshot(o.tx, c.current))))
           then pg_current_xact_id() else '3'::xid8 end
     """)
+    # A snapshot leaves out the transaction that takes it: when a later one has ended, the rows above would be taken for old ones.
     connection.exec_driver_sql(f"""
-        update {names.checkpoints} set previous = pg_current_snapshot(), current = null, position = 0,
+        update {names.checkpoints} set previous = n.snap, current = null, position = 0,
           lease_token = lease_token + 1, lease_until = null, owner = null
+        from (
+          select case when not pg_visible_in_snapshot(me, s) then s else (
+            pg_snapshot_xmin(s) || ':' || pg_snapshot_xmax(s) || ':' ||
+            (select string_agg(x::text, ',' order by x) from (select pg_snapshot_xip(s) union select me) i(x)))::pg_snapshot end as snap
+          from (select pg_current_snapshot() as s, pg_current_xact_id() as me) t) n
         where kind = 'log'
     """)
     # Logical replication copies rows and not sequences; and a number that was purged must not be given out again either.
