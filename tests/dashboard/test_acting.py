@@ -256,6 +256,17 @@ async def test_what_a_filter_names_and_there_is_not_is_an_error(operator: httpx.
         assert (answer.status_code, answer.json()["changed"]) == (200, 0)
 
 
+async def test_a_form_that_comes_too_late_is_not_taken_for_what_somebody_else_did(operator: httpx.AsyncClient) -> None:
+    number = await head(operator)
+    page = await operator.get(f"/actions/discard?number={number}")
+    hidden = dict(re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)">', page.text))
+    await post(operator, f"/actions/discard?number={number}", reason="a colleague", whole="true")
+    late = await operator.post("/actions/discard", data={**hidden, "reason": "late"})
+    assert (late.status_code, f"there is no parked event {number}: it was handled or discarded" in late.text) == (404, True)
+    entry = await newest(operator)
+    assert (entry["target"]["reason"], entry["changed"]) == ("late", 0)
+
+
 async def test_a_misspelt_parameter_of_an_action_does_not_mean_everything(operator: httpx.AsyncClient) -> None:
     planned = await operator.get("/actions/redrive?all=true&subscriptoin=x")
     assert planned.status_code == 400

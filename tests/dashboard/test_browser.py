@@ -183,6 +183,20 @@ def test_times_are_searched_in_the_zone_of_who_looks(visit: Visitor) -> None:
     assert all((item.get_attribute("datetime") or "")[:19] < at[:19] for item in page.locator("td time").all())
 
 
+def test_the_hour_that_comes_twice_is_searched_as_it_was_given(browser: Any, address: str, scene: Any) -> None:
+    visit = visitor(browser, address, scene, timezone_id="Europe/Berlin")
+    page = visit.open("/events?since=2026-10-25T01:30:00", axe=False)
+    assert page.get_by_label("From", exact=True).input_value() == "2026-10-25T02:30"
+    page.get_by_label("Key").fill("c-1")
+    page.get_by_role("button", name="Search").click()
+    page.wait_for_url("**/events?*key=c-1*")
+    assert "since=2026-10-25T01:30:00" in unquote(page.url)
+    page.get_by_label("From", exact=True).fill("2026-10-25T03:30")
+    page.get_by_role("button", name="Search").click()
+    page.wait_for_url("**/events?*02%3A30*")
+    visit.page.context.close()
+
+
 def test_on_a_phone_what_can_be_done_is_within_reach(browser: Any, address: str, scene: Any) -> None:
     phone = visitor(browser, address, scene, viewport={"width": 375, "height": 812}, is_mobile=True, has_touch=True)
     for path, button in (("/keys", "Skip head"), ("/keys?state=retrying", "Try now"), ("/failures", "Discard"), ("/subscriptions", None)):

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 from private_services.proxy import Proxy
 from sqlalchemy import create_engine, text
@@ -19,12 +20,21 @@ from tests.dashboard.conftest import client_of
 from tests.dashboard.test_live import BEAT, begin_of_stream
 from tests.services.databases import Database
 from tidings.dashboard import Dashboard
+from tidings.dashboard.outage import DatabaseDown, reaching
 from tidings.stores import SQLStore
 from tidings.stores.sql.errors import is_unreachable
 
 PATHS = ("/", "/keys", "/failures", "/actions/redrive?all=true", "/api/overview")
 
 DOWN = "event: down\ndata: 1\n\n"
+
+
+def test_what_is_down_is_said_once() -> None:
+    store = SQLStore(create_engine("postgresql+psycopg://shop@127.0.0.1/shop"))
+    with pytest.raises(DatabaseDown) as caught, reaching(store), reaching(store):
+        raise asyncpg.CannotConnectNowError("the database system is starting up")
+    assert str(caught.value) == "the database cannot be reached: the database system is starting up"
+    store.close()
 
 
 @pytest.fixture

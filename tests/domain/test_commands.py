@@ -17,6 +17,7 @@ from tests.consume.waiting import until
 from tests.domain.shop import Note, Noted, Order, OrderPlaced, OrderSubmitted, Shop, StockReserved
 from tidings import Publish, Subscriptions
 from tidings.domain import (
+    Audit,
     Call,
     Err,
     Execute,
@@ -102,8 +103,25 @@ async def test_plain_handlers_work_with_each_kind_of_session(shop: Shop) -> None
     if not shop.asynchronous:
         assert service.execute_sync(Place("b")) == "b"
         return
-    with pytest.raises(ConfigurationError, match="asynchronous session factory: `await service.execute"):
+    with pytest.raises(ConfigurationError, match="session factory is asynchronous: `await service.execute"):
         service.execute_sync(Place("b"))
+
+
+@dataclass
+class Ping:
+    name: str
+
+
+async def test_a_command_without_a_unit_of_work_is_executed_here_and_now(async_shop: Shop) -> None:
+    handlers = Subscriptions()
+
+    @handlers.handles(Ping)
+    def ping(command: Ping) -> str:
+        return f"pong {command.name}"
+
+    assert async_shop.service(handlers, behaviours=[Logging(), Validation()]).execute_sync(Ping("a")) == "pong a"
+    with pytest.raises(ConfigurationError, match=r"Audit\(\) writes to a store with an asynchronous engine: `await service.execute"):
+        async_shop.service(handlers, attach=False, behaviours=[Audit(), Logging()]).execute_sync(Ping("a"))
 
 
 class TestEventsOfTheReturnValue:

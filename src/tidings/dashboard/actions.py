@@ -21,6 +21,9 @@ __all__ = ["ACTIONS", "FILTERS", "Action", "Done", "Planned", "heads_of"]
 #: More keys than this are worked through after the answer was given; the audit shows how far it came.
 AT_ONCE = 1_000
 
+#: Most names in the sentence that says which there are.
+_NAMED = 20
+
 FILTERS = (
     Param("number", "the number of a parked event", "integer", low=1, high=2**53),
     Param("event_id", "the id of the event at the head", high=255),
@@ -95,14 +98,18 @@ async def _missing(desk: Desk, values: Mapping[str, Any]) -> str | None:
     number, service, name = values["number"], values["service"], values["subscription"]
     if number is not None and await desk.delivery(number) is None:
         return _not_parked(number)
-    known = [] if service is None and name is None else await desk.ask(desk.queries.subscriptions)
-    services = {item.service for item in known}
-    if service is not None and service not in services:
-        return f"there is no service {service!r} with subscriptions; there are {', '.join(sorted(services)) or 'none'}"
-    labels = {label for item in known if service in (None, item.service) for label in (item.label, item.name)}
-    if name is not None and name not in labels:
-        return f"there is no subscription {name!r}; there are {', '.join(sorted(label for label in labels if '/' in label)) or 'none'}"
+    if service is not None and not await desk.ask(desk.queries.has_subscription, service, None):
+        known = {item.service for item in await desk.ask(desk.queries.subscriptions)}
+        return f"there is no service {service!r} with subscriptions; there are {_some(known)}"
+    if name is not None and not await desk.ask(desk.queries.has_subscription, service, name):
+        known = {item.label for item in await desk.ask(desk.queries.subscriptions) if service in (None, item.service)}
+        return f"there is no subscription {name!r}; there are {_some(known)}"
     return None
+
+
+def _some(names: Iterable[str]) -> str:
+    found = sorted(names)
+    return f"{', '.join(found[:_NAMED]) or 'none'}{' …' if len(found) > _NAMED else ''}"
 
 
 def _not_parked(number: int) -> str:
@@ -167,9 +174,10 @@ async def _now_or_later(
     keys, _ = await desk.ask(desk.parked.matched, heads_of(values), AT_ONCE, state)
     if keys > AT_ONCE:
         return Done(None, "it goes on in the background; the audit shows how far it came", work)
-    if not keys and (missing := await _missing(desk, values)) is not None:
-        return Done(0, missing, known=False)
     changed = await work()
+    # The attempt is in the audit, whatever there was.
+    if not changed and (missing := await _missing(desk, values)) is not None:
+        return Done(0, missing, known=False)
     return Done(changed, many(changed, *words))
 
 

@@ -25,6 +25,8 @@ def reaching(store: SQLStore) -> Iterator[None]:
     """
     try:
         yield
+    except DatabaseDown:
+        raise
     except Exception as error:
         if not is_unreachable(error):
             raise

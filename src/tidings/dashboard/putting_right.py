@@ -64,6 +64,9 @@ async def act(call: Call) -> Response:
     given.setdefault("all", "false")
     values = read(action.params, given, text=True)
     done = await perform(call, action, values)
+    if not done.known:
+        # Meanwhile somebody else did it, or it was handled.
+        raise Problem(404, done.sentence)
     newest = await call.desk.audit(1, None)
     back = _back(call, call.form.get("back", "")) or f"{call.base}/audit"
     number = f"did={newest[0].number}" if newest and done.later is None else ""

@@ -188,11 +188,11 @@ class Commands:
         """Execute a command here and now.
 
         Raises:
-            ConfigurationError: the attached session factory is asynchronous.
+            ConfigurationError: it begins a unit of work, or is written down by `Audit`, and that is asynchronous here.
         """
-        if self.domain.factories and not self.blocking and current_work(self.domain) is None:
+        if self.audited and self.store.connections.asynchronous and not self.blocking and current_work(self.domain) is None:
             raise ConfigurationError(
-                f"service {self.domain.service!r} has an asynchronous session factory: `await service.execute(...)`, or attach a sessionmaker"
+                "Audit() writes to a store with an asynchronous engine: `await service.execute(...)`, or attach a sessionmaker"
             )
         return drive(self.run(command, key, blocking=True))
 

@@ -241,6 +241,9 @@ class UnitOfWork:
 
     async def __aenter__(self) -> Self:
         work = self._begin()
+        if self._outermost and work.asynchronous and self._blocking:
+            self._abandon(work)
+            raise ConfigurationError("the session factory is asynchronous: `await service.execute(...)`, or attach a sessionmaker")
         if self._outermost and not work.asynchronous and not self._blocking:
             self._abandon(work)
             raise ConfigurationError(

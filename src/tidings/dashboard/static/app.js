@@ -20,13 +20,15 @@
     for (const field of root.querySelectorAll("input[data-utc]")) {
       const at = new Date(field.defaultValue + "Z");
       if (!Number.isNaN(at.getTime())) field.value = new Date(at.getTime() - at.getTimezoneOffset() * 60000).toISOString().slice(0, 19);
+      field.dataset.shown = field.value;
       for (const zone of field.parentElement.querySelectorAll("[data-zone]")) zone.remove();
     }
   }
 
   document.addEventListener("formdata", (event) => {
     for (const field of event.target.querySelectorAll("input[data-utc]")) {
-      if (field.value) event.formData.set(field.name, new Date(field.value).toISOString().slice(0, 19));
+      // What was left alone goes back as it came: the hour that comes twice in autumn is two hours in UTC.
+      if (field.value) event.formData.set(field.name, field.value === field.dataset.shown ? field.defaultValue : new Date(field.value).toISOString().slice(0, 19));
     }
   });
 

@@ -239,6 +239,11 @@ class Queries:
             where s.group_name not like '%{SHARED}'
             order by s.service, s.group_name, s.name limit {_LISTED}
         """)
+        label = f"s.name = {typed('$2', 'text')} or s.group_name || '/' || s.name = {typed('$2', 'text')}"
+        self.has_subscription_ = Sql(f"""
+            select exists (select 1 from {names.subscriptions} s
+              where ({typed("$1", "text")} is null or s.service = {typed("$1", "text")}) and ({typed("$2", "text")} is null or {label}))
+        """)
         late = f"due_at < {dialect.after('-60')} and (lease_until is null or lease_until < {dialect.now})"
         self.lanes_ = Sql(f"""
             select l.subscription_id, l.state, count(*), sum(l.depth), sum(l.late), min(l.blocked_at) from (
@@ -298,6 +303,11 @@ class Queries:
             parts += run(connection, Command(self.after_snapshot, _bounds(current)))
         times = [time for _, oldest in parts if (time := as_datetime(oldest)) is not None]
         return Backlog(min(sum(count for count, _ in parts), self._counted + 1), min(times, default=None))
+
+    def has_subscription(self, connection: Connection, service: str | None, name: str | None) -> bool:
+        """Return whether a service has a subscription of this name, or group/name; None stands for any."""
+        ((found,),) = run(connection, Command(self.has_subscription_, (service, name)))
+        return bool(found)
 
     def subscriptions(self, connection: Connection) -> list[Subscription]:
         """Return the subscriptions of every service, retired ones too, with their lanes."""

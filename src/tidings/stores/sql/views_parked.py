@@ -195,7 +195,7 @@ class ParkedViews:
             kind, group = f"and fingerprint = {typed(fingerprint, 'text')}", f"and subscription_id = {typed(subscription, 'int')}"
             return {"all": "", "kind": kind, "group": f"{kind} {group}"}[way]
 
-        # What is looked through, by the index that leads to it; `floor_` is where a window ends.
+        # What is looked through, newest first; `floor_` is where a window ends.
         self.failures_ = {way: listed(f"{within(way, '$11', '$10')} order by number desc limit {_WINDOW}") for way in _WAYS}
         self.floor_ = {
             way: Sql(f"""

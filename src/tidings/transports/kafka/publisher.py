@@ -210,12 +210,12 @@ class Publisher:
         producer = self._producer
         assert producer is not None
         while self._over is None:
-            if self._news.is_set():
-                self._news.clear()
-                if self._handed - self._settled <= _LITTLE:
-                    # `linger.ms` does not hold while somebody waits here, who is also told what was delivered.
-                    producer.flush(_MOMENT)
-            elif self._handed > self._settled:
+            self._news.clear()
+            under_way = self._handed - self._settled
+            if 0 < under_way <= _LITTLE:
+                # `linger.ms` does not hold while somebody waits here, who is also told what was delivered.
+                producer.flush(_MOMENT)
+            elif under_way:
                 producer.poll(_SLICE)
             else:
                 producer.poll(0)
