@@ -1,4 +1,4 @@
-"""Blocked keys: a filter never says that there are none before everything was looked at, and pages miss none."""
+"""Blocked keys and failures: a filter never says that there are none before everything was looked at, and pages miss none."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import Connection, create_engine, text
 
 from tests.cli.conftest import CommandLine, cli
 from tests.cli.till import fill
@@ -20,6 +20,8 @@ from tests.dashboard.scenes import add_dead
 from tests.services.databases import Database
 from tidings.dashboard import Dashboard
 from tidings.ids import lane_of
+from tidings.stores.sql import views_parked
+from tidings.stores.sql.statement import Command
 
 __all__ = ["cli"]
 
@@ -31,6 +33,7 @@ AT_ONCE = "2026-01-01T00:00:00.000Z"
 async def client(fresh: Database, open_store: Any, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[httpx.AsyncClient]:
     """A client of a dashboard whose searches look through five lanes at a time."""
     monkeypatch.setattr("tidings.stores.sql.views_keys._WINDOW", 5)
+    monkeypatch.setattr(views_parked, "_WINDOW", 5)
     async with client_of(Dashboard(open_store(fresh))) as made:
         yield made
 
@@ -103,6 +106,37 @@ async def test_pages_miss_no_subscription_of_a_key(client: httpx.AsyncClient, fr
     found, _ = await walked(client, state=state, limit=1)
     expected = [(name, key) for key in sorted("xy", key=lane_of) for name in ("till/book", "security/watch")]
     assert found[:4] == expected
+
+
+async def test_a_search_among_failures_misses_none_when_others_leave_meanwhile(
+    client: httpx.AsyncClient, fresh: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    park(fresh, *MANY[:6], ("book", "sought", None), *MANY[6:])
+    engine = create_engine(fresh.sync_url)
+    left: list[int] = []
+
+    def run(connection: Connection, command: Command) -> Any:
+        """Run a statement, after the first one let the three newest failures leave."""
+        rows = original(connection, command)
+        if not left:
+            with engine.begin() as other:
+                newest = other.execute(text("select number from tidings_deliveries order by number desc limit 3")).scalars()
+                left.extend(newest)
+                other.execute(text("delete from tidings_deliveries where number >= :last"), {"last": left[-1]})
+        return rows
+
+    original = views_parked.run
+    monkeypatch.setattr(views_parked, "run", run)
+    query: dict[str, Any] = {"key": "sought"}
+    page = (await client.get("/api/failures", params=query)).json()
+    assert (page["failures"], page["searched"]) == ([], 5)
+    found: list[str] = []
+    while page["before"] is not None:
+        query["before"] = page["before"]
+        page = (await client.get("/api/failures", params=query)).json()
+        found += [row["key"] for row in page["failures"]]
+    engine.dispose()
+    assert (found, len(left)) == (["sought"], 3)
 
 
 def later(database: Database, **values: str) -> None:

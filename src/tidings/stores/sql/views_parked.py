@@ -185,7 +185,9 @@ class ParkedViews:
 
         def listed(candidates: str) -> Sql:
             return Sql(f"""
-                select {columns} from (select {light} from {names.deliveries} where number < {typed("$1", "bigint")} {candidates}) d
+                select {columns} from (
+                  select {light} from {names.deliveries}
+                  where number < {typed("$1", "bigint")} and number >= {typed("$12", "bigint")} {candidates}) d
                 {joined}
                 where {chosen}
                 order by d.number desc limit {typed("$7", "int")}
@@ -195,8 +197,9 @@ class ParkedViews:
             kind, group = f"and fingerprint = {typed(fingerprint, 'text')}", f"and subscription_id = {typed(subscription, 'int')}"
             return {"all": "", "kind": kind, "group": f"{kind} {group}"}[way]
 
-        # What is looked through, newest first; `floor_` is where a window ends.
-        self.failures_ = {way: listed(f"{within(way, '$11', '$10')} order by number desc limit {_WINDOW}") for way in _WAYS}
+        # What is looked through, newest first. `floor_` is where a window ends: asked for before the window is read, or what leaves it between the two
+        # would move its end beyond rows that were not looked at. The limit makes the planner begin here; it has room for what comes between the two.
+        self.failures_ = {way: listed(f"{within(way, '$11', '$10')} order by number desc limit {2 * _WINDOW}") for way in _WAYS}
         self.floor_ = {
             way: Sql(f"""
                 select number from {names.deliveries} where number < {typed("$1", "bigint")} {within(way, "$2", "$3")}
@@ -206,7 +209,7 @@ class ParkedViews:
         }
         # The index on event keys leads to an event by the time in its id, whoever made it.
         self.of_event_ = listed(
-            f"and event_key between {typed('$12', uuid)} and {typed('$13', uuid)} and event_id = {typed('$14', 'text')}"
+            f"and event_key between {typed('$13', uuid)} and {typed('$14', uuid)} and event_id = {typed('$15', 'text')}"
         )
         first = f"select min(x.number) from {names.deliveries} x where x.lane = l.lane and x.subscription_id = l.subscription_id"
         # The dry run of an action, counted up to a bound. With a fingerprint the way leads through its index.
@@ -295,20 +298,23 @@ class ParkedViews:
         """Return failed events that are parked, newest first; those of an event by index, else through a window of parked events."""
         start = 2**62 if before is None else before
         times = (self._time(chosen.since), self._time(chosen.until))
+        way: _Way = "all" if chosen.fingerprint is None else "kind" if chosen.subscription_id is None else "group"
+        floor: int | None = None
+        if chosen.event_id is None:
+            place = {"all": (), "kind": (chosen.fingerprint,), "group": (chosen.fingerprint, chosen.subscription_id)}[way]
+            rows = run(connection, Command(self.floor_[way], (start, *place)))
+            floor = rows[0][0] if rows else None
         arguments = (
             start, chosen.subscription, chosen.event, chosen.key, chosen.service, chosen.state, limit + 1, *times, chosen.subscription_id,
-            chosen.fingerprint,
+            chosen.fingerprint, 0 if floor is None else floor,
         )  # fmt: skip
-        way: _Way = "all" if chosen.fingerprint is None else "kind" if chosen.subscription_id is None else "group"
         command = Command(self.failures_[way], arguments)
         if chosen.event_id is not None:
             command = Command(self.of_event_, (*arguments, *event_key_bounds(chosen.event_id), chosen.event_id))
         found = [_failed(row) for row in run(connection, command)]
-        if len(found) > limit or chosen.event_id is not None:
-            return FailurePage(found[:limit], found[limit - 1].number if len(found) > limit else None, None)
-        place = {"all": (), "kind": (chosen.fingerprint,), "group": (chosen.fingerprint, chosen.subscription_id)}[way]
-        floor = run(connection, Command(self.floor_[way], (start, *place)))
-        return FailurePage(found, floor[0][0], _WINDOW) if floor else FailurePage(found, None, None)
+        if len(found) > limit:
+            return FailurePage(found[:limit], found[limit - 1].number, None)
+        return FailurePage(found, floor, None if floor is None else _WINDOW)
 
     def matched(self, connection: Connection, heads: Heads, limit: int = MATCHED, state: Standing = "dead") -> tuple[int, int]:
         """Return how many lanes of a state an action would change, and the events in them: at most `limit` + 1 lanes are counted."""
