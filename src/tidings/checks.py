@@ -2,51 +2,106 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
+from sqlalchemy import Connection, Engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
 from tidings.consume.breaker import Breaker
 from tidings.consume.limits import Limit
+from tidings.consume.retry import Retry
 from tidings.consume.routing import Compiled
 from tidings.consume.sources import sources_of
 from tidings.consume.strangers import INBOUND
+from tidings.consume.subscriptions import GROUPS, Subscriptions, is_group
 from tidings.context.keys import ContextKey
+from tidings.contracts import Contract
 from tidings.errors import ConfigurationError
-from tidings.relay.routing import PREFIX, Routing, is_relay
+from tidings.relay.routing import PREFIX, Routing, is_relay, relay_name
 from tidings.runtime import ROLES
 from tidings.stores.base import Retention
 from tidings.stores.sql.store import SQLStore
 
-__all__ = ["check_context", "check_retention", "check_settings", "check_subscriptions"]
+__all__ = ["check_collections", "check_context", "check_retention", "check_settings", "check_start", "check_subscriptions"]
 
 
 def check_settings(
-    *, name: object, store: object, provision: object, roles: Collection[Any], breaker: object, limit: object, subscription_limit: object,
-    max_hops: object, max_message_bytes: int,
+    *, name: object, store: object, provision: object, retry: object, breaker: object, limit: object, subscription_limit: object, environment: object,
+    max_hops: object, max_message_bytes: object, grace: object, start: object,
 ) -> None:  # fmt: skip
     """Refuse values that `Service` cannot use.
 
     Raises:
         ConfigurationError: one of them, named, with what to give instead.
     """
-    if not isinstance(name, str) or not 0 < len(name) <= 100 or not name.isprintable() or any(c in name for c in "/@ "):
-        raise ConfigurationError(f"Service name={name!r}: give 1 to 100 printable characters without '/', '@' or spaces")
+    if not is_group(name):
+        raise ConfigurationError(f"Service name={name!r}: give {GROUPS}")
     if not isinstance(store, SQLStore):
         raise ConfigurationError(f"Service store={store!r}: give SQLStore(engine)")
     if provision not in ("create", "verify", "off"):
         raise ConfigurationError(f"Service provision={provision!r}: give 'create', 'verify' or 'off'")
-    if unknown := set(roles) - ROLES:
-        raise ConfigurationError(f"Service roles={sorted(unknown)!r}: there are {', '.join(sorted(ROLES))}")
+    if retry is not None and not isinstance(retry, Retry):
+        raise ConfigurationError(f"Service retry={retry!r}: give a Retry(...), e.g. Retry(attempts=5), or nothing")
     if breaker is not None and not isinstance(breaker, Breaker):
         raise ConfigurationError(f"Service breaker={breaker!r}: give a Breaker(...), or nothing")
     for what, given in (("limit", limit), ("subscription_limit", subscription_limit)):
         if given is not None and not isinstance(given, Limit):
             raise ConfigurationError(f"Service {what}={given!r}: give a Limit(...), e.g. Limit(concurrency=20), or nothing")
-    if not isinstance(max_hops, int) or not 1 <= max_hops <= 1000:
+    if environment is not None and (
+        not isinstance(environment, str) or not environment or not environment.isprintable() or " " in environment
+    ):
+        raise ConfigurationError(f"Service environment={environment!r}: give printable characters without spaces, e.g. 'prod', or nothing")
+    if not _is_whole(max_hops) or not 1 <= max_hops <= 1000:  # type: ignore[operator]
         raise ConfigurationError(f"Service max_hops={max_hops!r}: give a whole number from 1 to 1000")
-    if max_message_bytes < 1024:
-        raise ConfigurationError(f"Service max_message_bytes={max_message_bytes}: give at least 1024")
+    if not _is_whole(max_message_bytes) or max_message_bytes < 1024:  # type: ignore[operator]
+        raise ConfigurationError(f"Service max_message_bytes={max_message_bytes!r}: give a whole number of at least 1024")
+    if isinstance(grace, bool) or not isinstance(grace, int | float) or not 0 <= grace < math.inf:
+        raise ConfigurationError(f"Service grace={grace!r}: give a number of seconds, 0 or more")
+    for group, first in start.items() if isinstance(start, Mapping) else [(None, start)]:
+        if first not in ("earliest", "now"):
+            of_it = "" if group is None else f"[{group!r}]"
+            raise ConfigurationError(
+                f"Service start{of_it}={first!r}: give 'earliest' or 'now', or those by group, e.g. {{'billing': 'now'}}"
+            )
+
+
+def check_collections(
+    *, contracts: object, subscriptions: object, context: object, roles: object, routes: object, same_database: object
+) -> None:
+    """Refuse what is no list, or has something else in it.
+
+    Raises:
+        ConfigurationError: one of them, named, with what to give instead.
+    """
+    _listed("contracts", contracts, Contract, "contracts, e.g. [orders]")
+    _listed("subscriptions", subscriptions, Subscriptions, "Subscriptions, e.g. [handlers]")
+    _listed("context", context, ContextKey, "keys, e.g. [REGION]")
+    _listed("same_database", same_database, (Engine, AsyncEngine, Connection, AsyncConnection), "SQLAlchemy engines")
+    given = _listed("roles", roles, str, "roles, e.g. ['consume']")
+    if unknown := sorted({role for role in given if role not in ROLES}):
+        raise ConfigurationError(f"Service roles={unknown!r}: there are {', '.join(sorted(ROLES))}")
+    if routes is not None and not isinstance(routes, Mapping):
+        raise ConfigurationError(
+            f"Service routes={routes!r}: give a dictionary from contracts and topics to transports, e.g. {{orders: Kafka(url)}}"
+        )
+
+
+def _is_whole(given: object) -> bool:
+    return isinstance(given, int) and not isinstance(given, bool)
+
+
+def _listed(what: str, given: object, kind: Any, example: str) -> list[Any]:
+    # One thing that is given without its brackets would be taken for its parts.
+    if isinstance(given, (str, bytes, kind)) or not isinstance(given, Collection):
+        raise ConfigurationError(f"Service {what}={given!r}: give a list of {example}")
+    items = list(given)
+    for item in items:
+        if not isinstance(item, kind):
+            raise ConfigurationError(f"Service {what} has {item!r}: give a list of {example}")
+    return items
 
 
 def check_retention(
@@ -68,13 +123,30 @@ def check_retention(
     return Retention(*seconds)  # type: ignore[arg-type]
 
 
-def check_context(keys: Sequence[object], routing: Routing) -> None:
+def check_context(keys: Sequence[ContextKey[Any]], routing: Routing) -> None:
     """Refuse keys of the context whose headers cannot travel."""
     for key in keys:
-        if not isinstance(key, ContextKey):
-            raise ConfigurationError(f"Service context: {key!r} is no ContextKey(...)")
         if reason := routing.collision(key.header):
             raise ConfigurationError(f"Service context: header {key.header!r} {reason}")
+
+
+def check_start(start: Mapping[str, str] | str, compiled: Sequence[Compiled], routing: Routing) -> None:
+    """Refuse a start for a group or relay that there is not: the one that was meant would begin with all that the log has.
+
+    Where there is no group at all, or no broker, their starts may be there: one setting for every process, and for development without a broker.
+
+    Raises:
+        ConfigurationError: the name, and those that there are.
+    """
+    # With routing by environment, the groups of this environment have its name behind them.
+    groups = {item.group.partition("@")[0] for item in compiled}
+    relays = {relay_name(transport) for transport in routing.brokers}
+    for name in start if isinstance(start, Mapping) else ():
+        known = relays if is_relay(name) else groups
+        if known and name not in known:
+            raise ConfigurationError(
+                f"Service start has {name!r}, and there is no such {'relay' if is_relay(name) else 'group'}: {', '.join(sorted(known))}"
+            )
 
 
 def check_subscriptions(compiled: Sequence[Compiled], routing: Routing, *, environments: bool) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 from uuid import UUID
 
 from tidings import __version__
-from tidings.checks import check_context, check_retention, check_settings, check_subscriptions
+from tidings.checks import check_collections, check_context, check_retention, check_settings, check_start, check_subscriptions
 from tidings.consume.breaker import Breaker
 from tidings.consume.counters import Counters
 from tidings.consume.environments import EnvironmentRouting, group_of, routing_of
@@ -96,7 +96,7 @@ class Service:
         handler_filters: functions around each call of a handler, `async def filter(call, next)`. The first one is outermost.
         max_hops: how many handlers may lead to an event one by one; what is beyond is dead at once: a circle of handlers ends.
         start: where a group starts that the store does not know yet: `earliest` (everything the log still has) or `now`; or by group. A relay
-            starts with the earliest, unless its group says otherwise: `{"relay:rabbitmq": "now"}`.
+            starts with the earliest, unless its group says otherwise: `{"relay:rabbitmq": "now"}`. A name that no group or relay has is refused.
         outbox_retention: how long published events are kept; of services that share tables, the longest counts.
         inbox_retention: how long handled events are remembered; longer than anything that can bring an event again.
         dead_retention: how long dead events are kept that nothing waits behind; then they are discarded, with a warning in the log. None is until
@@ -148,9 +148,12 @@ class Service:
         behaviours: Sequence[Behaviour] = DEFAULT,
     ) -> None:
         check_settings(
-            name=name, store=store, provision=provision, roles=roles, breaker=breaker, limit=limit, subscription_limit=subscription_limit,
-            max_hops=max_hops, max_message_bytes=max_message_bytes,
+            name=name, store=store, provision=provision, retry=retry, breaker=breaker, limit=limit, subscription_limit=subscription_limit,
+            environment=environment, max_hops=max_hops, max_message_bytes=max_message_bytes, grace=grace, start=start,
         )  # fmt: skip
+        check_collections(
+            contracts=contracts, subscriptions=subscriptions, context=context, roles=roles, routes=routes, same_database=same_database
+        )
         self.name = name
         self.store = store
         self.transport = Local() if transport is None else transport
@@ -578,6 +581,7 @@ class Service:
             raise ConfigurationError(f"service {self.name!r} is running already")
         compiled = self._compile()
         check_subscriptions(compiled, self.routing, environments=self._environments is not None)
+        check_start(self._start, compiled, self.routing)
         start = self._start if isinstance(self._start, Mapping) else dict.fromkeys((c.group for c in compiled), self._start)
         if self.publisher.tracing is not None:
             self.publisher.tracing.look()

@@ -185,6 +185,11 @@ def test_a_class_is_handled_once_in_a_subscription() -> None:
         ({"timeout": 0}, r"timeout=0 is not positive; give seconds, a timedelta or None"),
         ({"timeout": -1.0}, r"timeout=-1.0 is not positive"),
         ({"timeout": "1"}, r"timeout='1' is not positive; give seconds, a timedelta or None"),
+        ({"timeout": True}, r"timeout=True is not positive; give seconds, a timedelta or None"),
+        ({"ordered": "no"}, r"ordered='no' is neither True nor False"),
+        ({"shared": None}, r"shared=None is neither True nor False"),
+        ({"renamed_from": ""}, r"renamed_from='': give the name that it had, 1 to 200 printable characters"),
+        ({"renamed_from": 5}, r"renamed_from=5: give the name that it had"),
         ({"on_dead": "explode"}, r"on_dead='explode' is neither 'block' nor 'continue'"),
         ({"retry": 3}, r"retry=3 is not a Retry\(...\)"),
         ({"colour": "red"}, r"there is no option 'colour'; there are retry, breaker, concurrency, rate, ordered"),
@@ -199,6 +204,9 @@ def test_options_are_checked_where_they_are_given(options: dict[str, Any], messa
 def test_a_name_that_cannot_be_stored_is_refused(name: Any) -> None:
     with pytest.raises(ConfigurationError, match="a subscription's name has 1 to 200 printable characters, not"):
         Subscriptions().subscription(name)
+    if name is not None:
+        with pytest.raises(ConfigurationError, match="a subscription's name has 1 to 200 printable characters, not"):
+            Subscriptions().subscribe(V1, name=name)(take)
 
 
 def test_a_handler_without_name_needs_one() -> None:
@@ -209,7 +217,7 @@ def test_a_handler_without_name_needs_one() -> None:
     assert [each.name for each in handlers.subscriptions] == ["chosen"]
 
 
-@pytest.mark.parametrize("batch", [0, -1, 10_001, 2.5, "10"])
+@pytest.mark.parametrize("batch", [0, -1, 10_001, 2.5, "10", True])
 def test_a_batch_has_one_to_ten_thousand_events(batch: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"subscription 'take_list': batch=.* is not a number from 1 to 10000"):
         Subscriptions().subscribe(V1, batch=batch)(take_list)

@@ -110,6 +110,12 @@ def test_a_field_that_does_not_exist() -> None:
     )
 
 
+def test_a_key_that_is_no_field() -> None:
+    assert refusal(make_dataclass("OrderPlaced", order_id=int), key=5) == (
+        "5 cannot be the key of an event. Give the name of a field, or several, e.g. key='order_id'"
+    )
+
+
 def test_a_field_twice() -> None:
     assert refusal(make_dataclass("OrderPlaced", order_id=int), key=("order_id", "order_id")) == (
         "OrderPlaced has a field twice in its key (order_id, order_id). Remove one"

@@ -198,6 +198,11 @@ def test_a_topic_that_a_broker_would_refuse(topic: str) -> None:
         declare("OrderPlaced", lambda event_type, environment: topic).topic()
 
 
+def test_a_namer_that_is_no_function() -> None:
+    with pytest.raises(ContractError, match="'by-name' cannot name the topics of contract shop. Give a function, e.g. namer=by_event_name"):
+        Contract("shop", namer="by-name")  # type: ignore[arg-type]
+
+
 # --- parts of names
 
 

@@ -21,7 +21,13 @@ from tidings.consume.limits import Limit, Rate
 from tidings.consume.retry import Retry
 from tidings.errors import ConfigurationError
 
-__all__ = ["Options", "Subscription", "SubscriptionOptions", "Subscriptions"]
+__all__ = ["GROUPS", "Options", "Subscription", "SubscriptionOptions", "Subscriptions", "is_group"]
+
+#: What the name of a subscription is made of.
+NAMES = "1 to 200 printable characters"
+
+#: What the name of a service or a group is made of.
+GROUPS = "1 to 100 printable characters without '/', '@' or spaces"
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -97,9 +103,15 @@ class SubscriptionOptions:
         for name in options:
             if name not in known:
                 raise ConfigurationError(f"subscription {subscription!r}: there is no option {name!r}; there are {', '.join(known)}")
+        for name in ("ordered", "shared"):
+            if not isinstance(given := options.get(name, True), bool):
+                raise ConfigurationError(f"subscription {subscription!r}: {name}={given!r} is neither True nor False")
+        former = options.get("renamed_from")
+        if former is not None and not is_name(former):
+            raise ConfigurationError(f"subscription {subscription!r}: renamed_from={former!r}: give the name that it had, {NAMES}")
         timeout = options.get("timeout", 60.0)
         seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
-        if seconds is not None and (not isinstance(seconds, int | float) or not seconds > 0):
+        if seconds is not None and (not isinstance(seconds, int | float) or isinstance(seconds, bool) or not seconds > 0):
             raise ConfigurationError(
                 f"subscription {subscription!r}: timeout={timeout!r} is not positive; give seconds, a timedelta or None"
             )
@@ -138,7 +150,7 @@ class Subscription:
 
     Attributes:
         name: the stored name. Renaming it without `renamed_from` is refused, because a new name would handle old events again.
-        group: who shares one cursor; None is the service's own group.
+        group: who shares one cursor, 1 to 100 printable characters without '/', '@' or spaces; None is the service's own group.
     """
 
     name: str
@@ -169,7 +181,7 @@ class Subscription:
     def _add(self, events: tuple[type[Any], ...], batch: int | None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         if not events or not all(isinstance(event, type) for event in events):
             raise ConfigurationError(f"subscription {self.name!r}: give the event classes that it handles, e.g. subscribe(OrderPlaced)")
-        if batch is not None and (not isinstance(batch, int) or not 1 <= batch <= 10_000):
+        if batch is not None and (not isinstance(batch, int) or isinstance(batch, bool) or not 1 <= batch <= 10_000):
             raise ConfigurationError(f"subscription {self.name!r}: batch={batch!r} is not a number from 1 to 10000")
         for event in events:
             if any(event in declared.events for declared in self.handlers):
@@ -258,8 +270,8 @@ class Subscriptions:
         group: str | None = own.pop("group", None)
 
         def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-            chosen = name or getattr(function, "__name__", "")
-            if not chosen or not chosen.strip("_") or chosen == "<lambda>":
+            chosen = getattr(function, "__name__", "") if name is None else name
+            if name is None and (not chosen.strip("_") or chosen == "<lambda>"):
                 raise ConfigurationError(f"the handler {function!r} has no name to be stored under: give name='...'")
             result = _subscription(chosen, group, own)
             result._add(events, batch)(function)
@@ -401,7 +413,19 @@ class Subscriptions:
         return decorate
 
 
+def is_name(name: object) -> bool:
+    """Whether a subscription can have this name."""
+    return isinstance(name, str) and 0 < len(name) <= 200 and name.isprintable()
+
+
+def is_group(name: object) -> bool:
+    """Whether a service or a group can have this name: `group/subscription` and `group@environment` can be told apart."""
+    return isinstance(name, str) and 0 < len(name) <= 100 and name.isprintable() and not any(character in name for character in "/@ ")
+
+
 def _subscription(name: str, group: str | None, options: Any) -> Subscription:
-    if not isinstance(name, str) or not 0 < len(name) <= 200 or not name.isprintable():
-        raise ConfigurationError(f"a subscription's name has 1 to 200 printable characters, not {name!r}")
+    if not is_name(name):
+        raise ConfigurationError(f"a subscription's name has {NAMES}, not {name!r}")
+    if group is not None and not is_group(group):
+        raise ConfigurationError(f"subscription {name!r}: group={group!r}: give {GROUPS}")
     return Subscription(name, group, SubscriptionOptions.of(name, options))

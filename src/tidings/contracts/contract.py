@@ -59,6 +59,10 @@ class Contract:
         check_text(source, f"the source of contract {name}")
         check_text(type_prefix, f"the type_prefix of contract {name}")
         check_text(schema_base, f"the schema_base of contract {name}")
+        if not callable(namer):
+            raise ContractError(
+                f"{namer!r} cannot name the topics of contract {name}. Give a function, e.g. namer=by_event_name, or leave it out"
+            )
         self.name = name
         self.domain = name if domain is None else domain
         self.source = source
@@ -108,6 +112,9 @@ class Contract:
         """
         if name is not None and not isinstance(name, str):
             raise ContractError(f"{name!r} is no event name. Write the decorator with parentheses: @{self.name}.event('order.placed')")
+
+        if key is not None and not isinstance(key, Sequence):
+            raise ContractError(f"{key!r} cannot be the key of an event. Give the name of a field, or several, e.g. key='order_id'")
 
         def declare(cls: type[E], /) -> type[E]:
             if not isinstance(cls, type):

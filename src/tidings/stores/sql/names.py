@@ -58,7 +58,7 @@ class Names:
 
     def __init__(self, schema: str | None, prefix: str) -> None:
         for what, value in (("schema", schema), ("prefix", prefix)):
-            if value and not _IDENTIFIER.match(value):
+            if value and not (isinstance(value, str) and _IDENTIFIER.match(value)):
                 raise ConfigurationError(
                     f"SQLStore {what}={value!r} is not a plain identifier: use letters, digits and underscores, 41 characters at most"
                 )
