@@ -25,7 +25,16 @@ from tidings.runtime import ROLES
 from tidings.stores.base import Retention
 from tidings.stores.sql.store import SQLStore
 
-__all__ = ["check_collections", "check_context", "check_retention", "check_settings", "check_start", "check_subscriptions"]
+__all__ = [
+    "check_callback",
+    "check_collections",
+    "check_context",
+    "check_retention",
+    "check_roles",
+    "check_settings",
+    "check_start",
+    "check_subscriptions",
+]
 
 
 def check_settings(
@@ -80,13 +89,32 @@ def check_collections(
     _listed("subscriptions", subscriptions, Subscriptions, "Subscriptions, e.g. [handlers]")
     _listed("context", context, ContextKey, "keys, e.g. [REGION]")
     _listed("same_database", same_database, (Engine, AsyncEngine, Connection, AsyncConnection), "SQLAlchemy engines")
-    given = _listed("roles", roles, str, "roles, e.g. ['consume']")
-    if unknown := sorted({role for role in given if role not in ROLES}):
-        raise ConfigurationError(f"Service roles={unknown!r}: there are {', '.join(sorted(ROLES))}")
+    check_roles(roles)
     if routes is not None and not isinstance(routes, Mapping):
         raise ConfigurationError(
             f"Service routes={routes!r}: give a dictionary from contracts and topics to transports, e.g. {{orders: Kafka(url)}}"
         )
+
+
+def check_roles(roles: object) -> None:
+    """Refuse roles that there are not.
+
+    Raises:
+        ConfigurationError: which, and those that there are.
+    """
+    given = _listed("roles", roles, str, "roles, e.g. ['consume']")
+    if unknown := sorted({role for role in given if role not in ROLES}):
+        raise ConfigurationError(f"Service roles={unknown!r}: there are {', '.join(sorted(ROLES))}")
+
+
+def check_callback(what: str, callback: object) -> None:
+    """Refuse what cannot be called when it is too late to say so.
+
+    Raises:
+        ConfigurationError: what was given.
+    """
+    if not callable(callback):
+        raise ConfigurationError(f"{what}({callback!r}): give a function of one argument")
 
 
 def _is_whole(given: object) -> bool:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime, timedelta
 
-__all__ = ["duration", "elapsed", "now"]
+from tidings.errors import ConfigurationError
+
+__all__ = ["check_aware", "duration", "elapsed", "now"]
 
 # CLOCK_MONOTONIC stops while a Linux machine is suspended; a worker that wakes up must see that its lease has run out.
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC) if hasattr(time, "CLOCK_MONOTONIC") else None
@@ -19,6 +21,19 @@ def elapsed() -> float:
 def now() -> datetime:
     """Return the current time, aware, in UTC."""
     return datetime.now(UTC)
+
+
+def check_aware(**times: datetime | None) -> None:
+    """Refuse a time that does not say of which zone it is.
+
+    Raises:
+        ConfigurationError: the argument's name, and its value.
+    """
+    for name, given in times.items():
+        if given is not None and not isinstance(given, datetime):
+            raise ConfigurationError(f"{name}={given!r} is no time: give an aware datetime")
+        if given is not None and given.utcoffset() is None:
+            raise ConfigurationError(f"{name}={given} has no time zone: give an aware datetime")
 
 
 def duration(span: timedelta | float | None) -> str:

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
+from tidings.clock import check_aware
 from tidings.errors import ConfigurationError
 from tidings.stores.sql.amend import Amend
 from tidings.stores.sql.audit import Audit
@@ -252,8 +253,11 @@ class Operations:
         Only the subscription that could not handle the old one gets the new one; it has the old one's correlation, and it as its cause.
 
         Raises:
-            ConfigurationError: the event's headers cannot be understood.
+            ConfigurationError: the event's headers cannot be understood, or the arguments are no number and no bytes.
         """
+        _check_number(number)
+        if not isinstance(data, bytes):
+            raise ConfigurationError(f"data={data!r:.100} is not bytes: give the new payload as JSON in UTF-8")
         amend = Amend(self._store.names, self._store.dialect)
 
         def work(connection: Connection) -> str | None:
@@ -264,7 +268,12 @@ class Operations:
         return await self._store.transact(work)
 
     async def cancel_scheduled(self, event_id: UUID) -> bool:
-        """Let a scheduled event never be published; False when it does not wait any more."""
+        """Let a scheduled event never be published; False when it does not wait any more.
+
+        Raises:
+            ConfigurationError: it is no UUID.
+        """
+        _check_id(event_id)
 
         def work(connection: Connection) -> bool:
             found = bool(run(connection, self._store.publishing.cancel_scheduled([event_id])))
@@ -274,7 +283,12 @@ class Operations:
         return await self._store.transact(work)
 
     async def run_scheduled(self, event_id: UUID) -> bool:
-        """Let a scheduled event be published now; False when it does not wait any more."""
+        """Let a scheduled event be published now; False when it does not wait any more.
+
+        Raises:
+            ConfigurationError: it is no UUID.
+        """
+        _check_id(event_id)
         amend = Amend(self._store.names, self._store.dialect)
 
         def work(connection: Connection) -> bool:
@@ -339,10 +353,20 @@ class Operations:
         self, number: int | None, event_id: str | None, subscription: str | None, event: str | None, key: str | None,
         fingerprint: str | None, since: datetime | None, until: datetime | None,
     ) -> Heads:  # fmt: skip
-        for name, time in (("since", since), ("until", until)):
-            if time is not None and time.tzinfo is None:
-                raise ConfigurationError(f"{name}={time} has no time zone: give an aware datetime")
+        check_aware(since=since, until=until)
+        if number is not None:
+            _check_number(number)
         return Heads(number, event_id, self._service, subscription, event, key, fingerprint, since, until)
+
+
+def _check_number(number: object) -> None:
+    if not isinstance(number, int):
+        raise ConfigurationError(f"number={number!r} is no number of a delivery: give a whole number")
+
+
+def _check_id(event_id: object) -> None:
+    if not isinstance(event_id, UUID):
+        raise ConfigurationError(f"event_id={event_id!r} is no UUID: give the one that publish has returned")
 
 
 def _done(found: bool) -> tuple[int, str]:

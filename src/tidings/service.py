@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 from uuid import UUID
 
 from tidings import __version__
-from tidings.checks import check_collections, check_context, check_retention, check_settings, check_start, check_subscriptions
+from tidings.checks import (
+    check_callback,
+    check_collections,
+    check_context,
+    check_retention,
+    check_roles,
+    check_settings,
+    check_start,
+    check_subscriptions,
+)
+from tidings.clock import check_aware
 from tidings.consume.breaker import Breaker
 from tidings.consume.counters import Counters
 from tidings.consume.environments import EnvironmentRouting, group_of, routing_of
@@ -21,7 +31,7 @@ from tidings.consume.providers import Providers
 from tidings.consume.replay import Interval, Progress, Replay, subscription_to_replay
 from tidings.consume.retry import Retry
 from tidings.consume.routing import MAX_HOPS, Compiled, compile_subscription, event_types
-from tidings.consume.subscriptions import Subscription, Subscriptions
+from tidings.consume.subscriptions import NAMES, Subscription, Subscriptions, is_name
 from tidings.consume.tuning import Tuning
 from tidings.context.keys import ContextKey
 from tidings.contracts import Contract, EventType
@@ -310,8 +320,14 @@ class Service:
             outcome: `succeeded`, `rejected`, `failed`, `rolled back` or `repeated`.
             since: it began at this time (aware) or later.
             until: it began before this time.
-            limit: the most rows.
+            limit: the most rows, 1 or more.
+
+        Raises:
+            ConfigurationError: a time has no zone, or the limit is less than 1.
         """
+        check_aware(since=since, until=until)
+        if not isinstance(limit, int) or limit < 1:
+            raise ConfigurationError(f"audited(limit={limit!r}): give a whole number of at least 1")
         store = self.store
 
         def read(connection: Any) -> Sequence[AuditRow]:
@@ -359,7 +375,12 @@ class Service:
         self._providers.add(kind, provider)
 
     def on_dead(self, callback: OnDead, /) -> OnDead:
-        """Call this function once for each event that is not tried again, after it has been stored as dead."""
+        """Call this function once for each event that is not tried again, after it has been stored as dead.
+
+        Raises:
+            ConfigurationError: it is no function.
+        """
+        check_callback("on_dead", callback)
         self._on_dead.append(callback)
         return callback
 
@@ -372,12 +393,13 @@ class Service:
             age: 1 second or more.
 
         Raises:
-            ConfigurationError: the age is less than a second.
+            ConfigurationError: the age is less than a second, or what is decorated is no function.
         """
-        if age < timedelta(seconds=1):
-            raise ConfigurationError(f"on_backlog(age={age}): give a second or more")
+        if not isinstance(age, timedelta) or age < timedelta(seconds=1):
+            raise ConfigurationError(f"on_backlog(age={age!r}): give a timedelta of a second or more")
 
         def add(callback: OnBacklog) -> OnBacklog:
+            check_callback("on_backlog", callback)
             self._on_backlog.append((age.total_seconds(), callback))
             return callback
 
@@ -387,23 +409,34 @@ class Service:
         """Call this function once when a subscription's breaker opens, or a broker cannot be used, and once when that is over.
 
         One process of the service calls it, within about ten seconds.
+
+        Raises:
+            ConfigurationError: it is no function.
         """
+        check_callback("on_breaker", callback)
         self._on_breaker.append(callback)
         return callback
 
     # Looking at it
 
     async def health(self, *, timeout: float = 2.0, stalled: timedelta = timedelta(seconds=60)) -> Health:
-        """Return whether this process is alive and does its work; never raises.
+        """Return whether this process is alive and does its work; whatever has gone wrong, this answers.
 
         Not ready is: a task that has ended, a broker that cannot be used, a store that does not answer, a reader that nobody reads for although
         this process should, and a reader or relay of this process that does not move although events wait. What other processes hold is
         theirs to tell.
 
         Args:
-            timeout: seconds that the store has for its answer.
-            stalled: for how long a reader may stand still although events wait.
+            timeout: seconds that the store has for its answer, more than 0.
+            stalled: for how long a reader may stand still although events wait, 0 or more.
+
+        Raises:
+            ConfigurationError: one of the two cannot be.
         """
+        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
+            raise ConfigurationError(f"health(timeout={timeout!r}): give seconds, more than 0")
+        if not isinstance(stalled, timedelta) or stalled < timedelta(0):
+            raise ConfigurationError(f"health(stalled={stalled!r}): give a timedelta of 0 or more")
         from tidings.observability.health import check
 
         return await check(self._runtime, timeout=timeout, stalled=stalled.total_seconds())
@@ -555,8 +588,10 @@ class Service:
             progress: called after each page.
 
         Raises:
-            ConfigurationError: there is no such subscription, another worker runs this replay, or a time has no zone.
+            ConfigurationError: there is no such subscription, another worker runs this replay, the name is empty, or a time has no zone.
         """
+        if not is_name(name):
+            raise ConfigurationError(f"replay(name={name!r}): give {NAMES}")
         interval = Interval(since, until, key).checked()
         await self.store.open()
         compiled = await subscription_to_replay(self._compile(), subscription, self.name, self.store)
@@ -575,10 +610,11 @@ class Service:
 
         Raises:
             StoreError: the store's tables cannot be used.
-            ConfigurationError: a handler cannot be called, or a subscription was renamed without saying so.
+            ConfigurationError: a handler cannot be called, a subscription was renamed without saying so, or a role or start is not there.
         """
         if self._runtime is not None:
             raise ConfigurationError(f"service {self.name!r} is running already")
+        check_roles(self.roles if roles is None else roles)
         compiled = self._compile()
         check_subscriptions(compiled, self.routing, environments=self._environments is not None)
         check_start(self._start, compiled, self.routing)
@@ -636,6 +672,8 @@ class Service:
         try:
             return self._types[cls]
         except KeyError:
+            if issubclass(cls, type):
+                raise ContractError("publish was given a class: give an event, an instance of it, e.g. OrderPlaced(...)") from None
             raise ContractError(
                 f"{cls.__qualname__} is in none of the contracts of service {self.name!r}: declare it with @contract.event(...), "
                 "and give the contract to Service(contracts=[...])"

@@ -5,17 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from tests.services.databases import Database
 from tidings import Contract, Service, Subscriptions
-from tidings.errors import ConfigurationError
+from tidings.errors import ConfigurationError, ContractError
 from tidings.stores import SQLStore
 from tidings.stores.sqlite import configure
 from tidings.transports import Local, RabbitMQ
@@ -146,3 +146,75 @@ async def test_one_start_serves_every_process(store: SQLStore, arguments: dict[s
     await store.upgrade()
     async with made(store, **arguments):
         pass
+
+
+NAIVE = datetime(2026, 11, 23, tzinfo=UTC).replace(tzinfo=None)
+NO_ZONE = "since=2026-11-23 00:00:00 has no time zone: give an aware datetime"
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda service: service.on_dead(5), "on_dead(5): give a function of one argument"),
+        (lambda service: service.on_breaker(None), "on_breaker(None): give a function of one argument"),
+        (lambda service: service.on_backlog(age=timedelta(minutes=5))("x"), "on_backlog('x'): give a function of one argument"),
+        (lambda service: service.on_backlog(age=300), "on_backlog(age=300): give a timedelta of a second or more"),
+        (lambda service: service.start(roles=["consumer"]), "Service roles=['consumer']: there are consume, relay, schedule"),
+        (lambda service: service.start(roles="consume"), "Service roles='consume': give a list of roles, e.g. ['consume']"),
+        (lambda service: service.health(timeout=0), "health(timeout=0): give seconds, more than 0"),
+        (lambda service: service.health(timeout="2"), "health(timeout='2'): give seconds, more than 0"),
+        (lambda service: service.health(stalled=60), "health(stalled=60): give a timedelta of 0 or more"),
+        (lambda service: service.audited(limit=0), "audited(limit=0): give a whole number of at least 1"),
+        (lambda service: service.audited(since=NAIVE), NO_ZONE),
+        (lambda service: service.audited(until="today"), "until='today' is no time: give an aware datetime"),
+        (lambda service: service.execute(OrderPlaced), "execute was given the class OrderPlaced: give a command, OrderPlaced(...)"),
+        (lambda service: service.replay("charge", name=""), "replay(name=''): give 1 to 200 printable characters"),
+        (lambda service: service.replay("charge", name="again", since=NAIVE), NO_ZONE),
+        (lambda service: service.replay("chrage", name="again"), "there is no subscription 'chrage'; there are shop/charge"),
+        (lambda service: service.operations.count(since=NAIVE), NO_ZONE),
+        (lambda service: service.operations.redrive(number="17"), "number='17' is no number of a delivery: give a whole number"),
+        (lambda service: service.operations.edit("17", b"{}"), "number='17' is no number of a delivery: give a whole number"),
+        (lambda service: service.operations.edit(17, "{}"), "data='{}' is not bytes: give the new payload as JSON in UTF-8"),
+        (lambda service: service.operations.cancel_scheduled("x"), "event_id='x' is no UUID: give the one that publish has returned"),
+        (lambda service: service.operations.run_scheduled("x"), "event_id='x' is no UUID: give the one that publish has returned"),
+    ],
+)
+async def test_a_wrong_argument_of_a_method_is_named(store: SQLStore, call: Any, message: str) -> None:
+    await store.upgrade()
+    service = made(store, subscriptions=[handlers_of()])
+    async with service:
+        pass
+    with pytest.raises(ConfigurationError, match=f"^{re.escape(message)}$"):
+        await call(service)
+
+
+async def test_a_replay_where_nothing_subscribes(store: SQLStore) -> None:
+    await store.upgrade()
+    with pytest.raises(ConfigurationError, match="^there is no subscription 'charge'; there is none$"):
+        await made(store).replay("charge", name="again")
+
+
+@pytest.mark.parametrize(
+    ("kind", "call", "message"),
+    [
+        (
+            ContractError,
+            lambda service, session: service.publish(session, OrderPlaced),
+            "publish was given a class: give an event, an instance of it",
+        ),
+        (
+            TypeError,
+            lambda service, session: service.publish(session, OrderPlaced("o-1"), headers=[("a", "b")]),
+            "order.placed v1: headers=[('a', 'b')] is not a dictionary of names and texts",
+        ),
+        (TypeError, lambda service, session: service.cancel(session, "o-1"), "cancel wants the UUID that publish has returned, not 'o-1'"),
+    ],
+)
+async def test_what_cannot_be_published_or_cancelled_is_named(store: SQLStore, kind: type[Exception], call: Any, message: str) -> None:
+    await store.upgrade()
+    service = made(store)
+    async with AsyncSession(store.connections.engine) as session:
+        with pytest.raises(kind, match=f"^{re.escape(message)}"):
+            call(service, session)
+        await session.commit()
+    assert [event async for event in service.read_log()] == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -90,8 +91,22 @@ def test_rules_hold_for_roles() -> None:
     rule = Redact("password", unless={"operator"})
     assert json.loads(Shown.of('{"password": "p"}', None, Redaction([rule], {"operator"})).text) == {"password": "p"}
     assert json.loads(Shown.of('{"password": "p"}', None, Redaction([rule], {"viewer"})).text) == {"password": "[redacted]"}
-    with pytest.raises(ConfigurationError):
-        Redact(" ")
+    for wrong in (
+        {"field": " "},
+        {"field": "password", "unless": "operator"},
+        {"field": "password", "unless": {5}},
+        {"field": "password", "event": ""},
+    ):
+        (name, _), *_ = reversed(wrong.items())
+        with pytest.raises(ConfigurationError, match=rf"Redact\({name}="):
+            Redact(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wrong", [{"redact": 5}, {"redact": [5]}, {"read_only": "no"}, {"secure_cookies": 1}])
+def test_settings_that_cannot_be_are_refused(sqlite: Database, open_store: Any, wrong: dict[str, Any]) -> None:
+    ((name, given),) = wrong.items()
+    with pytest.raises(ConfigurationError, match=re.escape(f"dashboard({name}={given!r}): give ")):
+        Dashboard(open_store(sqlite), auth=AUTH, **wrong)
 
 
 async def test_nothing_that_is_hidden_is_in_any_answer(sqlite: Database, open_store: Any, scene: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import msgspec
 from sqlalchemy import Connection
 
-from tidings.clock import elapsed
+from tidings.clock import check_aware, elapsed
 from tidings.consume.calling import HandlerFailed
 from tidings.consume.counters import Counters
 from tidings.consume.execution import Attempt, Execution, Failed
@@ -49,9 +49,7 @@ class Interval(NamedTuple):
         Raises:
             ConfigurationError: a bound has no time zone.
         """
-        for label, bound in (("since", self.since), ("until", self.until)):
-            if bound is not None and bound.tzinfo is None:
-                raise ConfigurationError(f"{label}={bound} has no time zone: give an aware datetime")
+        check_aware(since=self.since, until=self.until)
         return self
 
 
@@ -66,7 +64,8 @@ async def subscription_to_replay(compiled: Sequence[Compiled], which: str, servi
     if len(found) > 1:
         raise ConfigurationError(f"several groups have a subscription {which!r}: say group/name")
     if not found:
-        raise ConfigurationError(f"there is no subscription {which!r}")
+        there = ", ".join(sorted(item.label for item in compiled if (item.group, item.name) in registered))
+        raise ConfigurationError(f"there is no subscription {which!r}; there {f'are {there}' if there else 'is none'}")
     found[0].id = registered[found[0].group, found[0].name]
     return found[0]
 

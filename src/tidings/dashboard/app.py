@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +91,11 @@ class Dashboard:
             raise ConfigurationError(f"dashboard(auth={type(auth).__name__}): give a function of the request that returns a User or None")
         if isinstance(redact, str):
             raise ConfigurationError(f"dashboard(redact={redact!r}): give a list, redact=[{redact!r}]")
+        if not isinstance(redact, Collection) or not all(isinstance(rule, str | Redact) for rule in redact):
+            raise ConfigurationError(f"dashboard(redact={redact!r}): give a list of names of fields and Redact(...)")
+        for what, flag in (("read_only", read_only), ("secure_cookies", secure_cookies)):
+            if not isinstance(flag, bool):
+                raise ConfigurationError(f"dashboard({what}={flag!r}): give True or False")
         Redaction(redact, ())
         self._settings = settings = Settings(Desk(store, service), auth, read_only, tuple(redact), secure_cookies)
         routes: list[Route | Mount] = [

@@ -47,6 +47,10 @@ class Redact:
     def __post_init__(self) -> None:
         if not isinstance(self.field, str) or not self.field.strip():
             raise ConfigurationError(f"Redact(field={self.field!r}): give the name of a field, such as 'password' or 'card.number'")
+        if not isinstance(self.unless, frozenset | set) or not all(isinstance(role, str) for role in self.unless):
+            raise ConfigurationError(f"Redact(unless={self.unless!r}): give a set of roles, such as {{'auditor'}}")
+        if not isinstance(self.event, str) or not self.event:
+            raise ConfigurationError(f"Redact(event={self.event!r}): give the name of an event, or '*'")
 
 
 class Redaction:

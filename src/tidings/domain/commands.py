@@ -237,6 +237,8 @@ class Commands:
     async def run(self, command: Any, key: str | None, *, blocking: bool) -> Any:
         """Lead a command through the behaviours to its handler."""
         entry = self.compile().handlers.get(type(command))
+        if entry is None and isinstance(command, type):
+            raise ConfigurationError(f"execute was given the class {command.__qualname__}: give a command, {command.__name__}(...)")
         if entry is None:
             raise ConfigurationError(
                 f"service {self.domain.service!r} has no handler for the command {type(command).__qualname__}: write one with "

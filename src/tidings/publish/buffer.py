@@ -30,6 +30,8 @@ class Cancellation:
     __slots__ = ("cancelled", "event_id")
 
     def __init__(self, event_id: UUID) -> None:
+        if not isinstance(event_id, UUID):
+            raise TypeError(f"cancel wants the UUID that publish has returned, not {event_id!r:.100}")
         self.event_id = event_id
         self.cancelled: bool | None = None
 

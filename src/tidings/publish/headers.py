@@ -68,9 +68,12 @@ def user_headers(event: str, headers: Mapping[str, str], collision: Callable[[st
         collision: says why no transport could carry a header of this name.
 
     Raises:
+        TypeError: it is no mapping.
         InvalidEvent: too many headers; a name that is reserved, too long or not printable ASCII; a value that is no string, too long,
             or cannot be stored (NUL, lone surrogates).
     """
+    if not isinstance(headers, Mapping):
+        raise TypeError(f"{event}: headers={_short(headers)} is not a dictionary of names and texts")
     if len(headers) > MAX_HEADERS:
         raise InvalidEvent(f"{event}: {len(headers)} headers are more than {MAX_HEADERS}: put data into the event")
     given: dict[Any, Any] = dict(headers)  # nothing has checked yet that they are strings
