@@ -211,6 +211,9 @@ def test_what_lets_anybody_in_is_refused_at_once() -> None:
     for broken in (
         lambda: TokenAuth("short"),
         lambda: TokenAuth({}),
+        lambda: TokenAuth(["a-token-of-sixteen"]),  # type: ignore[arg-type]
+        lambda: TokenAuth({"a-token-of-sixteen": "ada"}),  # type: ignore[dict-item]
+        lambda: TokenAuth({b"a-token-of-sixteen": User("ada")}),  # type: ignore[dict-item]
         lambda: BasicAuth({}),
         lambda: BasicAuth({"a": ""}),
         lambda: BasicAuth({"a": "b"}, {"c"}),

@@ -66,11 +66,13 @@ class TokenAuth:
         tokens: one token, whose user is an operator; or users by token.
 
     Raises:
-        ConfigurationError: no token, or one of fewer than 16 characters.
+        ConfigurationError: no token, one of fewer than 16 characters, or something else than users by token.
     """
 
     def __init__(self, tokens: str | Mapping[str, User]) -> None:
-        users = {tokens: User("token", frozenset({"operator"}))} if isinstance(tokens, str) else dict(tokens)
+        users = {tokens: User("token", frozenset({"operator"}))} if isinstance(tokens, str) else tokens
+        if not isinstance(users, Mapping) or not all(isinstance(token, str) and isinstance(user, User) for token, user in users.items()):
+            raise ConfigurationError("TokenAuth wants one token, or users by token: {token: User('ada', {'operator'})}")
         if not users or any(len(token) < 16 for token in users):
             raise ConfigurationError(
                 "TokenAuth wants tokens of 16 characters or more: python -c 'import secrets; print(secrets.token_urlsafe())'"
