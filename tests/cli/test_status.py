@@ -17,6 +17,7 @@ from tidings.stores.sql.queries import Backlog, Queries, Reader, Scheduled, Subs
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 NOTHING = Backlog(0, None)
 UNSCHEDULED = Scheduled(0, None)
+BOOK = Subscription(1, "till", "till", "book", ("sale.made",), True, "active")
 
 
 def reader(**changes: object) -> Reader:
@@ -34,7 +35,7 @@ def status(
     readers = [reader()] if readers is None else readers
     return Status(
         NOW, replica, 1, readers, {item.reader: backlog for item in readers if item.state != "retired"},
-        [subscription or Subscription(1, "till", "till", "book", ("sale.made",), True, "active")], [], scheduled, [],
+        [subscription or BOOK], [], scheduled, [],
     )  # fmt: skip
 
 
@@ -59,6 +60,23 @@ def ago(seconds: float) -> datetime:
         ),
         (status(readers=[reader(moved_at=ago(90))], backlog=Backlog(5, ago(100))), "has not moved for 90 s"),
         (status(readers=[reader(moved_at=ago(90))], backlog=Backlog(5, ago(10))), None),
+        (
+            status(readers=[reader(moved_at=ago(90))], backlog=Backlog(5, ago(100)), subscription=BOOK._replace(state="paused")),
+            "subscription till/book is paused, and events wait in the log, the oldest for 100 s: 'tidings subscriptions resume till/book --of till'",
+        ),
+        (status(readers=[reader(moved_at=ago(9))], backlog=Backlog(5, ago(100)), subscription=BOOK._replace(state="paused")), None),
+        (
+            status(readers=[reader(moved_at=ago(90))], backlog=Backlog(5, ago(100)), subscription=BOOK._replace(breaker="open")),
+            "till/book: its breaker has been open, its events wait in the log",
+        ),
+        (
+            status(
+                readers=[reader(moved_at=ago(90), lease_until=ago(1))],
+                backlog=Backlog(5, ago(100)),
+                subscription=BOOK._replace(state="paused"),
+            ),
+            "no worker reads for it",
+        ),
         (status(readers=[reader(moved_at=ago(9000))]), None),
         (status(readers=[reader(state="paused", owner=None)], backlog=Backlog(5, ago(9000))), None),
         (status(readers=[reader(state="retired", owner=None)]), None),

@@ -165,7 +165,7 @@ def findings(facts: Facts) -> Iterator[Finding]:
     yield from _retention(facts, problems)
     unpurged = {reader.reader: age for reader, age in _unpurged(facts)}
     for kind, _, subject, says in problems:
-        if kind in ("unread", "still") and subject in unpurged:
+        if kind in ("unread", "still", "paused") and subject in unpurged:
             says += f"; its oldest events are {duration(unpurged[subject])} old: the log cannot be purged behind them, and grows"  # noqa: PLW2901
         yield Finding("problem", "status", says)
 
@@ -292,7 +292,7 @@ def _code(facts: Facts) -> Iterator[Finding]:
 
 
 def _retention(facts: Facts, problems: Sequence[Problem]) -> Iterator[Finding]:
-    troubled = {problem.subject for problem in problems if problem.kind in ("unread", "still")}
+    troubled = {problem.subject for problem in problems if problem.kind in ("unread", "still", "paused")}
     for reader, age in _unpurged(facts):
         if reader.reader not in troubled:
             yield Finding(

@@ -88,7 +88,7 @@ class Problem(NamedTuple):
         says: a sentence that says what to do.
     """
 
-    kind: Literal["replica", "unread", "still", "broker", "breaker", "dead", "overdue", "schedule"]
+    kind: Literal["replica", "unread", "still", "paused", "broker", "breaker", "dead", "overdue", "schedule"]
     service: str
     subject: str
     says: str
@@ -107,7 +107,8 @@ def problems_in(status: Status) -> Iterator[Problem]:
     down = {(item.service, item.group) for item in status.subscriptions if is_relay(item) and item.breaker == "open"}
     for reader in status.readers:
         if reader.kind == "log" and reader.state == "active" and (reader.owner is not None or (reader.service, reader.group) not in down):
-            yield from _of_reader(reader, status.backlogs[reader.reader], status.now)
+            its = [item for item in status.subscriptions if (item.service, item.group) == (reader.service, reader.group)]
+            yield from _of_reader(reader, status.backlogs[reader.reader], its, status.now)
     for subscription in status.subscriptions:
         if subscription.state != "retired":
             yield from _of_subscription(subscription, status.now)
@@ -138,7 +139,7 @@ def is_unread(reader: Reader, now: datetime) -> bool:
     return reader.owner is None or reader.lease_until is None or reader.lease_until < now
 
 
-def _of_reader(reader: Reader, backlog: Backlog, now: datetime) -> Iterator[Problem]:
+def _of_reader(reader: Reader, backlog: Backlog, subscriptions: Sequence[Subscription], now: datetime) -> Iterator[Problem]:
     if not backlog.events:
         return
     age = timedelta(0) if backlog.oldest is None else now - backlog.oldest
@@ -154,6 +155,16 @@ def _of_reader(reader: Reader, backlog: Backlog, now: datetime) -> Iterator[Prob
             f"'tidings groups retire {reader.group}' if it is gone for good",
         )  # fmt: skip
     elif age > _STALE and still > _STALE:
+        paused = [item.label for item in subscriptions if item.state == "paused"]
+        for label in paused:
+            yield Problem(
+                "paused", reader.service, reader.reader,
+                f"subscription {label} is paused, and events wait in the log, the oldest for {duration(age)}: "
+                f"'tidings subscriptions resume {label} --of {reader.service}' lets it go on",
+            )  # fmt: skip
+        if paused or any(item.breaker in ("open", "half-open") for item in subscriptions):
+            # What stops it is known, and said with the subscription.
+            return
         yield Problem(
             "still", reader.service, reader.reader,
             f"group {reader.group!r} has not moved for {duration(still)} although events wait: look at the worker's log",
