@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -83,7 +84,8 @@ async def test_every_connection_is_lost_again_and_again(postgresql: Database, as
         assert world.deliveries() == []
 
 
-async def test_the_database_cannot_be_reached_for_a_while(pg_world: World, postgresql: Database) -> None:
+async def test_the_database_cannot_be_reached_for_a_while(pg_world: World, postgresql: Database, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="tidings")
     handlers = Subscriptions()
 
     @handlers.subscribe(OrderPlaced, retry=Retry(attempts=3, base=0.05, factor=1, jitter=0))
@@ -102,12 +104,20 @@ async def test_the_database_cannot_be_reached_for_a_while(pg_world: World, postg
             try:
                 terminate(postgresql)
                 # Long enough for everything that runs to have met it.
-                await asyncio.sleep(1.5)
+                await asyncio.sleep(5)
             finally:
                 connection.execute(f'alter database "{name}" with allow_connections true')
         await pg_world.publish(service, OrderPlaced("after", 100))
         await until(lambda: len(pg_world.effects()) == 51, seconds=60)
         await until_equal(pg_world.lanes, [], seconds=60)
+        await until(
+            lambda: any(record.getMessage().startswith("the database can be used again after") for record in caplog.records), seconds=20
+        )
+    # The reader, the parked events and three tasks with a lease have tried again all the time.
+    told = [record.getMessage() for record in caplog.records if record.name == "tidings.store" and record.levelno == logging.WARNING]
+    assert 1 <= len(told) <= 5
+    assert all("trying again until it can be used" in line for line in told)
+    assert not [record.getMessage() for record in caplog.records if "cannot be" in record.getMessage() and record.name != "tidings.store"]
     assert service.counters.of("failed") == 2
     assert sorted(value for _, value in pg_world.effects()) == [*range(50), 100]
 

@@ -18,7 +18,7 @@ from tidings.consume.execution import Attempt, Execution, Failed, StoreDown
 from tidings.consume.failures import failure_of, said
 from tidings.consume.fences import LaneFence
 from tidings.consume.outcome import Outcome
-from tidings.consume.parking import guarded, record_failure, refusal, to_its_end, undecodable
+from tidings.consume.parking import guarded, noticed, record_failure, refusal, to_its_end, undecodable
 from tidings.consume.received import Received, from_delivery
 from tidings.consume.retry import Decision, Retry
 from tidings.consume.routing import Compiled
@@ -38,6 +38,8 @@ _LANES = 16
 _PAGE = 100
 #: Seconds that a lane's lease lasts; renewed while its worker runs.
 _LEASE = 30.0
+#: What those who look after parked events are called where they say that the store is down.
+_PART = "parked events"
 #: Seconds until what went wrong by a mistake of ours is tried again.
 _AGAIN = 5.0
 
@@ -108,8 +110,9 @@ class Retrier:
                         due = await guarded(self._store.call(self._store.lanes.next_due, [id_ for id_ in mine if id_ not in self._queuing]))
                         pause = 1.0 if due is None else min(max(due, 0.01), 1.0)
                     delay = 0.1
+                    self._store.outages.over(_PART)
                 except StoreDown as error:
-                    logger.warning("parked events: %s; trying again in %.1f s", error, delay)
+                    noticed(self._store, _PART, error)
                     pause = delay
                     delay = min(delay * 2, 5.0)
                 except Exception:
@@ -160,7 +163,7 @@ class Retrier:
                 if not await guarded(self._store.call(self._store.lanes.due_of, [subscription_id])):
                     return
         except StoreDown as error:
-            logger.warning("%s: parked events: %s", self._executions[subscription_id].compiled.label, error)
+            noticed(self._store, _PART, error, subscription=self._executions[subscription_id].compiled.label)
         except Exception:
             # As in `run`: it must not end the whole service. Who finds a lane due queues again.
             logger.exception("%s: parked events cannot be claimed", self._executions[subscription_id].compiled.label)
@@ -250,7 +253,7 @@ class Retrier:
         except LeaseLost as error:
             logger.info("%s: %s", execution.compiled.label, error)
         except StoreDown as error:
-            logger.warning("%s: %s", execution.compiled.label, error)
+            noticed(self._store, _PART, error, subscription=execution.compiled.label)
         except Exception:
             # A mistake of ours must not stop the other lanes; this one is tried again when its lease has run out.
             logger.exception("%s: a lane could not be worked on", execution.compiled.label)

@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager, suppress
 from tidings.clock import elapsed
 from tidings.consume.execution import StoreDown
 from tidings.consume.limits import Limit, Taken, portion, share, take
-from tidings.consume.parking import guarded
+from tidings.consume.parking import guarded, noticed
 from tidings.stores.base import Claim, Verdict
 from tidings.stores.sql.store import SQLStore
 
@@ -120,10 +120,14 @@ class _Scope:
         try:
             pause = await self.ask(max(wanted, portion(rate)) if rate is not None and short else 0)
         except StoreDown as error:
-            logger.warning("limit %s: %s; trying again in %.1f s", self.name, error, _FRESH)
+            self.noticed(error)
             return _FRESH
         self.wait = pause
         return pause
+
+    def noticed(self, error: StoreDown) -> None:
+        """Say that the permits could not be asked for."""
+        noticed(self._store, f"limit {self.name}", error)
 
     async def ask(self, tokens: int, *, leaving: bool = False) -> float:
         """Renew the permits, ask for more, or give back what nobody here wants; ask for tokens. Return the seconds until there may be more.
@@ -152,6 +156,7 @@ class _Scope:
         # Whoever is cancelled meanwhile does not learn whether it was written.
         self._claims = limit.concurrency is not None
         await guarded(self._store.transact(self._store.limits.ask, self.name, self._worker, self._ttl, decide))
+        self._store.outages.over(f"limit {self.name}")
         self._most = self.used
         if mine is not None:
             self._held, self._until = mine.held, asked + self._ttl
@@ -290,7 +295,7 @@ class Gatekeeper:
                     try:
                         await scope.ask(0)
                     except StoreDown as error:
-                        logger.warning("limit %s: %s", scope.name, error)
+                        scope.noticed(error)
                     except Exception:
                         # Without renewal nothing begins any more when the permits have run out: that is noticed, and asked for anew.
                         logger.exception("limit %s: the permits could not be renewed", scope.name)

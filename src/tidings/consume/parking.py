@@ -14,7 +14,7 @@ from tidings.consume.failures import failure_of, printable, remember
 from tidings.consume.outcome import Outcome
 from tidings.consume.received import Received
 from tidings.consume.routing import Compiled
-from tidings.errors import CircularChain, LeaseLost
+from tidings.errors import CircularChain, LeaseLost, TransportDown
 from tidings.stores.base import Claimed, Failure, Parking
 from tidings.stores.sql.errors import UNAVAILABLE
 from tidings.stores.sql.store import SQLStore
@@ -74,6 +74,14 @@ async def guarded(work: Awaitable[R]) -> R:
         return await work
     except UNAVAILABLE as error:
         raise StoreDown(f"the database cannot be used: {str(error).partition(chr(10))[0]}") from error
+
+
+def noticed(store: SQLStore, part: str, error: Exception, **fields: str) -> None:
+    """Say that a part of the service cannot go on for now, and tries again: once for a database that all of them cannot use."""
+    if isinstance(error, TransportDown):
+        logger.warning("%s: %s", part, error, extra=fields)
+    else:
+        store.outages.met(part, error, fields)
 
 
 async def to_its_end(work: Coroutine[Any, Any, R]) -> R:

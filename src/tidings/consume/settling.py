@@ -15,7 +15,7 @@ from tidings.consume.execution import Attempt, Execution, Failed, StoreDown
 from tidings.consume.failures import remember, said
 from tidings.consume.fences import NO_LANE, Handed
 from tidings.consume.outcome import Outcome
-from tidings.consume.parking import guarded, parking, record_failure, refusal, to_its_end, undecodable
+from tidings.consume.parking import guarded, noticed, parking, record_failure, refusal, to_its_end, undecodable
 from tidings.consume.received import Received
 from tidings.consume.recording import Recorder
 from tidings.consume.retry import Decision
@@ -31,6 +31,8 @@ logger = logging.getLogger("tidings.consume")
 
 #: Most events of one shared transaction.
 SHARE = 100
+#: Seconds until the first try again after the database could not be used.
+_FIRST = 0.1
 
 
 class Settling:
@@ -74,7 +76,7 @@ class Settling:
 
     async def settle(self, handed: Handed) -> None:
         """Settle every one of these events: handled, skipped as duplicate, or parked."""
-        delay = 0.1
+        delay = _FIRST
         while True:
             try:
                 if self.compiled.transactional:
@@ -82,15 +84,15 @@ class Settling:
                         await self._settle_all(handed)
                 else:
                     await self._settle_all(handed)
+                if delay > _FIRST:
+                    self._store.outages.over(self.compiled.label)
                 return
             except StoreDown as error:
                 task = asyncio.current_task()
                 if task is not None and task.cancelling():
                     # It came out of writing down what was done when we were cancelled, in place of the cancellation.
                     raise asyncio.CancelledError from error
-                logger.warning(
-                    "%s: %s; trying again in %.1f s", self.compiled.label, error, delay, extra={"subscription": self.compiled.label}
-                )
+                noticed(self._store, self.compiled.label, error, subscription=self.compiled.label)
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, 5.0)
 

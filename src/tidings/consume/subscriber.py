@@ -20,7 +20,7 @@ from tidings.consume.consuming import Session
 from tidings.consume.crew import Means
 from tidings.consume.execution import StoreDown
 from tidings.consume.opening import Opener
-from tidings.consume.parking import guarded
+from tidings.consume.parking import guarded, noticed
 from tidings.consume.reach import Reach, unless_stopped
 from tidings.consume.routing import Compiled
 from tidings.consume.sources import Feed
@@ -95,6 +95,7 @@ class Subscriber:
         while not self._stopping.is_set():
             try:
                 lease = await guarded(means.store.call(means.store.sharing.join, self.reader, means.worker, means.tuning.lease))
+                means.store.outages.over(self.reader)
                 delay = 0.1
                 if lease is None:
                     await rest(means.tuning.lease, self._stopping)
@@ -103,7 +104,7 @@ class Subscriber:
             except LeaseLost as error:
                 logger.info("%s: %s", self.reader, error, extra={"reader": self.reader})
             except (StoreDown, ReplicaError) as error:
-                logger.warning("%s: %s; trying again in %.1f s", self.reader, error, delay, extra={"reader": self.reader})
+                noticed(means.store, self.reader, error, reader=self.reader)
                 await rest(delay, self._stopping)
                 delay = min(delay * 2, 5.0)
             except Exception:

@@ -12,7 +12,7 @@ from typing import Any
 
 from tidings.clock import elapsed
 from tidings.consume.execution import StoreDown
-from tidings.consume.parking import guarded
+from tidings.consume.parking import guarded, noticed
 from tidings.consume.progress import Progress
 from tidings.consume.tuning import Tuning
 from tidings.errors import LeaseLost, ReplicaError
@@ -141,6 +141,7 @@ async def hold(
         try:
             await guarded(store.mend())
             tenure = await acquire(reader, store, worker, tuning)
+            store.outages.over(reader)
             delay = 0.1
             if tenure is None:
                 await rest(tuning.lease / 3 * random.uniform(0.8, 1.2), stopping)
@@ -149,7 +150,7 @@ async def hold(
         except LeaseLost as error:
             logger.info("%s: %s", reader, error, extra={"reader": reader})
         except (StoreDown, ReplicaError) as error:
-            logger.warning("%s: %s; trying again in %.1f s", reader, error, delay, extra={"reader": reader})
+            noticed(store, reader, error, reader=reader)
             await rest(delay, stopping)
             delay = min(delay * 2, 5.0)
         except Exception:

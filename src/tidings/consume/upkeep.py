@@ -14,7 +14,8 @@ from tidings.clock import elapsed
 from tidings.consume.counters import Counters
 from tidings.consume.execution import StoreDown
 from tidings.consume.failures import this_process
-from tidings.consume.parking import guarded
+from tidings.consume.parking import guarded, noticed
+from tidings.errors import LeaseLost
 from tidings.stores.base import Lease
 from tidings.stores.sql.store import SQLStore
 
@@ -70,9 +71,14 @@ class LeasedTask:
                     if not await guarded(store.call(store.leases.renew, lease, self._ttl)):
                         lease = None
                         continue
+                store.outages.over(self.name)
                 pause = self._ttl / 3 * random.uniform(0.8, 1.2) if lease is None else min(await self._step(lease), self._ttl / 3)
+            except LeaseLost as error:
+                logger.info("%s: %s", self.name, error)
+                lease = None
+                pause = self._ttl / 3
             except StoreDown as error:
-                logger.warning("%s: %s", self.name, error)
+                noticed(store, self.name, error)
                 lease = None
                 pause = 2.0
             except Exception:
@@ -174,9 +180,10 @@ class Heart:
         try:
             await guarded(self._store.call(function, *arguments))
             await guarded(self._store.transact(self._store.stats.count, self._service, counts))
+            self._store.outages.over("heartbeat")
         except StoreDown as error:
             self._counters.restore(counts)
-            logger.warning("heartbeat: %s", error)
+            noticed(self._store, "heartbeat", error)
         except Exception:
             # Nobody handles events with it: it must not end the whole service.
             self._counters.restore(counts)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from tidings.consume.execution import StoreDown
 from tidings.consume.parking import guarded
+from tidings.errors import LeaseLost
 from tidings.stores.base import Lease, Mark
 from tidings.stores.sql.observed import Observed, Observer
 from tidings.stores.sql.store import SQLStore
@@ -121,7 +121,7 @@ class Alerts:
             self._told = told
             mark = Mark(None, None, 0, json.dumps(told))
             if not await guarded(self._store.call(self._store.leases.move, lease, mark, 0, same_window=True)):
-                raise StoreDown("another worker tells alerts now")
+                raise LeaseLost("another worker tells alerts now")
         return _LOOK
 
     def _backlogs(self, observed: Observed, told: dict[str, str]) -> None:

@@ -27,6 +27,7 @@ from tidings.stores.sql.leases import Leases
 from tidings.stores.sql.limits import Limits
 from tidings.stores.sql.names import Names
 from tidings.stores.sql.numbers import WorkerNumbers
+from tidings.stores.sql.outages import Outages
 from tidings.stores.sql.postgresql import inbox as pg_inbox
 from tidings.stores.sql.postgresql import lanes as pg_lanes
 from tidings.stores.sql.postgresql import log as pg_log
@@ -69,6 +70,7 @@ class SQLStore:
                 f"SQLStore wants a SQLAlchemy Engine or AsyncEngine, not {type(engine).__name__}: SQLStore(create_engine(url))"
             )
         self.connections = Connections(engine)
+        self.outages = Outages()
         name = self.connections.sync_engine.dialect.name
         if name not in ("postgresql", "sqlite"):
             raise ConfigurationError(f"SQLStore has no statements for {name!r}: use PostgreSQL or SQLite")
