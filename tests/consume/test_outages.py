@@ -111,7 +111,7 @@ async def test_the_database_cannot_be_reached_for_a_while(pg_world: World, postg
         await until(lambda: len(pg_world.effects()) == 51, seconds=60)
         await until_equal(pg_world.lanes, [], seconds=60)
         await until(
-            lambda: any(record.getMessage().startswith("the database can be used again after") for record in caplog.records), seconds=20
+            lambda: any(record.getMessage().startswith("the database can be used again after") for record in caplog.records), seconds=60
         )
     # The reader, the parked events and three tasks with a lease have tried again all the time.
     told = [record.getMessage() for record in caplog.records if record.name == "tidings.store" and record.levelno == logging.WARNING]

@@ -45,12 +45,12 @@ def test_an_outage_is_one_line_however_many_parts_notice_it(log: Log) -> None:
         *["heartbeat: the database cannot be used: connection is closed; trying again"] * 5,
         *["task:mover: the database cannot be used: connection is closed; trying again"] * 5,
     ]
-    log.now += 31
+    log.now += 16
     log.outages.met("heartbeat", GONE)
     log.outages.over("task:mover")
     assert log.lines() == [], "another one cannot use it yet, or has not tried lately"
     log.outages.over("heartbeat")
-    assert log.lines() == ["the database can be used again after 31 s"]
+    assert log.lines() == ["the database can be used again after 16 s"]
     log.outages.over("shop/shop@log")
     assert log.lines() == []
     log.outages.met("task:mover", GONE)
@@ -92,6 +92,6 @@ def test_the_one_part_that_cannot_use_it_is_no_new_outage_whenever_others_can(lo
 
 def test_what_ended_while_it_failed_does_not_keep_an_outage_alive(log: Log) -> None:
     log.outages.met("shop/shop@log", GONE)
-    log.now += 31
+    log.now += 16
     log.outages.over("heartbeat")
-    assert log.lines()[-1] == "the database can be used again after 31 s"
+    assert log.lines()[-1] == "the database can be used again after 16 s"

@@ -85,14 +85,15 @@ class Settling:
                 else:
                     await self._settle_all(handed)
                 if delay > _FIRST:
-                    self._store.outages.over(self.compiled.label)
+                    self._store.outages.over(self._lease.reader)
                 return
             except StoreDown as error:
                 task = asyncio.current_task()
                 if task is not None and task.cancelling():
                     # It came out of writing down what was done when we were cancelled, in place of the cancellation.
                     raise asyncio.CancelledError from error
-                noticed(self._store, self.compiled.label, error, subscription=self.compiled.label)
+                # In the reader's name: when it has lost its lease meanwhile, it is the one to tell that this is over.
+                noticed(self._store, self._lease.reader, error, subscription=self.compiled.label)
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, 5.0)
 

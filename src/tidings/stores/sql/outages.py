@@ -15,9 +15,10 @@ __all__ = ["Outages"]
 
 logger = logging.getLogger("tidings.store")
 
-#: Seconds between two lines about one outage, and after which a part that has not said anything more is no part of it.
+#: Seconds between two lines about one outage.
 _REMIND = 60.0
-_FORGET = 30.0
+#: Seconds after which a part that has not said anything more is no part of it: it has ended, or has nothing to do. The slowest tries every ten.
+_FORGET = 15.0
 #: Most reasons of one outage that are told: a connection that is lost, one that is refused, a server that is starting up.
 _REASONS = 5
 
