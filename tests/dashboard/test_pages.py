@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from datetime import UTC, datetime
+from typing import Any
+
 import httpx
 import pytest
+from sqlalchemy import create_engine, text
 
+from tests.dashboard.conftest import client_of
+from tests.dashboard.scenes import furnish
+from tests.services.databases import Database
+from tidings.dashboard import Dashboard
 from tidings.dashboard.render import environment
+from tidings.stores.sql.queries import Backlog, Queries
 
 PAGES = {
     "/": ("Overview", "till/book"),
@@ -30,8 +40,8 @@ PAGES = {
 async def test_a_page_shows_what_there_is(client: httpx.AsyncClient, path: str) -> None:
     answer = await client.get(path)
     assert answer.status_code == 200, answer.text
-    for text in PAGES[path]:
-        assert text in answer.text
+    for words in PAGES[path]:
+        assert words in answer.text
     assert "<script>" not in answer.text
 
 
@@ -193,3 +203,32 @@ async def test_what_is_wrong_is_said_in_words_that_help(client: httpx.AsyncClien
     assert low.json()["detail"] == "number=0: give a number from 1 to 9007199254740992"
     nothing = await client.post("/api/actions/redrive", json={})
     assert nothing.json()["detail"] == "all: nothing says which events: give a filter that chooses some, or all=true"
+
+
+async def test_a_lease_that_has_run_out_is_held_by_nobody_although_its_worker_was_seen_a_moment_ago(
+    fresh: Database, open_store: Any
+) -> None:
+    furnish(fresh)
+    engine = create_engine(fresh.sync_url)
+    async with client_of(Dashboard(open_store(fresh))) as client:
+        held = {"till/relay:rabbitmq@log", "till/security@kafka"}
+        found = (await client.get("/api/workers")).json()
+        assert {item["reader"] for item in found["readers"] if item["alive"]} == held
+        with engine.begin() as connection:
+            connection.execute(text("update tidings_checkpoints set lease_until = null where lease_until is not null"))
+        engine.dispose()
+        found = (await client.get("/api/workers")).json()
+        assert [item["reader"] for item in found["readers"] if item["alive"]] == []
+        assert [item["holds"] for item in found["workers"] if item["host"] == "app-1"] == [[]]
+        page = (await client.get("/workers")).text
+        row = page.partition("<td>till/security@kafka</td>")[2].partition("</tr>")[0]
+        assert "nobody reads" in row
+
+
+async def test_a_backlog_that_was_not_counted_to_its_end_says_so(fresh: Database, open_store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with client_of(Dashboard(open_store(fresh))) as client:
+        exact = (await client.get("/")).text.partition("<dt>Backlog</dt>")[2]
+        assert re.match(r'<dd><a href="/workers">2</a>', exact)
+        monkeypatch.setattr(Queries, "backlog", lambda *_: Backlog(10_001, datetime.now(UTC)))
+        bounded = (await client.get("/")).text.partition("<dt>Backlog</dt>")[2]
+        assert re.match(r'<dd><a href="/workers">20,002\+</a>', bounded)

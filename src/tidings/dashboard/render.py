@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from tidings import __version__
 from tidings.dashboard.desk import LATELY
@@ -34,7 +34,16 @@ def environment() -> Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    made.filters |= {"time": _time, "ago": _ago, "ms": _ms, "number": _number, "counted": _counted, "span": _span, "rate": _rate}
+    made.filters |= {
+        "time": _time,
+        "ago": _ago,
+        "ms": _ms,
+        "number": _number,
+        "counted": _counted,
+        "span": _span,
+        "rate": _rate,
+        "exact": _exact,
+    }
     made.globals |= {"query": query, "many": many, "version": __version__}
     return made
 
@@ -58,6 +67,11 @@ def _visible(value: Any) -> Any:
     if isinstance(value, Markup) or not isinstance(value, str) or value.isprintable():
         return value
     return visible(value)
+
+
+def _exact(value: object) -> Markup:
+    """Return what a field of a form holds: sent back as it came, also what cannot be seen of it."""
+    return escape("" if value is None else value)
 
 
 def _time(value: datetime | str | None) -> Markup | str:
