@@ -45,7 +45,12 @@ class Operations:
 
     Args:
         actor: who does it, for the audit.
+
+    Attributes:
+        entry: the number in the audit of what was done last.
     """
+
+    entry: int | None = None
 
     def __init__(self, store: SQLStore, service: str | None = None, actor: str = "code") -> None:
         self._store = store
@@ -201,7 +206,7 @@ class Operations:
         def work(connection: Connection) -> bool:
             found = self._store.registry.retire(connection, service, group, name)
             target = {"service": service, "subscription": f"{group}/{name}"}
-            self._audit.add(connection, self._actor, "retire subscription", target, *_done(found))
+            self.entry = self._audit.add(connection, self._actor, "retire subscription", target, *_done(found))
             return found
 
         return await self._store.transact(work)
@@ -219,7 +224,7 @@ class Operations:
 
         def work(connection: Connection) -> bool:
             found = Retire(self._store.names, self._store.dialect).group(connection, service, group)
-            self._audit.add(connection, self._actor, "retire group", {"service": service, "group": group}, *_done(found))
+            self.entry = self._audit.add(connection, self._actor, "retire group", {"service": service, "group": group}, *_done(found))
             return found
 
         return await self._store.transact(work)
@@ -241,7 +246,7 @@ class Operations:
 
         def work(connection: Connection) -> Forgotten | None:
             found = self._services.forget(connection, name)
-            self._audit.add(connection, self._actor, "forget service", {"service": name}, *_done(found is not None))
+            self.entry = self._audit.add(connection, self._actor, "forget service", {"service": name}, *_done(found is not None))
             return found
 
         return await self._store.transact(work)
@@ -258,7 +263,7 @@ class Operations:
 
         def work(connection: Connection) -> str | None:
             new = amend.edit(connection, number, data)
-            self._audit.add(connection, self._actor, "edit", {"number": number, "new_id": new}, *_done(new is not None))
+            self.entry = self._audit.add(connection, self._actor, "edit", {"number": number, "new_id": new}, *_done(new is not None))
             return new
 
         return await self._store.transact(work)
@@ -268,7 +273,7 @@ class Operations:
 
         def work(connection: Connection) -> bool:
             found = bool(run(connection, self._store.publishing.cancel_scheduled([event_id])))
-            self._audit.add(connection, self._actor, "cancel", {"event_id": str(event_id)}, *_done(found))
+            self.entry = self._audit.add(connection, self._actor, "cancel", {"event_id": str(event_id)}, *_done(found))
             return found
 
         return await self._store.transact(work)
@@ -279,7 +284,7 @@ class Operations:
 
         def work(connection: Connection) -> bool:
             found = amend.run_now(connection, str(event_id))
-            self._audit.add(connection, self._actor, "run now", {"event_id": str(event_id)}, *_done(found))
+            self.entry = self._audit.add(connection, self._actor, "run now", {"event_id": str(event_id)}, *_done(found))
             return found
 
         return await self._store.transact(work)
@@ -309,6 +314,7 @@ class Operations:
         while True:
             try:
                 number, done, more = await self._store.transact(step)
+                self.entry = number
                 total += done
                 progress(total)
             except (Exception, asyncio.CancelledError) as error:
@@ -325,7 +331,7 @@ class Operations:
 
         def work(connection: Connection) -> bool:
             found = self._store.repair.pause(connection, service, subscription, paused=paused)
-            self._audit.add(connection, self._actor, action, {"service": service, "subscription": subscription}, *_done(found))
+            self.entry = self._audit.add(connection, self._actor, action, {"service": service, "subscription": subscription}, *_done(found))
             return found
 
         return await self._store.transact(work)
