@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -14,8 +14,10 @@ from tests.dashboard.conftest import client_of
 from tests.dashboard.scenes import furnish
 from tests.services.databases import Database
 from tidings.dashboard import Dashboard
+from tidings.dashboard.charts import charts_of
 from tidings.dashboard.render import environment
 from tidings.stores.sql.queries import Backlog, Queries
+from tidings.stores.sql.views_stats import Point
 
 PAGES = {
     "/": ("Overview", "till/book"),
@@ -232,3 +234,21 @@ async def test_a_backlog_that_was_not_counted_to_its_end_says_so(fresh: Database
         monkeypatch.setattr(Queries, "backlog", lambda *_: Backlog(10_001, datetime.now(UTC)))
         bounded = (await client.get("/")).text.partition("<dt>Backlog</dt>")[2]
         assert re.match(r'<dd><a href="/workers">20,002\+</a>', bounded)
+
+
+def test_an_hour_without_anything_is_a_gap_in_the_charts_of_durations_and_nothing_in_it_is_now() -> None:
+    begin = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    minutes = [begin + timedelta(minutes=index) for index in range(60)]
+    measured = [Point(minutes[index], "took:20", 4) for index in (3, 4, 40)]
+    _, _, handling, lag = charts_of(minutes, [], minutes, measured)
+    assert handling.times == [int(minute.timestamp()) for minute in minutes]
+    p50 = handling.series[0].values
+    assert [index for index, value in enumerate(p50) if value is not None] == [3, 4, 40]
+    assert handling.summary.startswith("Handler duration (ms): p50 15 when it was measured last, 15 at most")
+    assert handling.svg().count('class="line line-0"') == 2
+    assert lag.empty
+
+
+def test_a_duration_beyond_the_last_bound_is_not_given_as_that_bound() -> None:
+    shown = environment().filters["ms"]
+    assert [shown(value) for value in (None, 1.5, 900, 12_000, 60_000)] == ["-", "1.5 ms", "900 ms", "12 s", "≥ 60 s"]

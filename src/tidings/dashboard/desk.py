@@ -63,7 +63,7 @@ class ReaderState(NamedTuple):
 
 
 class SubscriptionState(NamedTuple):
-    """A subscription with what it did within the last 15 minutes; durations in milliseconds, None where nothing was measured.
+    """A subscription with what it did within the last 15 minutes; durations in milliseconds, None where nothing was measured; 60,000 is that or more.
 
     What a relay has `handled` is what a broker has confirmed.
     """
@@ -283,7 +283,7 @@ class Desk:
             now, _ = self.queries.clock(connection)
             since = (now - span).replace(second=0, microsecond=0)
             minutes, counts = stats.counts(connection, since, now, service, subject)
-            return charts_of(minutes, counts, stats.histograms(connection, since, now, service, subject))
+            return charts_of(minutes, counts, *stats.histograms(connection, since, now, service, subject))
 
         return await self.ask(work)
 

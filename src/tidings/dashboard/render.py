@@ -13,11 +13,15 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from tidings import __version__
+from tidings.consume.counters import BOUNDS
 from tidings.dashboard.desk import LATELY
 from tidings.dashboard.payload import visible
 from tidings.observability.status import many
 
 __all__ = ["STATIC", "environment", "query"]
+
+#: Milliseconds above which nothing more is known of a duration.
+_LONGEST = BOUNDS[-1] * 1000
 
 STATIC = Path(__file__).with_name("static")
 
@@ -105,6 +109,8 @@ def _span(seconds: float) -> str:
 def _ms(value: float | None) -> str:
     if value is None:
         return "-"
+    if value >= _LONGEST:
+        return f"≥ {_LONGEST / 1000:.0f} s"
     if value >= 10_000:
         return f"{value / 1000:,.0f} s"
     return f"{value:.1f} ms" if value < 10 else f"{value:,.0f} ms"
