@@ -46,7 +46,12 @@ class Operations:
 
     Args:
         actor: who does it, for the audit.
+
+    Attributes:
+        entry: the number in the audit of what was done last.
     """
+
+    entry: int | None = None
 
     def __init__(self, store: SQLStore, service: str | None = None, actor: str = "code") -> None:
         self._store = store
@@ -202,7 +207,7 @@ class Operations:
         def work(connection: Connection) -> bool:
             found = self._store.registry.retire(connection, service, group, name)
             target = {"service": service, "subscription": f"{group}/{name}"}
-            self._audit.add(connection, self._actor, "retire subscription", target, *_done(found))
+            self.entry = self._audit.add(connection, self._actor, "retire subscription", target, *_done(found))
             return found
 
         return await self._store.transact(work)
@@ -220,7 +225,7 @@ class Operations:
 
         def work(connection: Connection) -> bool:
             found = Retire(self._store.names, self._store.dialect).group(connection, service, group)
-            self._audit.add(connection, self._actor, "retire group", {"service": service, "group": group}, *_done(found))
+            self.entry = self._audit.add(connection, self._actor, "retire group", {"service": service, "group": group}, *_done(found))
             return found
 
         return await self._store.transact(work)
@@ -242,7 +247,7 @@ class Operations:
 
         def work(connection: Connection) -> Forgotten | None:
             found = self._services.forget(connection, name)
-            self._audit.add(connection, self._actor, "forget service", {"service": name}, *_done(found is not None))
+            self.entry = self._audit.add(connection, self._actor, "forget service", {"service": name}, *_done(found is not None))
             return found
 
         return await self._store.transact(work)
@@ -262,7 +267,7 @@ class Operations:
 
         def work(connection: Connection) -> str | None:
             new = amend.edit(connection, number, data)
-            self._audit.add(connection, self._actor, "edit", {"number": number, "new_id": new}, *_done(new is not None))
+            self.entry = self._audit.add(connection, self._actor, "edit", {"number": number, "new_id": new}, *_done(new is not None))
             return new
 
         return await self._store.transact(work)
@@ -277,7 +282,7 @@ class Operations:
 
         def work(connection: Connection) -> bool:
             found = bool(run(connection, self._store.publishing.cancel_scheduled([event_id])))
-            self._audit.add(connection, self._actor, "cancel", {"event_id": str(event_id)}, *_done(found))
+            self.entry = self._audit.add(connection, self._actor, "cancel", {"event_id": str(event_id)}, *_done(found))
             return found
 
         return await self._store.transact(work)
@@ -293,7 +298,7 @@ class Operations:
 
         def work(connection: Connection) -> bool:
             found = amend.run_now(connection, str(event_id))
-            self._audit.add(connection, self._actor, "run now", {"event_id": str(event_id)}, *_done(found))
+            self.entry = self._audit.add(connection, self._actor, "run now", {"event_id": str(event_id)}, *_done(found))
             return found
 
         return await self._store.transact(work)
@@ -323,6 +328,7 @@ class Operations:
         while True:
             try:
                 number, done, more = await self._store.transact(step)
+                self.entry = number
                 total += done
                 progress(total)
             except (Exception, asyncio.CancelledError) as error:
@@ -339,7 +345,7 @@ class Operations:
 
         def work(connection: Connection) -> bool:
             found = self._store.repair.pause(connection, service, subscription, paused=paused)
-            self._audit.add(connection, self._actor, action, {"service": service, "subscription": subscription}, *_done(found))
+            self.entry = self._audit.add(connection, self._actor, action, {"service": service, "subscription": subscription}, *_done(found))
             return found
 
         return await self._store.transact(work)

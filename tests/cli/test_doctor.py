@@ -127,7 +127,7 @@ def brokers(found: Any, state: Any) -> Any:
         # A broker that is down: its relay stands back, and nobody reads for it meanwhile.
         (
             {"status": with_workers(readers=[RELAYED._replace(owner=None)], subscription=REFUSED)},
-            [("status", "relay:rabbitmq: its broker has been down for 3 min")],
+            [("status", "relay:rabbitmq of till: its broker has been down for 3 min")],
         ),
         (
             {"status": with_workers(subscription=REFUSED), "brokers": {"rabbitmq": "refused"}, "service": "till"},

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -41,6 +42,14 @@ def status(
 
 def ago(seconds: float) -> datetime:
     return NOW - timedelta(seconds=seconds)
+
+
+def received(*, breaker: str | None = None, active: str = "active", **changes: object) -> Status:
+    """A group that receives from a broker."""
+    book = Subscription(1, "till", "till", "book", ("sale.made",), True, active)
+    source = reader(**{"reader": "till/till@rabbitmq", "kind": "queue", **changes})
+    inbound = Subscription(2, "till", "till", "inbound:rabbitmq", (), False, "active", breaker=breaker)
+    return replace(status(readers=[source]), subscriptions=[book, inbound])
 
 
 @pytest.mark.parametrize(
@@ -110,6 +119,16 @@ def ago(seconds: float) -> datetime:
         (status(scheduled=Scheduled(1, ago(5))), None),
         (status(scheduled=Scheduled(1, ago(60))), "role 'schedule'"),
         (status(replica=True), "a replica"),
+        (received(), None),
+        (
+            received(owner=None, lease_until=None),
+            "group 'till' receives from rabbitmq, and no worker reads for it: what is sent to it waits at the broker",
+        ),
+        (received(lease_until=ago(1)), "run service 'till' with role 'consume', or 'tidings groups retire till'"),
+        (received(kind="stream", lease_until=ago(1)), "receives from rabbitmq, and no worker reads for it"),
+        (received(state="retired", owner=None), None),
+        (received(breaker="open", owner=None), "its broker has been down"),
+        (received(active="paused", owner=None), None),
     ],
 )
 def test_what_is_not_well_is_said_and_nothing_else(found: Status, says: str | None) -> None:

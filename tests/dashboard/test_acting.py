@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import AsyncIterator
+from html import unescape
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
@@ -19,6 +20,8 @@ from tests.services.databases import Database
 from tidings.dashboard import Dashboard
 from tidings.dashboard.actions import ACTIONS
 from tidings.dashboard.params import read
+from tidings.ids import uuid7
+from tidings.operations import Operations
 
 
 @pytest.fixture
@@ -27,11 +30,15 @@ async def operator(fresh: Database, open_store: Any) -> AsyncIterator[httpx.Asyn
         yield made
 
 
+def hidden_of(page: httpx.Response) -> dict[str, str]:
+    return {name: unescape(value) for name, value in re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)">', page.text)}
+
+
 async def post(client: httpx.AsyncClient, address: str, **fields: str) -> httpx.Response:
     """Open the confirmation, fill its form in, and send it, as a browser does."""
     page = await client.get(address)
     assert page.status_code == 200, page.text
-    hidden = dict(re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)">', page.text))
+    hidden = hidden_of(page)
     answer = await client.post(address.partition("?")[0], data={**hidden, **fields})
     assert answer.status_code == 303, answer.text
     return answer
@@ -57,6 +64,51 @@ async def test_a_redriven_key_is_tried_again_and_the_audit_says_who_did_it(opera
     assert entry["target"] == {"key": "bad", "rate": 5.0}
 
 
+@pytest.mark.parametrize("key", ["\U0001f468\u200d\U0001f469\u200d\U0001f467", "10\u00a0\u20ac", "two\nlines & more\x1b"])
+async def test_a_form_means_the_key_that_was_given_also_what_cannot_be_seen_of_it(operator: httpx.AsyncClient, key: str) -> None:
+    hidden = hidden_of(await operator.get("/actions/redrive", params={"key": key, "back": "/keys"}))
+    # Browsers send line breaks as CR LF.
+    sent = {name: re.sub(r"\r?\n", "\r\n", value) for name, value in hidden.items()}
+    assert (await operator.post("/actions/redrive", data=sent)).status_code == 303
+    assert (await newest(operator))["target"] == {"key": key}
+    # A filter keeps it, too, apart from line breaks, which no such field has.
+    filtered = (await operator.get("/failures", params={"key": key})).text
+    (field,) = re.findall(r'<input type="text" name="key" value="([^"]*)"', filtered)
+    assert unescape(field) == key
+
+
+async def test_of_two_operators_each_is_told_what_he_has_done_himself(operator: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = Operations.pause
+
+    async def pause(self: Operations, subscription: str) -> bool:
+        done = await plain(self, subscription)
+        # Another one is quicker to the end of the audit.
+        await Operations(self._store, "till", "somebody else").resume(subscription)
+        return done
+
+    monkeypatch.setattr(Operations, "pause", pause)
+    answer = await post(operator, "/actions/pause?service=till&subscription=till/book&back=/subscriptions")
+    number = answer.headers["location"].partition("did=")[2]
+    entry = (await operator.get(f"/api/audit/{number}")).json()
+    assert (entry["actor"], entry["action"]) == ("local", "pause")
+
+
+async def test_what_an_action_has_removed_leads_on_to_the_list_which_says_what_was_done(operator: httpx.AsyncClient) -> None:
+    (group,) = (await operator.get("/api/failures/groups")).json()["groups"]
+    one, all_ = f"/deliveries/{group['number']}", f"/failures/{group['fingerprint']}/{group['subscription_id']}"
+    answer = await post(operator, f"/actions/redrive?number={group['number']}&back={one}")
+    page = await operator.get(answer.headers["location"])
+    assert (page.status_code, "<strong>Redrive</strong>: 1 changed, done" in page.text) == (200, True)
+    filters = f"fingerprint={group['fingerprint']}&state=retrying"
+    answer = await post(operator, f"/actions/discard?{filters}&back={all_}", reason="a test", whole="true")
+    number = answer.headers["location"].partition("did=")[2]
+    for gone, to in ((one, "/failures"), (all_, "/failures"), (f"/scheduled/{uuid7()}", "/scheduled")):
+        answer = await operator.get(f"{gone}?did={number}")
+        assert (answer.status_code, answer.headers["location"]) == (303, f"{to}?did={number}")
+        assert "<strong>Discard</strong>: 3 changed, done" in (await operator.get(answer.headers["location"])).text
+        assert (await operator.get(gone)).status_code == 404, "for whoever has not just acted"
+
+
 async def test_a_skipped_head_is_given_up_and_the_next_one_goes_on(operator: httpx.AsyncClient) -> None:
     number = await head(operator)
     await post(operator, f"/actions/discard?number={number}", reason="a test")
@@ -74,7 +126,7 @@ async def test_a_whole_key_is_discarded_only_when_it_is_said(operator: httpx.Asy
 
 async def test_discarding_needs_a_reason(operator: httpx.AsyncClient) -> None:
     page = await operator.get("/actions/discard?key=bad")
-    hidden = dict(re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)">', page.text))
+    hidden = hidden_of(page)
     answer = await operator.post("/actions/discard", data={**hidden, "reason": " "})
     assert answer.status_code == 400
     assert "reason" in answer.text
@@ -259,7 +311,7 @@ async def test_what_a_filter_names_and_there_is_not_is_an_error(operator: httpx.
 async def test_a_form_that_comes_too_late_is_not_taken_for_what_somebody_else_did(operator: httpx.AsyncClient) -> None:
     number = await head(operator)
     page = await operator.get(f"/actions/discard?number={number}")
-    hidden = dict(re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)">', page.text))
+    hidden = hidden_of(page)
     await post(operator, f"/actions/discard?number={number}", reason="a colleague", whole="true")
     late = await operator.post("/actions/discard", data={**hidden, "reason": "late"})
     assert (late.status_code, f"there is no parked event {number}: it was handled or discarded" in late.text) == (404, True)

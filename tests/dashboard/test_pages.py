@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
 import httpx
 import pytest
+from sqlalchemy import create_engine, text
 
+from tests.dashboard.conftest import client_of
+from tests.dashboard.scenes import furnish
+from tests.services.databases import Database
+from tidings.dashboard import Dashboard
+from tidings.dashboard.charts import charts_of
 from tidings.dashboard.render import environment
+from tidings.stores.sql.queries import Backlog, Queries
+from tidings.stores.sql.views_stats import Point
 
 PAGES = {
     "/": ("Overview", "till/book"),
@@ -30,8 +42,8 @@ PAGES = {
 async def test_a_page_shows_what_there_is(client: httpx.AsyncClient, path: str) -> None:
     answer = await client.get(path)
     assert answer.status_code == 200, answer.text
-    for text in PAGES[path]:
-        assert text in answer.text
+    for words in PAGES[path]:
+        assert words in answer.text
     assert "<script>" not in answer.text
 
 
@@ -193,3 +205,50 @@ async def test_what_is_wrong_is_said_in_words_that_help(client: httpx.AsyncClien
     assert low.json()["detail"] == "number=0: give a number from 1 to 9007199254740992"
     nothing = await client.post("/api/actions/redrive", json={})
     assert nothing.json()["detail"] == "all: nothing says which events: give a filter that chooses some, or all=true"
+
+
+async def test_a_lease_that_has_run_out_is_held_by_nobody_although_its_worker_was_seen_a_moment_ago(
+    fresh: Database, open_store: Any
+) -> None:
+    furnish(fresh)
+    engine = create_engine(fresh.sync_url)
+    async with client_of(Dashboard(open_store(fresh))) as client:
+        held = {"till/relay:rabbitmq@log", "till/security@kafka"}
+        found = (await client.get("/api/workers")).json()
+        assert {item["reader"] for item in found["readers"] if item["alive"]} == held
+        with engine.begin() as connection:
+            connection.execute(text("update tidings_checkpoints set lease_until = null where lease_until is not null"))
+        engine.dispose()
+        found = (await client.get("/api/workers")).json()
+        assert [item["reader"] for item in found["readers"] if item["alive"]] == []
+        assert [item["holds"] for item in found["workers"] if item["host"] == "app-1"] == [[]]
+        page = (await client.get("/workers")).text
+        row = page.partition("<td>till/security@kafka</td>")[2].partition("</tr>")[0]
+        assert "nobody reads" in row
+
+
+async def test_a_backlog_that_was_not_counted_to_its_end_says_so(fresh: Database, open_store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with client_of(Dashboard(open_store(fresh))) as client:
+        exact = (await client.get("/")).text.partition("<dt>Backlog</dt>")[2]
+        assert re.match(r'<dd><a href="/workers">2</a>', exact)
+        monkeypatch.setattr(Queries, "backlog", lambda *_: Backlog(10_001, datetime.now(UTC)))
+        bounded = (await client.get("/")).text.partition("<dt>Backlog</dt>")[2]
+        assert re.match(r'<dd><a href="/workers">20,002\+</a>', bounded)
+
+
+def test_an_hour_without_anything_is_a_gap_in_the_charts_of_durations_and_nothing_in_it_is_now() -> None:
+    begin = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    minutes = [begin + timedelta(minutes=index) for index in range(60)]
+    measured = [Point(minutes[index], "took:20", 4) for index in (3, 4, 40)]
+    _, _, handling, lag = charts_of(minutes, [], minutes, measured)
+    assert handling.times == [int(minute.timestamp()) for minute in minutes]
+    p50 = handling.series[0].values
+    assert [index for index, value in enumerate(p50) if value is not None] == [3, 4, 40]
+    assert handling.summary.startswith("Handler duration (ms): p50 15 when it was measured last, 15 at most")
+    assert handling.svg().count('class="line line-0"') == 2
+    assert lag.empty
+
+
+def test_a_duration_beyond_the_last_bound_is_not_given_as_that_bound() -> None:
+    shown = environment().filters["ms"]
+    assert [shown(value) for value in (None, 1.5, 900, 12_000, 60_000)] == ["-", "1.5 ms", "900 ms", "12 s", "≥ 60 s"]

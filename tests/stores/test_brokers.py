@@ -80,10 +80,11 @@ def test_a_relay_that_stands_still_while_events_wait_is_stalled() -> None:
 
 def test_the_lag_of_a_link_is_that_of_what_it_carries() -> None:
     activity = [
-        Activity("shop/ship", "lag:100", 99),
-        Activity("shop/bill", "lag:1000", 1),
-        Activity("relay:rabbitmq", "lag:10", 5),
-        Activity("other/x", "lag:5000", 9),
+        Activity("shop", "shop/ship", "lag:100", 99),
+        Activity("shop", "shop/bill", "lag:1000", 1),
+        Activity("shop", "relay:rabbitmq", "lag:10", 5),
+        Activity("shop", "other/x", "lag:5000", 9),
+        Activity("till", "relay:rabbitmq", "lag:5000", 9),
     ]
     (broker,) = brokers_of([], [relay(breaker="closed"), inbound(breaker="closed")], [], {}, activity, NOW)
     assert [round(link.lag or 0) for link in broker.links] == [10, 100]

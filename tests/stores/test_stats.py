@@ -6,6 +6,7 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
 from sqlalchemy import Connection
 
 from tests.stores.test_purge import execute, purger
@@ -13,7 +14,7 @@ from tidings.stores import SQLStore
 from tidings.stores.sql.dialect import as_datetime
 from tidings.stores.sql.queries import Queries
 from tidings.stores.sql.stats import FINE, MINUTES
-from tidings.stores.sql.views_stats import StatsViews
+from tidings.stores.sql.views_stats import StatsViews, quantile
 
 EVER = 1e9
 
@@ -113,6 +114,26 @@ async def test_who_draws_minutes_gets_all_of_their_buckets(store: SQLStore) -> N
     _, counts = await store.call(views.counts, begin, end)
     assert [point for point in counts if point.at == minute] == [(minute, "handled", 3)]
     assert [point.value for point in counts if point.at > minute] == [7]
-    assert await store.call(views.histograms, begin, end) == [(minute, "took:5", 6)]
+    minutes, histograms = await store.call(views.histograms, begin, end)
+    assert (minutes[0], minutes[-1], histograms) == (begin, end, [(minute, "took:5", 6)])
     activity = await store.call(Queries(store.names, store.dialect).activity, timedelta(minutes=10))
     assert [(found.measure, found.total) for found in activity] == [("handled", 10), ("took:5", 6)]
+
+
+@pytest.mark.parametrize(
+    ("histogram", "share", "found"),
+    [
+        ({}, 0.5, None),
+        ({20: 10}, 0.5, 15),
+        ({1000: 100}, 0.5, 750),
+        ({1: 10}, 0.5, 0.5),
+        ({1: 50, 1000: 50}, 0.99, 990),
+        ({5: 1, 1000: 1, float("inf"): 98}, 0.5, 60_000),
+        ({float("inf"): 1}, 0.99, 60_000),
+        ({20: 1, 15: 9}, 1.0, 20),
+    ],
+)
+def test_a_duration_lies_in_its_own_bucket_also_when_those_below_are_empty(
+    histogram: dict[float, int], share: float, found: float | None
+) -> None:
+    assert quantile(histogram, share) == (None if found is None else pytest.approx(found))

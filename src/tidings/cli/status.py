@@ -37,8 +37,8 @@ _MEASURES = ("handled", "failed", "duplicates")
 def status(target: Target, json_: bool) -> None:
     """Say whether all is well: readers and their backlog, subscriptions, what is scheduled, workers.
 
-    Not well is: a key that is blocked by a dead event; a backlog that nobody reads, or that does not get smaller; keys or scheduled
-    events that are overdue. Counts end at 100,000.
+    Not well is: a key that is blocked by a dead event; a backlog that nobody reads, or that does not get smaller; a group that
+    nobody receives for from its broker; keys or scheduled events that are overdue. Counts end at 100,000.
     """
     found = on_store(target, gather)
     if json_:
@@ -67,14 +67,14 @@ def _show(found: Status, target: Target) -> None:
         right=("backlog", "oldest", "lease", "moved"),
         title="Readers",
     )  # fmt: skip
-    recent = {(item.subject, item.measure): item.total for item in found.activity}
+    recent = {(item.service, item.subject, item.measure): item.total for item in found.activity}
     show_table(
         ("subscription", "state", "breaker", "retrying", "dead", "waiting", "blocked", *_MEASURES),
         [
             (
                 item.label, item.state, _breaker(found, item), Cell(f"{item.retrying:,}", "yellow" if item.retrying else ""),
                 Cell(f"{item.dead:,}", "bold red" if item.dead else ""), f"{item.waiting:,}", _age(found, item.blocked_since),
-                *(f"{recent.get((item.label, measure), 0):,}" for measure in _MEASURES),
+                *(f"{recent.get((item.service, item.label, measure), 0):,}" for measure in _MEASURES),
             )
             for item in found.subscriptions
             if item.state != "retired" and not is_relay(item) and not is_inbound(item)
@@ -115,7 +115,7 @@ def _show_brokers(found: Status) -> None:
         )  # fmt: skip
 
 
-def _show_relays(found: Status, recent: dict[tuple[str, str], int]) -> None:
+def _show_relays(found: Status, recent: dict[tuple[str, str, str], int]) -> None:
     from tidings.stores.sql.queries import COUNTED
 
     readers = {(reader.service, reader.group): reader for reader in found.readers if reader.kind == "log"}
@@ -130,7 +130,7 @@ def _show_relays(found: Status, recent: dict[tuple[str, str], int]) -> None:
                 counted(found.backlogs[reader.reader].events, COUNTED) if reader is not None and reader.reader in found.backlogs else "",
                 _age(found, found.backlogs[reader.reader].oldest) if reader is not None and reader.reader in found.backlogs else "",
                 Cell(f"{item.retrying:,}", "yellow" if item.retrying else ""), Cell(f"{item.dead:,}", "bold red" if item.dead else ""),
-                f"{item.waiting:,}", f"{recent.get((item.label, 'relayed'), 0):,}", "" if reader is None else _owner(reader),
+                f"{item.waiting:,}", f"{recent.get((item.service, item.label, 'relayed'), 0):,}", "" if reader is None else _owner(reader),
                 "" if reader is None else _age(found, reader.moved_at),
             )
             for item, reader in relays
@@ -140,7 +140,7 @@ def _show_relays(found: Status, recent: dict[tuple[str, str], int]) -> None:
     )  # fmt: skip
 
 
-def _show_inbound(found: Status, recent: dict[tuple[str, str], int]) -> None:
+def _show_inbound(found: Status, recent: dict[tuple[str, str, str], int]) -> None:
     inbound = [item for item in found.subscriptions if is_inbound(item) and item.state != "retired"]
     if inbound:
         show_table(
@@ -148,7 +148,7 @@ def _show_inbound(found: Status, recent: dict[tuple[str, str], int]) -> None:
             [
                 (
                     item.label, item.service, _broker(found, item), Cell(f"{item.dead:,}", "bold red" if item.dead else ""),
-                    f"{recent.get((item.label, 'gaps'), 0):,}",
+                    f"{recent.get((item.service, item.label, 'gaps'), 0):,}",
                     "" if (reader := _inbound_reader(found, item)) is None else "each" if reader.kind == "queue" else _owner(reader),
                 )
                 for item in inbound
@@ -214,7 +214,7 @@ def _lease(reader: Reader, now: datetime) -> Cell:
 def _as_object(found: Status) -> dict[str, object]:
     from tidings.stores.sql.brokers import state_of
 
-    recent = {(item.subject, item.measure): item.total for item in found.activity}
+    recent = {(item.service, item.subject, item.measure): item.total for item in found.activity}
     readers = []
     for reader in found.readers:
         values = reader._asdict()
@@ -232,7 +232,7 @@ def _as_object(found: Status) -> dict[str, object]:
             "retrying": item.retrying,
             "dead": item.dead,
             "waiting": item.waiting,
-            "sent": recent.get((item.label, "relayed"), 0),
+            "sent": recent.get((item.service, item.label, "relayed"), 0),
         }
         for item in found.subscriptions
         if is_relay(item) and item.state != "retired"
@@ -246,13 +246,13 @@ def _as_object(found: Status) -> dict[str, object]:
             "since": item.breaker_since,
             "reason": item.breaker_reason,
             "dead": item.dead,
-            "gaps": recent.get((item.label, "gaps"), 0),
+            "gaps": recent.get((item.service, item.label, "gaps"), 0),
         }
         for item in found.subscriptions
         if is_inbound(item) and item.state != "retired"
     ]
     subscriptions = [
-        {**item._asdict(), "recently": {measure: recent.get((f"{item.group}/{item.name}", measure), 0) for measure in _MEASURES}}
+        {**item._asdict(), "recently": {measure: recent.get((item.service, item.label, measure), 0) for measure in _MEASURES}}
         for item in found.subscriptions
     ]
     return {

@@ -87,10 +87,11 @@ def _view(status: Status, activity: Sequence[Activity], target: Target) -> Group
     from rich.table import Table
     from rich.text import Text
 
-    counts = {(item.subject, item.measure): item.total for item in activity}
+    counts = {(item.service, item.subject, item.measure): item.total for item in activity}
+    published = sum(item.total for item in activity if (item.subject, item.measure) == ("", "published"))
 
-    def rate(subject: str, measure: str) -> str:
-        value = counts.get((subject, measure), 0) / _PAST.total_seconds()
+    def rate(total: int) -> str:
+        value = total / _PAST.total_seconds()
         return f"{value:,.0f}/s" if value >= 10 or not value else f"{value:.1f}/s"
 
     def table(title: str, *columns: str) -> Table:
@@ -110,27 +111,27 @@ def _view(status: Status, activity: Sequence[Activity], target: Target) -> Group
 
             backlog = status.backlogs[reader.reader]
             age = "" if backlog.oldest is None else duration(status.now - backlog.oldest)
-            came = rate(reader.group, "relayed" if is_relay(reader) else "received")
+            came = rate(counts.get((reader.service, reader.group, "relayed" if is_relay(reader) else "received"), 0))
             readers.add_row(Text(safe(reader.reader)), counted(backlog.events, COUNTED), age, came)
     names = ("handled", "failed", "lag p50", "lag p99", "took p50", "took p99", "retrying", "dead", "waiting")
     work = table("Subscriptions and relays, over the last minute", "subscription", *names)
     for item in status.subscriptions:
         if item.state == "retired" or is_inbound(item):
             continue
-        label = item.label
+        what = item.service, item.label
         dead = Text(f"{item.dead:,}", style="bold red" if item.dead else "")
         closed = item.breaker in (None, "closed") and item.state == "active"
-        name = Text(safe(label), style="" if closed else "yellow")
+        name = Text(safe(f"{item.label} of {item.service}" if is_relay(item) else item.label), style="" if closed else "yellow")
         if not closed:
             name.append(f" ({item.state if item.state != 'active' else item.breaker})")
         work.add_row(
-            name, rate(label, "relayed" if is_relay(item) else "handled"), rate(label, "failed"),
-            *(_bound(counts, label, histogram, share) for histogram in ("lag", "took") for share in (0.5, 0.99)),
+            name, rate(counts.get((*what, "relayed" if is_relay(item) else "handled"), 0)), rate(counts.get((*what, "failed"), 0)),
+            *(_bound(counts, what, histogram, share) for histogram in ("lag", "took") for share in (0.5, 0.99)),
             f"{item.retrying:,}", dead, f"{item.waiting:,}",
         )  # fmt: skip
     alive = sum(worker.alive for worker in status.workers)
     time = status.now.astimezone().strftime("%H:%M:%S")
-    head = Text(f"{safe(target.describe())}  {time}  published {rate('', 'published')}  {many(alive, 'worker', 'workers')} alive")
+    head = Text(f"{safe(target.describe())}  {time}  published {rate(published)}  {many(alive, 'worker', 'workers')} alive")
     well = (
         [Text("all is well", style="green")]
         if not status.problems
@@ -139,10 +140,10 @@ def _view(status: Status, activity: Sequence[Activity], target: Target) -> Group
     return Group(head, Text(), readers, Text(), work, Text(), *well)
 
 
-def _bound(counts: dict[tuple[str, str], int], subject: str, histogram: str, share: float) -> str:
+def _bound(counts: dict[tuple[str, str, str], int], what: tuple[str, str], histogram: str, share: float) -> str:
     from tidings.consume.counters import bound_names, percentile
 
-    found = percentile({name: counts.get((subject, f"{histogram}:{name}"), 0) for name in bound_names()}, share)
+    found = percentile({name: counts.get((*what, f"{histogram}:{name}"), 0) for name in bound_names()}, share)
     if found is None:
         return ""
     if found == float("inf"):

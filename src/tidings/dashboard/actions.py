@@ -55,12 +55,14 @@ class Done(NamedTuple):
         changed: how many; None while it runs on.
         later: the rest of the work, for after the answer.
         known: whether there is what was named at all.
+        entry: its number in the audit, where it has one already.
     """
 
     changed: int | None
     sentence: str
     later: Callable[[], Awaitable[Any]] | None = None
     known: bool = True
+    entry: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,20 +136,24 @@ async def _redrive(desk: Desk, values: Mapping[str, Any], actor: str) -> Done:
     heads = heads_of(values)
     rate = values["rate"]
 
-    async def work() -> int:
-        return await _operations(desk, values, actor).redrive(**_filters(heads), rate=rate)
+    operations = _operations(desk, values, actor)
 
-    return await _now_or_later(desk, values, work, ("key is tried again", "keys are tried again"))
+    async def work() -> int:
+        return await operations.redrive(**_filters(heads), rate=rate)
+
+    return await _now_or_later(desk, values, operations, work, ("key is tried again", "keys are tried again"))
 
 
 async def _discard(desk: Desk, values: Mapping[str, Any], actor: str) -> Done:
     heads = heads_of(values)
 
+    operations = _operations(desk, values, actor)
+
     async def work() -> int:
         told = {"reason": values["reason"], "whole": values["whole"], "state": values["state"]}
-        return await _operations(desk, values, actor).discard(**told, **_filters(heads))
+        return await operations.discard(**told, **_filters(heads))
 
-    return await _now_or_later(desk, values, work, ("event was given up", "events were given up"), _standing(values))
+    return await _now_or_later(desk, values, operations, work, ("event was given up", "events were given up"), _standing(values))
 
 
 async def _plan_try_now(desk: Desk, values: Mapping[str, Any]) -> Planned:
@@ -162,15 +168,18 @@ async def _plan_try_now(desk: Desk, values: Mapping[str, Any]) -> Planned:
 async def _try_now(desk: Desk, values: Mapping[str, Any], actor: str) -> Done:
     heads = heads_of(values)
 
-    async def work() -> int:
-        return await _operations(desk, values, actor).try_now(**_filters(heads))
+    operations = _operations(desk, values, actor)
 
-    return await _now_or_later(desk, values, work, ("key is tried now", "keys are tried now"), "retrying")
+    async def work() -> int:
+        return await operations.try_now(**_filters(heads))
+
+    return await _now_or_later(desk, values, operations, work, ("key is tried now", "keys are tried now"), "retrying")
 
 
 async def _now_or_later(
-    desk: Desk, values: Mapping[str, Any], work: Callable[[], Awaitable[int]], words: tuple[str, str], state: Standing = "dead"
-) -> Done:
+    desk: Desk, values: Mapping[str, Any], operations: Operations, work: Callable[[], Awaitable[int]], words: tuple[str, str],
+    state: Standing = "dead",
+) -> Done:  # fmt: skip
     keys, _ = await desk.ask(desk.parked.matched, heads_of(values), AT_ONCE, state)
     if keys > AT_ONCE:
         return Done(None, "it goes on in the background; the audit shows how far it came", work)
@@ -178,7 +187,7 @@ async def _now_or_later(
     # The attempt is in the audit, whatever there was.
     if not changed and (missing := await _missing(desk, values)) is not None:
         return Done(0, missing, known=False)
-    return Done(changed, many(changed, *words))
+    return Done(changed, many(changed, *words), entry=operations.entry)
 
 
 async def _plan_edit(desk: Desk, values: Mapping[str, Any]) -> Planned:
@@ -196,10 +205,12 @@ async def _edit(desk: Desk, values: Mapping[str, Any], actor: str) -> Done:
         json.loads(data)
     except (ValueError, RecursionError) as error:
         raise BadParameter("data", data, f"give JSON ({error})") from None
-    new = await Operations(desk.store, actor=actor).edit(values["number"], data.encode())
+    operations = Operations(desk.store, actor=actor)
+    new = await operations.edit(values["number"], data.encode())
     if new is None and await desk.delivery(values["number"]) is None:
         return Done(0, _not_parked(values["number"]), known=False)
-    return Done(int(new is not None), f"the new event is {new}" if new else "it is not dead any more: nothing was changed")
+    sentence = f"the new event is {new}" if new else "it is not dead any more: nothing was changed"
+    return Done(int(new is not None), sentence, entry=operations.entry)
 
 
 async def _plan_switch(desk: Desk, values: Mapping[str, Any]) -> Planned:
@@ -225,7 +236,7 @@ def _switch(paused: bool) -> Callable[[Desk, Mapping[str, Any], str], Awaitable[
         found = await (operations.pause if paused else operations.resume)(values["subscription"])
         if not found:
             return Done(0, _no_subscription(values, await desk.subscriptions()), known=False)
-        return Done(1, "it is paused" if paused else "it goes on")
+        return Done(1, "it is paused" if paused else "it goes on", entry=operations.entry)
 
     return run
 
@@ -240,13 +251,15 @@ async def _plan_scheduled(desk: Desk, values: Mapping[str, Any]) -> Planned:
 
 
 async def _cancel(desk: Desk, values: Mapping[str, Any], actor: str) -> Done:
-    found = await Operations(desk.store, actor=actor).cancel_scheduled(UUID(values["event_id"]))
-    return Done(1, "it is cancelled") if found else Done(0, _NOT_WAITING, known=False)
+    operations = Operations(desk.store, actor=actor)
+    found = await operations.cancel_scheduled(UUID(values["event_id"]))
+    return Done(1, "it is cancelled", entry=operations.entry) if found else Done(0, _NOT_WAITING, known=False)
 
 
 async def _run_now(desk: Desk, values: Mapping[str, Any], actor: str) -> Done:
-    found = await Operations(desk.store, actor=actor).run_scheduled(UUID(values["event_id"]))
-    return Done(1, "it is published within a second") if found else Done(0, _NOT_WAITING, known=False)
+    operations = Operations(desk.store, actor=actor)
+    found = await operations.run_scheduled(UUID(values["event_id"]))
+    return Done(1, "it is published within a second", entry=operations.entry) if found else Done(0, _NOT_WAITING, known=False)
 
 
 async def _plan_forget(desk: Desk, values: Mapping[str, Any]) -> Planned:
@@ -264,16 +277,16 @@ async def _plan_forget(desk: Desk, values: Mapping[str, Any]) -> Planned:
 
 
 async def _forget(desk: Desk, values: Mapping[str, Any], actor: str) -> Done:
+    operations = Operations(desk.store, actor=actor)
     try:
-        found = await Operations(desk.store, actor=actor).forget_service(values["service"])
+        found = await operations.forget_service(values["service"])
     except StillRunning as error:
         return Done(0, f"{error}: nothing was changed")
     if found is None:
         planned = await _plan_forget(desk, values)
         return Done(0, planned.sentence, known=planned.known)
-    return Done(
-        1, f"{many(len(found.groups), 'group', 'groups')} and {many(len(found.subscriptions), 'subscription', 'subscriptions')} are retired"
-    )
+    groups, subscriptions = many(len(found.groups), "group", "groups"), many(len(found.subscriptions), "subscription", "subscriptions")
+    return Done(1, f"{groups} and {subscriptions} are retired", entry=operations.entry)
 
 
 def _operations(desk: Desk, values: Mapping[str, Any], actor: str) -> Operations:

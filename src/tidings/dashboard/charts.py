@@ -44,7 +44,9 @@ class Chart(NamedTuple):
         for line in self.series:
             known = [value for value in line.values if value is not None]
             if known:
-                parts.append(f"{line.label} {_figure(known[-1])} now, {_figure(max(known))} at most")
+                # Of the minute that is not over, nothing may be known yet.
+                when = "now" if any(value is not None for value in line.values[-2:]) else "when it was measured last"
+                parts.append(f"{line.label} {_figure(known[-1])} {when}, {_figure(max(known))} at most")
         return f"{self.title} ({self.unit}): {'; '.join(parts)}"
 
     def data(self) -> dict[str, Any]:
@@ -73,8 +75,8 @@ class Charts(NamedTuple):
     lag: Chart
 
 
-def charts_of(given: Sequence[datetime], counts: Iterable[Point], histograms: Iterable[Point]) -> Charts:
-    """Return the charts of some minutes. A minute of which nothing was counted is zero; one of which no duration is known is a gap."""
+def charts_of(given: Sequence[datetime], counts: Iterable[Point], sampled: Sequence[datetime], histograms: Iterable[Point]) -> Charts:
+    """Return the charts of some minutes, and of those whose durations were read. A minute of which nothing was counted is zero; one of which no duration is known is a gap."""
     minutes = list(given)
     sums: dict[tuple[str, datetime], float] = {}
     for at, measure, value in counts:
@@ -92,7 +94,6 @@ def charts_of(given: Sequence[datetime], counts: Iterable[Point], histograms: It
     by_minute: dict[datetime, list[tuple[str, int]]] = {}
     for at, measure, value in histograms:
         by_minute.setdefault(at, []).append((measure, value))
-    sampled = sorted(by_minute) or minutes[-1:]
 
     def durations_of(title: str, what: str) -> Chart:
         found = [durations(by_minute.get(minute, ()), what) for minute in sampled]

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from tidings.dashboard.charts import Charts, charts_of
 from tidings.dashboard.outage import reaching
 from tidings.dashboard.story import Story, correlation_of, steps_of
-from tidings.observability.status import Status, is_inbound, is_relay, problems_of
+from tidings.observability.status import Status, is_inbound, is_relay, is_unread, problems_of
 from tidings.stores.sql.audit import Audit, Entry
 from tidings.stores.sql.brokers import Broker, Brokers, brokers_of
 from tidings.stores.sql.migrate import current_version
@@ -63,7 +63,10 @@ class ReaderState(NamedTuple):
 
 
 class SubscriptionState(NamedTuple):
-    """A subscription with what it did within the last 15 minutes; durations in milliseconds, None where nothing was measured."""
+    """A subscription with what it did within the last 15 minutes; durations in milliseconds, None where nothing was measured; 60,000 is that or more.
+
+    What a relay has `handled` is what a broker has confirmed.
+    """
 
     id: int
     label: str
@@ -228,14 +231,15 @@ class Desk:
         )
         problems = problems_of(status)
         return Overview(
-            not problems, problems, now, replica, self.log.size(connection), scheduled.events, scheduled.next_due, _readers(workers, readers, backlogs),
-            self._states(subscriptions, activity), [_worker(worker, readers) for worker in workers], brokers,
+            not problems, problems, now, replica, self.log.size(connection), scheduled.events, scheduled.next_due, _readers(readers, backlogs, now),
+            self._states(subscriptions, activity), [_worker(worker, readers, now) for worker in workers], brokers,
         )  # fmt: skip
 
     def _workers(self, connection: Connection) -> tuple[list[WorkerState], list[ReaderState], list[Reader]]:
+        now, _ = self.queries.clock(connection)
         workers, readers = self.queries.workers(connection), self.queries.readers(connection)
-        states = _readers(workers, readers, self._backlogs(connection, readers))
-        return [_worker(worker, readers) for worker in workers], states, [item for item in readers if item.kind not in _SOURCES]
+        states = _readers(readers, self._backlogs(connection, readers), now)
+        return [_worker(worker, readers, now) for worker in workers], states, [item for item in readers if item.kind not in _SOURCES]
 
     def _backlogs(self, connection: Connection, readers: list[Reader]) -> dict[str, Backlog]:
         queries = self.queries
@@ -259,15 +263,16 @@ class Desk:
         return found if quoting else [_unquoted(item) for item in found], queries.activity(connection, LATELY)
 
     def _states(self, subscriptions: list[Subscription], activity: list[Activity]) -> list[SubscriptionState]:
-        lately: dict[str, list[tuple[str, int]]] = {}
+        lately: dict[tuple[str, str], list[tuple[str, int]]] = {}
         for item in activity:
-            lately.setdefault(item.subject, []).append((item.measure, item.total))
+            lately.setdefault((item.service, item.subject), []).append((item.measure, item.total))
         if self._concurrency is None:
             self._concurrency = {} if self.service is None else self.service.concurrency()
         own = None if self.service is None else self.service.name
         mine = self._concurrency
         return [
-            _subscription(item, lately.get(item.label, []), mine.get(item.label) if item.service == own else None) for item in subscriptions
+            _subscription(item, lately.get((item.service, item.label), []), mine.get(item.label) if item.service == own else None)
+            for item in subscriptions
         ]
 
     async def charts(self, span: timedelta, service: str | None = None, subject: str | None = None) -> Charts:
@@ -278,7 +283,7 @@ class Desk:
             now, _ = self.queries.clock(connection)
             since = (now - span).replace(second=0, microsecond=0)
             minutes, counts = stats.counts(connection, since, now, service, subject)
-            return charts_of(minutes, counts, stats.histograms(connection, since, now, service, subject))
+            return charts_of(minutes, counts, *stats.histograms(connection, since, now, service, subject))
 
         return await self.ask(work)
 
@@ -358,7 +363,8 @@ def _subscription(item: Subscription, lately: list[tuple[str, int]], concurrency
     took, lag = durations(lately, "took"), durations(lately, "lag")
     return SubscriptionState(
         item.id, item.label, item.service, item.group, item.name, item.events, item.ordered, item.state, item.breaker, item.breaker_since,
-        item.breaker_reason, item.retrying, item.dead, item.waiting, item.blocked_since, counts.get("handled", 0), counts.get("failed", 0),
+        item.breaker_reason, item.retrying, item.dead, item.waiting, item.blocked_since,
+        counts.get("relayed" if is_relay(item) else "handled", 0), counts.get("failed", 0),
         counts.get("duplicates", 0), quantile(took, 0.5), quantile(took, 0.99), quantile(lag, 0.5), quantile(lag, 0.99), concurrency,
     )  # fmt: skip
 
@@ -370,15 +376,14 @@ def _unquoted(item: Subscription) -> Subscription:
     return item._replace(breaker_reason=item.breaker_reason.partition(": ")[0])
 
 
-def _worker(worker: Worker, readers: list[Reader]) -> WorkerState:
-    return WorkerState(*worker, holds=tuple(item.reader for item in readers if item.owner == worker.id))
+def _worker(worker: Worker, readers: list[Reader], now: datetime) -> WorkerState:
+    return WorkerState(*worker, holds=tuple(item.reader for item in readers if item.owner == worker.id and not is_unread(item, now)))
 
 
-def _readers(workers: list[Worker], readers: list[Reader], backlogs: dict[str, Backlog]) -> list[ReaderState]:
-    alive = {worker.id for worker in workers if worker.alive}
+def _readers(readers: list[Reader], backlogs: dict[str, Backlog], now: datetime) -> list[ReaderState]:
     return [
         ReaderState(
-            item.reader, item.service, item.group, item.kind, item.state, item.owner, item.host, item.pid, item.owner in alive, item.moved_at,
+            item.reader, item.service, item.group, item.kind, item.state, item.owner, item.host, item.pid, not is_unread(item, now), item.moved_at,
             item.restarts, *((None, None) if (backlog := backlogs.get(item.reader)) is None else backlog),
         )
         for item in readers

@@ -26,7 +26,21 @@ from tidings.dashboard.views import (
     place_text,
 )
 
-__all__ = ["audit", "events", "failures", "group", "keys", "overview", "scheduled", "subscription", "subscriptions", "topics", "workers"]
+__all__ = [
+    "audit",
+    "done",
+    "events",
+    "failures",
+    "group",
+    "keys",
+    "leave",
+    "overview",
+    "scheduled",
+    "subscription",
+    "subscriptions",
+    "topics",
+    "workers",
+]
 
 _DONE = Param("did", "the number of an action in the audit", "integer", low=1, high=2**53)
 
@@ -37,9 +51,21 @@ def _given(call: Call, *params: Param) -> dict[str, Any]:
     return read(params, query, text=True)
 
 
-async def _did(call: Call) -> Any:
+async def done(call: Call) -> Any:
+    """Return the action that led back to this page, as the audit has it; None when none did."""
     number = read((_DONE,), call.request.query_params, text=True)["did"]
     return None if number is None else await call.desk.entry(number)
+
+
+def leave(call: Call, page: str) -> None:
+    """Lead on to a list if an action led back here: what the page was about may be gone by it, and that is no error.
+
+    Raises:
+        Problem: the redirection.
+    """
+    number = read((_DONE,), call.request.query_params, text=True)["did"]
+    if number is not None:
+        raise Problem(303, "it is gone", {"location": f"{call.base}{page}?did={number}"})
 
 
 @followed
@@ -83,7 +109,7 @@ async def search(call: Call, values: dict[str, Any]) -> Any:
 async def subscriptions(call: Call) -> Response:
     """Show all subscriptions."""
     _given(call)
-    return call.page("subscriptions.html", found=await call.desk.subscriptions(quoting=not call.redaction), did=await _did(call))
+    return call.page("subscriptions.html", found=await call.desk.subscriptions(quoting=not call.redaction), did=await done(call))
 
 
 @followed
@@ -95,7 +121,7 @@ async def subscription(call: Call) -> Response:
     if found is None:
         raise Problem(404, f"There is no subscription {number}.")
     charts = await call.desk.charts(SPANS[span], found.service, found.label)
-    return call.page("subscription.html", item=found, charts=charts, span=span, spans=SPANS, did=await _did(call))
+    return call.page("subscription.html", item=found, charts=charts, span=span, spans=SPANS, did=await done(call))
 
 
 @followed
@@ -104,7 +130,7 @@ async def failures(call: Call) -> Response:
     values = _given(call, *FAILURES)
     groups, many = await call.desk.ask(call.desk.parked.groups, 25, values["service"], values["subscription"])
     one_by_one = await call.desk.ask(call.desk.parked.failures, values["limit"], values["before"], failure_filter(values))
-    return call.page("failures.html", groups=groups, many=many, found=one_by_one, values=values, did=await _did(call))
+    return call.page("failures.html", groups=groups, many=many, found=one_by_one, values=values, did=await done(call))
 
 
 async def group(call: Call) -> Response:
@@ -113,10 +139,11 @@ async def group(call: Call) -> Response:
     number, fingerprint = number_of(call), call.request.path_params["fingerprint"]
     found = await call.desk.ask(call.desk.parked.group, fingerprint, number)
     if found is None:
+        leave(call, "/failures")
         raise Problem(404, "Nothing fails this way any more: it was handled, discarded, or fails in another way now.")
     chosen = failure_filter(values, fingerprint=fingerprint, subscription_id=number)
     page = await call.desk.ask(call.desk.parked.failures, values["limit"], values["before"], chosen)
-    return call.page("group.html", group=found, found=page, values=values, did=await _did(call))
+    return call.page("group.html", group=found, found=page, values=values, did=await done(call))
 
 
 @followed
@@ -127,7 +154,7 @@ async def keys(call: Call) -> Response:
         call.desk.keys.page, values["limit"], values["state"], lane_of_place(values["after"]), service=values["service"],
         subscription=values["subscription"], key=values["key"],
     )  # fmt: skip
-    return call.page("keys.html", found=found, after=place_text(found.after), values=values, did=await _did(call))
+    return call.page("keys.html", found=found, after=place_text(found.after), values=values, did=await done(call))
 
 
 @followed
@@ -137,7 +164,7 @@ async def scheduled(call: Call) -> Response:
     limit = values["limit"]
     found = await call.desk.ask(call.desk.parked.scheduled, limit + 1, place_of(values["after"]))
     after = cursor(found[limit - 1].due_at, found[limit - 1].id) if len(found) > limit else None
-    return call.page("scheduled.html", found=found[:limit], after=after, values=values, did=await _did(call))
+    return call.page("scheduled.html", found=found[:limit], after=after, values=values, did=await done(call))
 
 
 async def topics(call: Call) -> Response:
@@ -162,4 +189,4 @@ async def audit(call: Call) -> Response:
     limit = values["limit"]
     found = await call.desk.audit(limit + 1, values["before"])
     before = found[limit - 1].number if len(found) > limit else None
-    return call.page("audit.html", found=found[:limit], before=before, values=values, did=await _did(call))
+    return call.page("audit.html", found=found[:limit], before=before, values=values, did=await done(call))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from starlette.responses import RedirectResponse, Response
 
@@ -59,7 +59,8 @@ async def confirm(call: Call) -> Response:
 async def act(call: Call) -> Response:
     """Do it, and go back to where the way led from."""
     action = _action(call)
-    given = {name: value for name, value in call.form.items() if name not in _OURS}
+    meant = parse_qsl(call.form.get("meant", "").removeprefix("?"), keep_blank_values=True, errors="replace", max_num_fields=50)
+    given = {name: value for name, value in [*call.form.items(), *meant] if name not in (*_OURS, "meant")}
     refuse_unknown(given, _names(action))
     given.setdefault("all", "false")
     values = read(action.params, given, text=True)
@@ -67,9 +68,8 @@ async def act(call: Call) -> Response:
     if not done.known:
         # Meanwhile somebody else did it, or it was handled.
         raise Problem(404, done.sentence)
-    newest = await call.desk.audit(1, None)
     back = _back(call, call.form.get("back", "")) or f"{call.base}/audit"
-    number = f"did={newest[0].number}" if newest and done.later is None else ""
+    number = f"did={done.entry}" if done.entry is not None else ""
     joined = f"{back}{'&' if '?' in back else '?'}{number}" if number else f"{call.base}/audit"
     return RedirectResponse(joined, 303, background=None if done.later is None else Later(done.later))
 

@@ -10,14 +10,18 @@ from typing import Any
 from urllib.parse import urlencode
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from tidings import __version__
+from tidings.consume.counters import BOUNDS
 from tidings.dashboard.desk import LATELY
 from tidings.dashboard.payload import visible
 from tidings.observability.status import many
 
 __all__ = ["STATIC", "environment", "query"]
+
+#: Milliseconds above which nothing more is known of a duration.
+_LONGEST = BOUNDS[-1] * 1000
 
 STATIC = Path(__file__).with_name("static")
 
@@ -34,7 +38,16 @@ def environment() -> Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    made.filters |= {"time": _time, "ago": _ago, "ms": _ms, "number": _number, "counted": _counted, "span": _span, "rate": _rate}
+    made.filters |= {
+        "time": _time,
+        "ago": _ago,
+        "ms": _ms,
+        "number": _number,
+        "counted": _counted,
+        "span": _span,
+        "rate": _rate,
+        "exact": _exact,
+    }
     made.globals |= {"query": query, "many": many, "version": __version__}
     return made
 
@@ -58,6 +71,11 @@ def _visible(value: Any) -> Any:
     if isinstance(value, Markup) or not isinstance(value, str) or value.isprintable():
         return value
     return visible(value)
+
+
+def _exact(value: object) -> Markup:
+    """Return what a field of a form holds: sent back as it came, also what cannot be seen of it."""
+    return escape("" if value is None else value)
 
 
 def _time(value: datetime | str | None) -> Markup | str:
@@ -91,6 +109,8 @@ def _span(seconds: float) -> str:
 def _ms(value: float | None) -> str:
     if value is None:
         return "-"
+    if value >= _LONGEST:
+        return f"≥ {_LONGEST / 1000:.0f} s"
     if value >= 10_000:
         return f"{value / 1000:,.0f} s"
     return f"{value:.1f} ms" if value < 10 else f"{value:,.0f} ms"

@@ -9,6 +9,7 @@ from starlette.responses import RedirectResponse, Response
 
 from tidings.dashboard.call import Call, Problem
 from tidings.dashboard.diagrams import conversation
+from tidings.dashboard.pages import done, leave
 from tidings.dashboard.params import Param, canonical, read
 from tidings.dashboard.payload import SHOWN, Shown, hide
 from tidings.dashboard.story import ended_steps
@@ -118,11 +119,15 @@ async def parked_of(call: Call) -> Parked:
 
 async def delivery(call: Call) -> Response:
     """Show a parked event: why it failed, its attempts, and what can be done."""
-    found = await parked_of(call)
+    try:
+        found = await parked_of(call)
+    except Problem:
+        leave(call, "/failures")
+        raise
     data, headers = Shown.of(found.data, found.name, call.redaction), Shown.of(found.headers, found.name, call.redaction)
     return call.page(
         "delivery.html", item=found, data=data, headers=headers, limit=SHOWN, message=hide(found.error_message, data, headers),
-        traceback=hide(found.traceback, data, headers), quoted=not (data.redacted or headers.redacted), editable=data.json and not data.redacted, did=None,
+        traceback=hide(found.traceback, data, headers), quoted=not (data.redacted or headers.redacted), editable=data.json and not data.redacted, did=await done(call),
     )  # fmt: skip
 
 
@@ -142,6 +147,7 @@ async def waiting(call: Call) -> Response:
     """Show a scheduled event."""
     found = await waiting_of(call, call.request.path_params["event_id"])
     if found is None:
+        leave(call, "/scheduled")
         raise Problem(404, "No scheduled event of this id waits: it was published or cancelled.")
     item, headers, data = found
     return call.page(
@@ -150,6 +156,7 @@ async def waiting(call: Call) -> Response:
         data=Shown.of(data, item.name, call.redaction),
         headers=Shown.of(headers, item.name, call.redaction),
         limit=SHOWN,
+        did=await done(call),
     )
 
 

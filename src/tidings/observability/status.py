@@ -109,6 +109,7 @@ def problems_in(status: Status) -> Iterator[Problem]:
         if reader.kind == "log" and reader.state == "active" and (reader.owner is not None or (reader.service, reader.group) not in down):
             its = [item for item in status.subscriptions if (item.service, item.group) == (reader.service, reader.group)]
             yield from _of_reader(reader, status.backlogs[reader.reader], its, status.now)
+    yield from _of_sources(status)
     for subscription in status.subscriptions:
         if subscription.state != "retired":
             yield from _of_subscription(subscription, status.now)
@@ -146,12 +147,9 @@ def _of_reader(reader: Reader, backlog: Backlog, subscriptions: Sequence[Subscri
     still = timedelta(0) if reader.moved_at is None else now - reader.moved_at
     if is_unread(reader, now):
         role = "relay" if is_relay(reader) else "consume"
-        # With routing by environment, others than the default one read by groups that bear their names.
-        _, at, environment = reader.group.rpartition("@")
-        where = f" in environment {environment!r}" if at else ""
         yield Problem(
             "unread", reader.service, reader.reader,
-            f"group {reader.group!r} has a backlog and no worker reads for it: run service {reader.service!r}{where} with role {role!r}, or "
+            f"group {reader.group!r} has a backlog and no worker reads for it: run service {reader.service!r}{_environment(reader)} with role {role!r}, or "
             f"'tidings groups retire {reader.group}' if it is gone for good",
         )  # fmt: skip
     elif age > _STALE and still > _STALE:
@@ -171,25 +169,52 @@ def _of_reader(reader: Reader, backlog: Backlog, subscriptions: Sequence[Subscri
         )  # fmt: skip
 
 
+def _of_sources(status: Status) -> Iterator[Problem]:
+    """Return which groups nobody receives for from a broker: what waits there cannot be counted from here, so that alone is not well."""
+    from tidings.stores.sql.queries import INBOUND
+
+    inbound = [item for item in status.subscriptions if is_inbound(item)]
+    # Who cannot reach the broker gives the lease up now and then; that the broker is down is said of it.
+    down = {f"{item.service}/{item.group}@{item.name.removeprefix(INBOUND)}" for item in inbound if item.breaker not in (None, "closed")}
+    taking = {(item.service, item.group) for item in status.subscriptions if item.state == "active" and not is_inbound(item)}
+    for reader in status.readers:
+        if reader.kind not in ("queue", "stream") or reader.state != "active" or reader.reader in down:
+            continue
+        if (reader.service, reader.group) in taking and is_unread(reader, status.now):
+            broker = reader.reader.rpartition("@")[2]
+            yield Problem(
+                "unread", reader.service, reader.reader,
+                f"group {reader.group!r} receives from {broker}, and no worker reads for it: what is sent to it waits at the broker: run service "
+                f"{reader.service!r}{_environment(reader)} with role 'consume', or 'tidings groups retire {reader.group}' if it is gone for good",
+            )  # fmt: skip
+
+
+def _environment(reader: Reader) -> str:
+    # With routing by environment, others than the default one read by groups that bear their names.
+    _, at, environment = reader.group.rpartition("@")
+    return f" in environment {environment!r}" if at else ""
+
+
 def _of_subscription(item: Subscription, now: datetime) -> Iterator[Problem]:
-    label = item.label
+    # Relays of several services have one name.
+    label = f"{item.label} of {item.service}" if is_relay(item) else item.label
     since = "" if item.breaker_since is None else f" for {duration(now - item.breaker_since)}"
     reason = item.breaker_reason or "the reason is not known"
     if item.breaker is not None and item.breaker != "closed" and (is_relay(item) or is_inbound(item)):
         so = "the events wait in the log" if is_relay(item) else "and nothing comes from it"
-        yield Problem("broker", item.service, label, f"{label}: its broker has been down{since}, {so}: {reason}")
+        yield Problem("broker", item.service, item.label, f"{label}: its broker has been down{since}, {so}: {reason}")
     elif item.breaker in ("open", "half-open"):
         says = f"subscription {label}: its breaker has been {item.breaker}{since}, its events wait in the log: {reason}"
-        yield Problem("breaker", item.service, label, says)
+        yield Problem("breaker", item.service, item.label, says)
     if item.dead:
         yield Problem(
-            "dead", item.service, label,
+            "dead", item.service, item.label,
             f"subscription {label}: {many(item.dead, 'dead event', 'dead events')}, {item.waiting:,} waiting behind: "
-            f"'tidings dead list --subscription {label}' says why",
+            f"'tidings dead list --subscription {item.label}' says why",
         )  # fmt: skip
     if item.overdue:
         yield Problem(
-            "overdue", item.service, label,
+            "overdue", item.service, item.label,
             f"subscription {label}: nobody tries {many(item.overdue, 'key', 'keys')} again although the time has come: "
             f"run a worker of service {item.service!r} that has it",
         )  # fmt: skip

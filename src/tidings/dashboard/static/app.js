@@ -36,6 +36,12 @@
     return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   }
 
+  // Between two gaps there is no line: what was measured there is a point.
+  function alone(plot, series) {
+    const known = plot.data[series];
+    return known.flatMap((value, index) => (value != null && known[index - 1] == null && known[index + 1] == null ? [index] : []));
+  }
+
   function charts(root) {
     if (!window.uPlot) return;
     plots = plots.filter((plot) => plot.root.isConnected || (plot.destroy(), false));
@@ -49,7 +55,7 @@
         width: node.clientWidth, height: 150, legend: { show: false }, cursor: { points: { size: 6 }, drag: { x: false, y: false } },
         scales: { y: { range: (_, low, high) => [0, Math.max(high, 1) * 1.08] } },
         axes: [{ ...axis, size: 26, values: (_, ticks) => ticks.map((tick) => clock.format(new Date(tick * 1000))) }, { ...axis, size: 46, values: (_, ticks) => ticks.map((tick) => tick >= 1000 ? tick / 1000 + "k" : tick) }],
-        series: [{}, ...given.series.map((line, index) => ({ label: line.label, stroke: colour("--chart-" + index), width: 1.5, spanGaps: true, fill: index === 0 ? colour("--chart-fill") : undefined, points: { show: false } }))],
+        series: [{}, ...given.series.map((line, index) => ({ label: line.label, stroke: colour("--chart-" + index), width: 1.5, fill: index === 0 ? colour("--chart-fill") : undefined, points: { show: false, size: 4, filter: alone } }))],
       }, [given.times, ...given.series.map((line) => line.values)], node));
     }
   }

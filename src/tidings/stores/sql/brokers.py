@@ -134,11 +134,11 @@ def brokers_of(
         now: the database's time.
     """
     by_name = {reader.reader: reader for reader in readers}
-    lately: dict[str, list[tuple[str, int]]] = {}
+    lately: dict[tuple[str, str], list[tuple[str, int]]] = {}
     for item in activity:
         group, _, name = item.subject.rpartition("/")
         # What a group receives is handled by its subscriptions.
-        lately.setdefault(group or name, []).append((item.measure, item.total))
+        lately.setdefault((item.service, group or name), []).append((item.measure, item.total))
     links: dict[tuple[str, str], list[Link]] = {}
     for subscription in subscriptions:
         if subscription.state == "retired":
@@ -151,7 +151,7 @@ def brokers_of(
         else:
             continue
         said = [each for each in reported if each.service == subscription.service and each.name == name]
-        lag = quantile(durations(lately.get(subscription.group, []), "lag"), 0.99)
+        lag = quantile(durations(lately.get((subscription.service, subscription.group), []), "lag"), 0.99)
         link = _link(subscription, said, by_name.get(reader), backlogs.get(reader), lag, now)
         links.setdefault((subscription.service, name), []).append(link)
     about = {(each.service, each.name): (each.kind, each.address) for each in reported}

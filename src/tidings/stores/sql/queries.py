@@ -123,8 +123,9 @@ class Subscription(NamedTuple):
 
 
 class Activity(NamedTuple):
-    """How often something happened lately; `subject` is a subscription as `group/name`."""
+    """How often something happened lately; `subject` is a subscription as `group/name`, which several services may have: `relay:rabbitmq`."""
 
+    service: str
     subject: str
     measure: str
     total: int
@@ -253,8 +254,8 @@ class Queries:
         """)
         among = "bucket = any($1::timestamptz[])" if pg else "bucket in (select value from json_each($1))"
         self.activity_ = Sql(f"""
-            select subject, measure, {typed("sum(value)", "bigint")} from {names.stats}
-            where {among} group by subject, measure order by subject, measure
+            select service, subject, measure, {typed("sum(value)", "bigint")} from {names.stats}
+            where {among} group by service, subject, measure order by service, subject, measure
         """)
         self.scheduled_ = Sql(f"""
             select count(*), min(due_at) from (select due_at from {names.scheduled} order by due_at, id limit {COUNTED + 1}) s
@@ -339,7 +340,7 @@ class Queries:
         # One that began before that time is left out.
         found = buckets(now - past, now)
         values: list[Any] = found if self._pg else [f"{each:%Y-%m-%dT%H:%M:%S.000}Z" for each in found]
-        return [Activity(row[0], row[1], int(row[2])) for row in run(connection, Command(self.activity_, (self._items(values),)))]
+        return [Activity(row[0], row[1], row[2], int(row[3])) for row in run(connection, Command(self.activity_, (self._items(values),)))]
 
     def scheduled(self, connection: Connection) -> Scheduled:
         """Return how many events wait for their time, and when the next one is due."""

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
+from tidings.consume.counters import BOUNDS
 from tidings.stores.sql.dialect import Dialect, as_datetime
 from tidings.stores.sql.driver import run
 from tidings.stores.sql.names import Names
@@ -22,6 +23,8 @@ COUNTS = ("published", "handled", "failed", "retried", "dead", "duplicates", "re
 #: three hundred thousand rows.
 _COUNTED = 360
 _SAMPLED = 60
+
+_BOUNDS = tuple(bound * 1000 for bound in BOUNDS)
 
 
 class Point(NamedTuple):
@@ -71,10 +74,11 @@ class StatsViews:
 
     def histograms(
         self, connection: Connection, since: datetime, until: datetime, service: str | None = None, subject: str | None = None
-    ) -> list[Point]:
-        """Return the histograms of durations, of 60 minutes at most."""
-        arguments = (self._times(_minutes(since, until, _SAMPLED)), service, subject)
-        return [_point(row) for row in run(connection, Command(self.histograms_, arguments))]
+    ) -> tuple[list[datetime], list[Point]]:
+        """Return minutes, 60 at most, and the histograms of durations of them."""
+        minutes = _minutes(since, until, _SAMPLED)
+        arguments = (self._times(minutes), service, subject)
+        return minutes, [_point(row) for row in run(connection, Command(self.histograms_, arguments))]
 
     def _times(self, minutes: Sequence[datetime]) -> Any:
         return self._dialect.items([self._time(minute) for minute in minutes])
@@ -108,19 +112,21 @@ def durations(points: Iterable[tuple[str, int]], what: str) -> dict[float, int]:
 def quantile(histogram: Mapping[float, int], share: float) -> float | None:
     """Return the milliseconds that this share stays under, within its bucket by proportion; None of nothing.
 
-    What lies above the last finite bound is given as that bound: nothing more is known of it.
+    A bucket begins where the one before it ends, also if nothing is in that one. What lies above the last bound there is, is given as that bound:
+    nothing more is known of it.
     """
     total = sum(histogram.values())
     if total <= 0:
         return None
-    wanted, seen, lower = share * total, 0, 0.0
+    wanted, seen, before = share * total, 0, 0.0
     for upper in sorted(histogram):
         count = histogram[upper]
         if count and seen + count >= wanted:
+            lower = max((bound for bound in (before, *_BOUNDS) if bound < upper), default=0.0)
             return lower if upper == float("inf") else lower + (upper - lower) * (wanted - seen) / count
         seen += count
-        lower = upper
-    return lower
+        before = upper
+    return before
 
 
 def _point(row: Sequence[object]) -> Point:
