@@ -11,7 +11,7 @@ from typing import Any
 import asyncpg
 import pytest
 from private_services.proxy import Proxy
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, event, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -205,3 +205,20 @@ def test_an_error_of_the_program_is_none_of_the_way(filled: Database, engines: l
     with engines[-1].connect() as connection, pytest.raises(DBAPIError) as caught:
         connection.execute(text(statement))
     assert not is_unreachable(caught.value)
+
+
+async def test_a_database_that_may_only_be_read_refuses_in_words_that_help(fresh: Database) -> None:
+    if fresh.kind == "postgresql":
+        engine = create_engine(fresh.sync_url, connect_args={"options": "-c default_transaction_read_only=on"})
+    else:
+        engine = create_engine(fresh.sync_url)
+        event.listen(engine, "connect", lambda connection, _: connection.execute("pragma query_only = on"))
+    store = SQLStore(engine)
+    async with client_of(Dashboard(store)) as client:
+        assert (await client.get("/keys")).status_code == 200
+        answer = await client.post("/api/actions/pause", json={"service": "till", "subscription": "till/book"})
+    assert answer.status_code == 403
+    assert answer.json()["detail"].startswith("The database lets this dashboard change nothing: ")
+    assert answer.json()["detail"].endswith("Give its user the right to write, or offer it --read-only.")
+    store.close()
+    engine.dispose()

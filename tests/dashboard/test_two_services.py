@@ -37,6 +37,13 @@ async def two(fresh: Database, open_store: Any) -> SQLStore:
                 ),
                 {"service": service, "no": False, "now": stamp},
             ).scalar_one()
+            connection.execute(
+                text(
+                    "insert into tidings_checkpoints (reader, shard, service, group_name, kind, moved_at) "
+                    f"values ('{service}/{RELAY}@log', 0, '{service}', '{RELAY}', 'log', :now)"
+                ),
+                {"now": stamp},
+            )
         connection.execute(
             text(
                 "insert into tidings_lanes (lane, subscription_id, key, state, depth, attempts, due_at, blocked_at) "
@@ -82,3 +89,16 @@ async def test_a_filter_by_service_stays_when_one_searches_on(two: SQLStore) -> 
             answer = (await client.get(f"/{page}?service=bank&subscription={RELAY}")).text
             assert '<input type="text" name="service" value="bank"' in answer
             assert 'name="service"' not in (await client.get(f"/{page}")).text.partition("<form")[2].partition("</form>")[0]
+
+
+async def test_an_event_waits_for_the_relay_of_its_own_service_and_no_other(two: SQLStore, fresh: Database) -> None:
+    engine = create_engine(fresh.sync_url)
+    with engine.begin() as connection:
+        (event_id,) = connection.execute(text("select id from tidings_outbox where key = 'a-1'")).scalars()
+        before = await asyncio.to_thread(CommandLine(), "show", str(event_id), store=fresh)
+        connection.execute(text("update tidings_outbox set source = 'bank' where key = 'a-2'"))
+        (other,) = connection.execute(text("select id from tidings_outbox where key = 'a-2'")).scalars()
+    engine.dispose()
+    after = await asyncio.to_thread(CommandLine(), "show", str(other), store=fresh)
+    assert "group till of till has read it" in before.out
+    assert (before.out.count(RELAY), after.out.count(RELAY)) == (0, 1)

@@ -105,7 +105,9 @@ def _lines(timeline: Timeline, parked: list[Parked]) -> Iterator[tuple[datetime 
         yield None, f"{delivery.label}: {state} (delivery {delivery.number})"
     for reader in timeline.passed:
         if reader.group.startswith("relay:"):
-            yield None, f"{reader.group} has {'sent it, or parked it' if reader.passed else 'not sent it yet'}"
+            # A relay sends what its own service has published.
+            if event is None or reader.service == event.source:
+                yield None, f"{reader.group} has {'sent it, or parked it' if reader.passed else 'not sent it yet'}"
         else:
             yield None, f"group {reader.group} of {reader.service} has {'read it' if reader.passed else 'not read it to its end yet'}"
 

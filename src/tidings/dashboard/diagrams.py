@@ -31,18 +31,18 @@ def conversation(found: Sequence[tuple[LogRow, str | None]], current: str, link:
         children.setdefault(cause if cause in ids and cause != row.id else "", []).append(row)
     placed: list[tuple[LogRow, int, int]] = []
     seen: set[str] = set()
-    # Depth first without recursion: a chain may be as long as the list.
-    stack = [(row, 0, -1) for row in reversed(children.get("", []))]
-    while stack:
-        row, depth, parent = stack.pop()
-        if row.id in seen:
-            continue
-        seen.add(row.id)
-        number = len(placed)
-        placed.append((row, depth, parent))
-        stack += [(child, depth + 1, number) for child in reversed(children.get(row.id, []))]
-    # A cycle, which nothing of ours makes, has no root.
-    placed += [(row, 0, -1) for row, _ in found if row.id not in seen]
+    # A cycle, which nothing of ours makes, has no root: it begins with its first event.
+    for root in (*children.get("", []), *(row for row, _ in found)):
+        # Depth first without recursion: a chain may be as long as the list.
+        stack = [(root, 0, -1)]
+        while stack:
+            row, depth, parent = stack.pop()
+            if row.id in seen:
+                continue
+            seen.add(row.id)
+            number = len(placed)
+            placed.append((row, depth, parent))
+            stack += [(child, depth + 1, number) for child in reversed(children.get(row.id, []))]
     start = min((row.time for row, _ in found if row.time is not None), default=None)
     parts = []
     for number, (row, depth, parent) in enumerate(placed):

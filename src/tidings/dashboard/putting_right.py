@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import parse_qsl, urlsplit
 
+from sqlalchemy.exc import DBAPIError
 from starlette.responses import RedirectResponse, Response
 
 from tidings.dashboard.actions import ACTIONS, Action, Done
@@ -12,6 +13,7 @@ from tidings.dashboard.call import CSRF, Call, Later, Problem, remember
 from tidings.dashboard.outage import reaching
 from tidings.dashboard.params import read, refuse_unknown
 from tidings.dashboard.payload import Shown
+from tidings.stores.sql.errors import may_not_write, said_by
 
 __all__ = ["act", "confirm", "login", "login_page", "logout", "perform"]
 
@@ -78,7 +80,7 @@ async def perform(call: Call, action: Action, values: dict[str, object]) -> Done
     """Run an action for this call's user.
 
     Raises:
-        Problem: what would be edited is hidden from the user.
+        Problem: what would be edited is hidden from the user, or the database may only be read.
         DatabaseDown: the database cannot be reached.
     """
     assert call.user is not None
@@ -86,8 +88,16 @@ async def perform(call: Call, action: Action, values: dict[str, object]) -> Done
         found = await call.desk.delivery(values["number"])
         if found is not None and Shown.of(found.data, found.name, call.redaction).redacted:
             raise Problem(403, "Fields of this event are hidden from you: what cannot be seen cannot be edited.")
-    with reaching(call.desk.store):
-        return await action.run(call.desk, values, call.user.name)
+    try:
+        with reaching(call.desk.store):
+            return await action.run(call.desk, values, call.user.name)
+    except DBAPIError as error:
+        if not may_not_write(error):
+            raise
+        raise Problem(
+            403,
+            f"The database lets this dashboard change nothing: {said_by(error)}. Give its user the right to write, or offer it --read-only.",
+        ) from error
 
 
 async def login_page(call: Call) -> Response:

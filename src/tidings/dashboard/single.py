@@ -16,7 +16,7 @@ from tidings.dashboard.story import ended_steps
 from tidings.dashboard.views import number_of
 from tidings.stores.sql.parked import Parked
 from tidings.stores.sql.remembered import Found
-from tidings.stores.sql.views import LogRow
+from tidings.stores.sql.views import CONVERSATION, LogRow
 
 __all__ = [
     "AT",
@@ -82,7 +82,7 @@ async def event(call: Call) -> Response:
     tree = conversation(story.conversation, found.id, link)
     return call.page(
         "event.html", story=story, event=found, data=Shown.of(found.data, found.name, call.redaction),
-        headers=Shown.of(found.headers, found.name, call.redaction), tree=tree, limit=SHOWN, hide=bool(call.redaction),
+        headers=Shown.of(found.headers, found.name, call.redaction), tree=tree, cut=CONVERSATION, limit=SHOWN, hide=bool(call.redaction),
     )  # fmt: skip
 
 

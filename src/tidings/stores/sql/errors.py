@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from sqlalchemy import exc
 
-__all__ = ["UNAVAILABLE", "is_unreachable", "kind_of", "said_by", "sqlstate_of"]
+__all__ = ["UNAVAILABLE", "is_unreachable", "kind_of", "may_not_write", "said_by", "sqlstate_of"]
 
 #: What statements of ours, and getting a connection for them, raise when the database cannot be used now. SQLAlchemy's own TimeoutError says
 #: that no pooled connection came free.
@@ -20,6 +20,9 @@ _OUTAGES = {"57P01", "57P02", "57P03", "53300", "25006", "25P03"}
 _SHUT = ("08", "28", "3D000", "53300", "57P01", "57P02", "57P03")
 # https://www.sqlite.org/rescode.html: SQLITE_BUSY, SQLITE_IOERR, SQLITE_CANTOPEN
 _SQLITE_SHUT = {5, 10, 14}
+# insufficient_privilege, read_only_sql_transaction; SQLITE_READONLY
+_WRITE_PROTECTED = {"42501", "25006"}
+_SQLITE_READONLY = 8
 _SQLITE_BUSY = ("database is locked", "database table is locked", "database schema is locked")
 
 
@@ -75,6 +78,15 @@ def is_unreachable(error: BaseException) -> bool:
     if code is not None:
         return code & 0xFF in _SQLITE_SHUT
     return kind_of(error) == "outage"
+
+
+def may_not_write(error: BaseException) -> bool:
+    """Whether the database does not let us change anything: its role may not, or it is read-only."""
+    state = sqlstate_of(error)
+    if state is not None:
+        return state in _WRITE_PROTECTED
+    code = getattr(getattr(error, "orig", None) or error, "sqlite_errorcode", None)
+    return code is not None and code & 0xFF == _SQLITE_READONLY
 
 
 def said_by(error: BaseException) -> str:

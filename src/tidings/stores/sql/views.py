@@ -19,7 +19,7 @@ from tidings.stores.sql.names import Names
 from tidings.stores.sql.queries import Event, event_of
 from tidings.stores.sql.statement import Command, Sql
 
-__all__ = ["WINDOW", "LogFilter", "LogPage", "LogRow", "LogViews", "Passed", "born"]
+__all__ = ["CONVERSATION", "WINDOW", "LogFilter", "LogPage", "LogRow", "LogViews", "Passed", "born"]
 
 #: How many rows one search looks through; one that reads payloads, through fewer.
 WINDOW = 20_000
@@ -32,7 +32,7 @@ _SLACK = 1_000
 _SKEW = timedelta(seconds=5)
 
 #: Most events of one conversation, and rows that are looked through for it.
-_CONVERSATION = 200
+CONVERSATION = 200
 _FLOW = 10_000
 
 
@@ -142,7 +142,13 @@ class LogViews:
             select {flow} from (
               select * from {names.outbox} where position >= {typed("$1", "bigint")} order by position limit {_FLOW}) w
             where {header("correlationid")} = {typed("$2", "text")} or id{text} = {typed("$2", "text")}
-            order by position limit {_CONVERSATION}
+            order by position limit {CONVERSATION}
+        """)
+        self.flow_back = Sql(f"""
+            select {flow} from (
+              select * from {names.outbox} where position < {typed("$1", "bigint")} order by position desc limit {_FLOW}) w
+            where {header("correlationid")} = {typed("$2", "text")} or id{text} = {typed("$2", "text")}
+            order by position desc limit {CONVERSATION}
         """)
         # What kinds of events there are lately: who publishes what.
         self.kinds_ = Sql(f"""
@@ -232,15 +238,24 @@ class LogViews:
         return None, int(ahead[0][0]) if ahead else None
 
     def conversation(self, connection: Connection, correlation: str, near: int | None) -> list[tuple[LogRow, str | None]]:
-        """Return what one flow has published, with what caused each, in order; at most 200, of 10,000 rows from its start and around `near`."""
-        starts = []
+        """Return what one flow has published, with what caused each, in order; at most 200, of 10,000 rows from its start and on both sides of `near`.
+
+        Of a longer one: its first event, and those around `near`.
+        """
+        rows: list[Any] = []
         time = born(correlation)
         if time is not None:
-            starts.append(self.position_at(connection, time - _SKEW) - _SLACK)
-        if near is not None and not any(start <= near < start + _FLOW // 2 for start in starts):
-            starts.append(near - _FLOW // 2)
-        found = {row[0]: (_row(row), row[9]) for start in starts for row in run(connection, Command(self.flow_, (start, correlation)))}
-        return [found[position] for position in sorted(found)][:_CONVERSATION]
+            rows += run(connection, Command(self.flow_, (self.position_at(connection, time - _SKEW) - _SLACK, correlation)))
+        if near is not None and all(row[0] != near for row in rows):
+            rows += run(connection, Command(self.flow_, (near, correlation))) + run(
+                connection, Command(self.flow_back, (near, correlation))
+            )
+        found = {row[0]: (_row(row), row[9]) for row in rows}
+        places = sorted(found)
+        if near in found and len(places) > CONVERSATION:
+            first = min(max(places.index(near) - CONVERSATION // 2, 1), len(places) - CONVERSATION + 1)
+            places = [places[0], *places[first:]]
+        return [found[position] for position in places[:CONVERSATION]]
 
     def kinds(self, connection: Connection) -> list[tuple[str, str, int | None, str, int, datetime | None]]:
         """Return the types among the newest 10,000 rows: source, name, version, topic, how many, when last."""
