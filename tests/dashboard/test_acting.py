@@ -324,6 +324,9 @@ async def test_a_misspelt_parameter_of_an_action_does_not_mean_everything(operat
     assert planned.status_code == 400
     assert "subscriptoin=&#39;x&#39;: there is no such parameter; there are all, event" in planned.text
     token = re.findall(r'name="csrf" value="([^"]+)"', (await operator.get("/actions/redrive?all=true")).text)[0]
+    for meant in ("?" + "&".join(f"x{number}=1" for number in range(1000)), "?%zz&=&&all=true;x=%ff"):
+        sent = await operator.post("/actions/redrive", data={"csrf": token, "back": "", "meant": meant})
+        assert sent.status_code == 400, "a form that somebody else has made"
     sent = await operator.post("/actions/redrive", data={"csrf": token, "back": "", "all": "true", "subscriptoin": "x"})
     assert (sent.status_code, "there is no such parameter" in sent.text) == (400, True)
     assert (await operator.get("/api/audit")).json()["entries"] == []

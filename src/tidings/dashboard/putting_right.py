@@ -61,7 +61,7 @@ async def confirm(call: Call) -> Response:
 async def act(call: Call) -> Response:
     """Do it, and go back to where the way led from."""
     action = _action(call)
-    meant = parse_qsl(call.form.get("meant", "").removeprefix("?"), keep_blank_values=True, errors="replace", max_num_fields=50)
+    meant = parse_qsl(call.form.get("meant", "").removeprefix("?"), keep_blank_values=True, errors="replace")
     given = {name: value for name, value in [*call.form.items(), *meant] if name not in (*_OURS, "meant")}
     refuse_unknown(given, _names(action))
     given.setdefault("all", "false")
