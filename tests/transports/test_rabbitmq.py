@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
@@ -11,7 +12,7 @@ from private_services.control import Control
 from tests.transports.conftest import private
 from tests.transports.failing import Crash, Proxy
 from tidings.codecs.message import Message
-from tidings.errors import ConfigurationError, ProvisionError
+from tidings.errors import ConfigurationError, ProvisionError, TransportDown
 from tidings.testing.conformance import TransportConformance
 from tidings.transports.base import CONFIRMED, Outgoing
 from tidings.transports.rabbitmq import RabbitMQ
@@ -149,3 +150,19 @@ async def test_a_publisher_waits_while_the_broker_takes_no_more_and_frames_stay_
     assert ids == [f"{call}/{n}" for call in range(8) for n in range(4)]
     await receiver.close()
     await publisher.close()
+
+
+async def test_who_closes_the_connection_before_anything_is_said_is_a_broker_that_is_down() -> None:
+    async def closed(*_: object, **__: object) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A connection whose other end was closed before this one was looked at."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        await reader.read()
+        return reader, writer
+
+    async def close(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    async with await asyncio.start_server(close, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(TransportDown, match="closed before the broker said anything"):
+            await RabbitMQ(f"amqp://guest:guest@127.0.0.1:{port}/")._connect(transport_factory=SimpleNamespace(create=closed))

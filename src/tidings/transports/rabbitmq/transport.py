@@ -280,6 +280,9 @@ class RabbitMQ:
                 return connection
         except (aiormq.exceptions.AMQPError, OSError, TimeoutError) as error:
             raise self._down(error) from error
+        except StopAsyncIteration as error:
+            # So the client says that nothing more comes, as from a proxy that has nobody behind it.
+            raise self._down("the connection was closed before the broker said anything") from error
         except (ValueError, KeyError, TypeError):
             raise unreadable(self.url) from None
 
