@@ -6,6 +6,7 @@ Databases report none of this at COMMIT: PostgreSQL answers ROLLBACK to the COMM
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
 import threading
 from collections.abc import Awaitable, Callable, Sequence
@@ -534,7 +535,8 @@ async def test_a_conflict_that_does_not_end_is_a_failure_in_the_end(world: World
 
 
 async def test_a_database_that_somebody_else_writes_to_is_no_failure(sqlite: Database, caplog: pytest.LogCaptureFixture) -> None:
-    """SQLite has one write lock; whoever waits for it too long gets "database is locked"."""
+    """SQLite has one write lock; whoever waits for it too long gets "database is locked", and tries again: one line tells of it."""
+    caplog.set_level(logging.DEBUG, "tidings.store")
     async with open_world(sqlite) as world:
         handlers = Subscriptions()
 
@@ -556,10 +558,13 @@ async def test_a_database_that_somebody_else_writes_to_is_no_failure(sqlite: Dat
             await world.publish(service, OrderPlaced("warm", 0))
             await until_equal(world.effects, [("warm", 0)])
             writer = await asyncio.to_thread(publish_and_lock, service)
-            await until(lambda: sum("database is locked" in record.getMessage() for record in caplog.records) > 3)
+            await until(lambda: len([record for record in caplog.records if "database is locked" in record.getMessage()]) > 3)
             await asyncio.to_thread(writer.close)
             await until_equal(world.effects, [("warm", 0), ("a", 1)])
             assert service.counters.of("failed") == 0
+            warned = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+            assert len(warned) == 1
+            assert "database is locked" in warned[0]
         engine.dispose()
 
 
