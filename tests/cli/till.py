@@ -57,8 +57,8 @@ def make_engine(database: Database) -> AsyncEngine:
     return engine
 
 
-def make_service(engine: AsyncEngine) -> Service:
-    return Service("till", contracts=[till], subscriptions=[handlers], store=SQLStore(engine))
+def make_service(engine: AsyncEngine, name: str = "till") -> Service:
+    return Service(name, contracts=[till], subscriptions=[handlers], store=SQLStore(engine))
 
 
 async def publish(engine: AsyncEngine, *events: object, delay: timedelta | None = None) -> None:
@@ -69,9 +69,9 @@ async def publish(engine: AsyncEngine, *events: object, delay: timedelta | None 
             service.publish(session, event, delay=delay)
 
 
-async def handled(engine: AsyncEngine, count: int) -> None:
+async def handled(engine: AsyncEngine, count: int, name: str = "till") -> None:
     """Run the service until so many deliveries were handled or parked."""
-    service = make_service(engine)
+    service = make_service(engine, name)
     async with asyncio.timeout(20), service:
         while service.counters.of("handled") + service.counters.of("parked") < count:
             await asyncio.sleep(0.01)

@@ -563,8 +563,9 @@ async def test_a_database_that_somebody_else_writes_to_is_no_failure(sqlite: Dat
             await until_equal(world.effects, [("warm", 0), ("a", 1)])
             assert service.counters.of("failed") == 0
             warned = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-            assert len(warned) == 1
-            assert "database is locked" in warned[0]
+            # What waits for the lock may also be a handler transaction, which says "is busy".
+            assert 1 <= len(warned) <= 2
+            assert all("\n" not in line and "database is locked; trying again" in line for line in warned)
         engine.dispose()
 
 

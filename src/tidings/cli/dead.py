@@ -35,11 +35,12 @@ def dead() -> None:
 )
 @store_options
 @click.option("--subscription", metavar="NAME", help="Only of this subscription: name, or group/name.")
+@click.option("--of", metavar="SERVICE", help="Only of this service.")
 @click.option("--event", metavar="NAME", help="Only events of this name.")
 @click.option("--key", metavar="KEY", help="Only of this partition key.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="At most so many, the newest.")
 @click.option("--json", "json_", is_flag=True, help="Print JSON.")
-def list_(target: Target, subscription: str | None, event: str | None, key: str | None, limit: int, json_: bool) -> None:
+def list_(target: Target, subscription: str | None, of: str | None, event: str | None, key: str | None, limit: int, json_: bool) -> None:
     """List dead events, newest first.
 
     A dead event blocks its key in its subscription: what comes later with that key waits behind it, in order. Everything else goes on.
@@ -48,9 +49,9 @@ def list_(target: Target, subscription: str | None, event: str | None, key: str 
     async def work(store: SQLStore) -> list[Parked]:
         from tidings.stores.sql.parked import ParkedQueries
 
-        await require_subscription(store, subscription)
+        await require_subscription(store, subscription, of)
         # One more than is shown says that there are more.
-        return await store.call(ParkedQueries(store.names, store.dialect).dead, limit + 1, subscription, event, key)
+        return await store.call(ParkedQueries(store.names, store.dialect).dead, limit + 1, subscription, event, key, of)
 
     found = on_store(target, work)
     shown = found[:limit]

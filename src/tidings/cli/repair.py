@@ -33,11 +33,12 @@ _TIMES = ("%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:
 
 
 def _filters(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options that say which events are meant, by the heads of their keys,, as one argument `filters`."""
+    """Give a command the options that say which events are meant, by the heads of their keys, as arguments `filters` and `of`."""
 
     @click.option("--id", "number", type=int, metavar="ID", help="The one with this id in 'tidings dead list' or 'tidings keys blocked'.")
     @click.option("--event-id", metavar="UUID", help="The one with this event id.")
     @click.option("--subscription", metavar="NAME", help="Of this subscription: name, or group/name.")
+    @click.option("--of", metavar="SERVICE", help="Of this service.")
     @click.option("--event", metavar="NAME", help="Events of this name.")
     @click.option("--key", metavar="KEY", help="Of this partition key.")
     @click.option("--fingerprint", metavar="HEX", help="With this kind of error; 'tidings dead show' has it.")
@@ -45,13 +46,13 @@ def _filters(function: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--until", type=click.DateTime(_TIMES), help="Whose last attempt was before (UTC).")
     @click.option("--all", "everything", is_flag=True, help="All of them.")
     @functools.wraps(function)
-    def command(everything: bool, since: datetime | None, until: datetime | None, **rest: Any) -> Any:
+    def command(everything: bool, of: str | None, since: datetime | None, until: datetime | None, **rest: Any) -> Any:
         names = ("number", "event_id", "subscription", "event", "key", "fingerprint")
         filters: dict[str, Any] = {name: rest.pop(name) for name in names}
         filters |= {"since": _utc(since), "until": _utc(until)}
-        if not everything and all(value is None for value in filters.values()):
+        if not everything and of is None and all(value is None for value in filters.values()):
             raise click.UsageError("say which events: an option that chooses some, or --all")
-        return function(filters=filters, **rest)
+        return function(filters=filters, of=of, **rest)
 
     return command
 
@@ -68,18 +69,18 @@ def _filters(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--rate", type=click.FloatRange(0, min_open=True), metavar="N", help="So many keys a second; without: all at once.")
 @click.option("--dry-run", is_flag=True, help="Only count.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def redrive(target: Target, filters: dict[str, Any], rate: float | None, dry_run: bool, yes: bool) -> None:
+def redrive(target: Target, filters: dict[str, Any], of: str | None, rate: float | None, dry_run: bool, yes: bool) -> None:
     """Let dead events be tried again, each key in order from its dead head.
 
     Events that were set aside (on_dead="continue") come back out of order: their keys have gone on without them.
     """
-    found = _count(target, filters)
+    found = _count(target, filters, of)
     if dry_run or not found.lanes:
         click.echo(_counted(found))
         return
     confirmed(f"Redrive {_counted(found)}?", yes)
     with progress("redriving keys", found.lanes) as show:
-        done = on_store(target, lambda store: operations(store).redrive(**filters, rate=rate, progress=show))
+        done = on_store(target, lambda store: operations(store, of).redrive(**filters, rate=rate, progress=show))
     click.echo(f"redrove {many(done, 'key', 'keys')}")
 
 
@@ -97,15 +98,16 @@ def _counted(found: Matched) -> str:
 @click.option("--whole-key", is_flag=True, help="Also what waits behind them.")
 @click.option("--dry-run", is_flag=True, help="Only count.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def discard(target: Target, filters: dict[str, Any], reason: str, whole_key: bool, dry_run: bool, yes: bool) -> None:
+def discard(target: Target, filters: dict[str, Any], of: str | None, reason: str, whole_key: bool, dry_run: bool, yes: bool) -> None:
     """Give dead events up, and let what waits behind them go on. They are not handled any more, whoever sends them again."""
-    _discard(target, filters, "dead", reason, whole_key, dry_run, yes)
+    _discard(target, filters, of, "dead", reason, whole_key, dry_run, yes)
 
 
 def _discard(
-    target: Target, filters: dict[str, Any], state: Literal["dead", "retrying"], reason: str, whole_key: bool, dry_run: bool, yes: bool
-) -> None:
-    found = _count(target, filters, "dead" if state == "dead" else "idle")
+    target: Target, filters: dict[str, Any], of: str | None, state: Literal["dead", "retrying"], reason: str, whole_key: bool, dry_run: bool,
+    yes: bool,
+) -> None:  # fmt: skip
+    found = _count(target, filters, of, "dead" if state == "dead" else "idle")
     number = found.events if whole_key else found.lanes
     if dry_run or not number:
         click.echo(many(number, "event", "events"))
@@ -113,7 +115,7 @@ def _discard(
     confirmed(f"Discard {many(number, 'event', 'events')} for good?", yes)
     with progress("discarding events", number) as show:
         done = on_store(
-            target, lambda store: operations(store).discard(reason=reason, whole=whole_key, state=state, progress=show, **filters)
+            target, lambda store: operations(store, of).discard(reason=reason, whole=whole_key, state=state, progress=show, **filters)
         )
     click.echo(f"discarded {many(done, 'event', 'events')}")
 
@@ -126,16 +128,17 @@ def keys() -> None:
 @keys.command(cls=Command, examples=(("tidings keys blocked --state dead", "those that nobody tries again by itself"),))
 @store_options
 @click.option("--subscription", metavar="NAME", help="Only of this subscription: name, or group/name.")
+@click.option("--of", metavar="SERVICE", help="Only of this service.")
 @click.option("--key", metavar="KEY", help="Only this partition key.")
 @click.option("--state", type=click.Choice(["retrying", "dead"]), help="Only in this state.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="At most so many.")
 @click.option("--json", "json_", is_flag=True, help="Print JSON.")
-def blocked(target: Target, subscription: str | None, key: str | None, state: str | None, limit: int, json_: bool) -> None:
+def blocked(target: Target, subscription: str | None, of: str | None, key: str | None, state: str | None, limit: int, json_: bool) -> None:
     """List blocked keys with the error of their head, the longest blocked first, and how many events wait behind it."""
 
     async def work(store: SQLStore) -> list[BlockedKey]:
-        await require_subscription(store, subscription)
-        return await operations(store).blocked(subscription=subscription, state=state, key=key, limit=limit)
+        await require_subscription(store, subscription, of)
+        return await operations(store, of).blocked(subscription=subscription, state=state, key=key, limit=limit)
 
     found = on_store(target, work)
     if json_:
@@ -169,18 +172,18 @@ def blocked(target: Target, subscription: str | None, key: str | None, state: st
 @_filters
 @click.option("--dry-run", is_flag=True, help="Only count.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def try_now(target: Target, filters: dict[str, Any], dry_run: bool, yes: bool) -> None:
+def try_now(target: Target, filters: dict[str, Any], of: str | None, dry_run: bool, yes: bool) -> None:
     """Try keys that wait for another attempt at once, without their delay. It is their next attempt, not one more.
 
     Dead ones are tried again by 'tidings dead redrive'.
     """
-    found = _count(target, filters, "retrying")
+    found = _count(target, filters, of, "retrying")
     if dry_run or not found.lanes:
         click.echo(f"{many(found.lanes, 'key waits', 'keys wait')} for another attempt, with {many(found.events, 'event', 'events')}")
         return
     confirmed(f"Try {many(found.lanes, 'key', 'keys')} now?", yes)
     with progress("keys that are tried now", found.lanes) as show:
-        done = on_store(target, lambda store: operations(store).try_now(**filters, progress=show))
+        done = on_store(target, lambda store: operations(store, of).try_now(**filters, progress=show))
     click.echo(many(done, "key is tried now", "keys are tried now"))
 
 
@@ -195,12 +198,14 @@ def try_now(target: Target, filters: dict[str, Any], dry_run: bool, yes: bool) -
 @click.option("--whole-key", is_flag=True, help="Also what waits behind them.")
 @click.option("--dry-run", is_flag=True, help="Only count.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def discard_waiting(target: Target, filters: dict[str, Any], reason: str, whole_key: bool, dry_run: bool, yes: bool) -> None:
+def discard_waiting(
+    target: Target, filters: dict[str, Any], of: str | None, reason: str, whole_key: bool, dry_run: bool, yes: bool
+) -> None:
     """Give up events that would be tried again, and let what waits behind them go on. They are not handled any more, whoever sends them again.
 
     What is being tried at this moment is left alone. Dead ones are given up by 'tidings dead discard'.
     """
-    _discard(target, filters, "retrying", reason, whole_key, dry_run, yes)
+    _discard(target, filters, of, "retrying", reason, whole_key, dry_run, yes)
 
 
 @click.command(cls=Command, examples=(("tidings subscriptions pause billing/charge --of shop", "until 'resume', across restarts"),))
@@ -277,10 +282,10 @@ async def _replay(
         service.store.close()
 
 
-def _count(target: Target, filters: dict[str, Any], state: Standing = "dead") -> Matched:
+def _count(target: Target, filters: dict[str, Any], of: str | None, state: Standing = "dead") -> Matched:
     async def work(store: SQLStore) -> Matched:
-        await require_subscription(store, filters["subscription"])
-        return await operations(store).count(**filters, state=state)
+        await require_subscription(store, filters["subscription"], of)
+        return await operations(store, of).count(**filters, state=state)
 
     return on_store(target, work)
 

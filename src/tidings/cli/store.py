@@ -60,18 +60,22 @@ def store_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-async def require_subscription(store: SQLStore, given: str | None) -> None:
-    """Refuse a subscription that the store does not know: that nothing is found of it says nothing.
+async def require_subscription(store: SQLStore, given: str | None, of: str | None = None) -> None:
+    """Refuse a subscription, or a service, that the store does not know: that nothing is found of it says nothing.
 
     Raises:
         Failed: there is none of this name; says which there are.
     """
     from tidings.stores.sql.queries import Queries
 
-    if given is None:
+    if given is None and of is None:
         return
-    found = await store.call(Queries(store.names, store.dialect).subscriptions)
-    if not any(given in (item.name, item.label, f"{item.group}/{item.name}") for item in found):
+    every = await store.call(Queries(store.names, store.dialect).subscriptions)
+    found = [item for item in every if of in (None, item.service)]
+    if not found and of is not None:
+        known = ", ".join(sorted({item.service for item in every})) or "none"
+        raise Failed(f"no service {of!r} has a subscription here; there are: {known}")
+    if given is not None and not any(given in (item.name, item.label, f"{item.group}/{item.name}") for item in found):
         known = ", ".join(sorted({item.label for item in found})) or "none"
         raise Failed(f"there is no subscription {given!r}; there are: {known}")
 

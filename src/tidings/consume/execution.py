@@ -29,7 +29,7 @@ from tidings.publish.outgoing import Outgoing
 from tidings.publish.publisher import Publisher
 from tidings.stores.base import Failure, Standing
 from tidings.stores.sql.driver import commit, run, send_with_commit, sends_with_commit
-from tidings.stores.sql.errors import UNAVAILABLE, kind_of
+from tidings.stores.sql.errors import UNAVAILABLE, kind_of, said_by
 from tidings.stores.sql.store import SQLStore
 
 __all__ = ["RUNS", "Attempt", "Execution", "Failed", "Fence", "StoreDown"]
@@ -194,7 +194,7 @@ class Execution:
                 ) from error
             if kind == "conflict" or (opened and isinstance(error, DBAPIError)):
                 raise HandlerFailed(error, ran=opened) from error
-            raise StoreDown(f"the database cannot be used: {error}") from error
+            raise StoreDown(f"the database cannot be used: {said_by(error)}") from error
         finally:
             if scope is not None and scope.works:
                 await scope.end(committed)
@@ -230,7 +230,7 @@ class Execution:
                 await asyncio.sleep(random.uniform(0, 0.01 * 2**reruns))
                 continue
             if not ran:
-                raise StoreDown(f"the database is busy: {error}") from error
+                raise StoreDown(f"the database is busy: {said_by(error)}") from error
             if isinstance(error, TransactionEnded) and await self._is_known(attempt.received):
                 # Another attempt would find the event handled, and nobody would hear of it.
                 error = TransactionEnded(_COMMITTED)
@@ -248,7 +248,7 @@ class Execution:
         try:
             return bool(await self.store.call(self.store.inbox.handled, self.compiled.id, [received.event_key]))
         except UNAVAILABLE as error:
-            raise StoreDown(f"the database cannot be used: {error}") from error
+            raise StoreDown(f"the database cannot be used: {said_by(error)}") from error
 
     async def plain_list(self, attempts: Sequence[Attempt]) -> None:
         """Call a handler of lists that asked for no transaction, once with all of them.

@@ -16,7 +16,7 @@ from tidings.consume.received import Received
 from tidings.consume.routing import Compiled
 from tidings.errors import CircularChain, LeaseLost, TransportDown
 from tidings.stores.base import Claimed, Failure, Parking
-from tidings.stores.sql.errors import UNAVAILABLE
+from tidings.stores.sql.errors import UNAVAILABLE, said_by
 from tidings.stores.sql.store import SQLStore
 
 __all__ = ["guarded", "parking", "record_failure", "refusal", "to_its_end", "undecodable"]
@@ -73,7 +73,7 @@ async def guarded(work: Awaitable[R]) -> R:
     try:
         return await work
     except UNAVAILABLE as error:
-        raise StoreDown(f"the database cannot be used: {str(error).partition(chr(10))[0]}") from error
+        raise StoreDown(f"the database cannot be used: {said_by(error)}") from error
 
 
 def noticed(store: SQLStore, part: str, error: Exception, **fields: str) -> None:

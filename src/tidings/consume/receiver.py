@@ -26,7 +26,7 @@ from tidings.observability.logs import received_from
 from tidings.publish.publisher import Publisher
 from tidings.stores.base import Batch, Lease, Mark, Registered
 from tidings.stores.sql.connections import Held
-from tidings.stores.sql.errors import UNAVAILABLE
+from tidings.stores.sql.errors import UNAVAILABLE, said_by
 from tidings.stores.sql.registry import reader_name
 from tidings.stores.sql.store import SQLStore
 
@@ -210,7 +210,7 @@ class Receiver:
         try:
             return await held.run(self._store.log.read, mark, page)
         except UNAVAILABLE as error:
-            raise StoreDown(f"the log cannot be read: {str(error).partition(chr(10))[0]}") from error
+            raise StoreDown(f"the log cannot be read: {said_by(error)}") from error
 
     def _route(self, received: Received, after: Mark, routes: Mapping[str, Sequence[Pool]]) -> Sequence[Pool]:
         """Note an event that was read; return the pools of those who handle it."""

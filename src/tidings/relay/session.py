@@ -33,7 +33,7 @@ from tidings.relay.line import FIRST_ANOTHER, Line
 from tidings.relay.sending import Sending, say_what_failed, system_of
 from tidings.stores.base import Batch, Mark, Parking
 from tidings.stores.sql.connections import Held
-from tidings.stores.sql.errors import UNAVAILABLE
+from tidings.stores.sql.errors import UNAVAILABLE, said_by
 from tidings.stores.sql.store import SQLStore
 from tidings.transports.base import Outgoing
 
@@ -180,7 +180,7 @@ class Session:
         try:
             return await held.run(self._store.log.read, mark, page)
         except UNAVAILABLE as error:
-            raise StoreDown(f"the log cannot be read: {str(error).partition(chr(10))[0]}") from error
+            raise StoreDown(f"the log cannot be read: {said_by(error)}") from error
 
     def _add(self, batch: Batch) -> None:
         """Note what was read; what goes to this transport waits for its turn."""

@@ -89,7 +89,7 @@ class ParkedQueries:
 
         chosen = f"""
             ({typed("$1", "text")} is null or s.name = {typed("$1", "text")} or {label} = {typed("$1", "text")})
-            and {is_or_any("d.name", "$2")} and {is_or_any("d.key", "$3")}
+            and {is_or_any("d.name", "$2")} and {is_or_any("d.key", "$3")} and {is_or_any("s.service", "$5")}
         """
         self.dead_ = Sql(f"""
             select {columns} from {names.deliveries} d {lane} join {names.deliveries} h on h.number = {head}
@@ -104,8 +104,9 @@ class ParkedQueries:
         self.by_event_ = Sql(f"{found} where {within} and d.event_id = {typed('$1', 'text')} order by d.number limit 100")
 
     def dead(
-        self, connection: Connection, limit: int, subscription: str | None = None, event: str | None = None, key: str | None = None
-    ) -> list[Parked]:
+        self, connection: Connection, limit: int, subscription: str | None = None, event: str | None = None, key: str | None = None,
+        service: str | None = None,
+    ) -> list[Parked]:  # fmt: skip
         """Return the newest dead events, newest first.
 
         Args:
@@ -113,7 +114,7 @@ class ParkedQueries:
             event: an event's name.
             key: a partition key.
         """
-        return [_parked(row) for row in run(connection, Command(self.dead_, (subscription, event, key, limit)))]
+        return [_parked(row) for row in run(connection, Command(self.dead_, (subscription, event, key, limit, service)))]
 
     def by_number(self, connection: Connection, number: int) -> list[Parked]:
         """Return the parked event of this number, if there is one."""
