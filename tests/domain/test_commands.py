@@ -400,6 +400,15 @@ class TestIdempotency:
         with pytest.raises(IdempotencyConflict, match="command Place"):
             await service.execute(Cancel("a"), idempotency_key="k")
 
+    @pytest.mark.parametrize("key", ["", "a\nb", "k" * 201, "k" * 100_000])
+    async def test_a_key_that_cannot_be_is_refused_and_repeated_in_short(self, async_shop: Shop, key: str) -> None:
+        seen: list[str] = []
+        service = async_shop.service(self.handlers(None, seen))
+        with pytest.raises(ConfigurationError, match=r"idempotency_key='.* is not a text of 1 to 200 printable characters") as refused:
+            await service.execute(Place("a", 3), idempotency_key=key)
+        assert len(str(refused.value)) < 150
+        assert not seen
+
     async def test_results_come_back_as_results_and_an_err_is_tried_again(self, async_shop: Shop) -> None:
         seen: list[str] = []
         service = async_shop.service(self.handlers(None, seen))

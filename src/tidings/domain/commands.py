@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import reprlib
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -245,7 +246,8 @@ class Commands:
                 f"@handlers.handles({type(command).__name__}), and give its Subscriptions to the service"
             )
         if key is not None and (not isinstance(key, str) or not 0 < len(key) <= 200 or not key.isprintable()):
-            raise ConfigurationError(f"idempotency_key={key!r} is not a text of 1 to 200 printable characters")
+            # In short: it may be a whole request body.
+            raise ConfigurationError(f"idempotency_key={reprlib.repr(key)} is not a text of 1 to 200 printable characters")
         if key is not None and not any(getattr(behaviour, "keeps_keys", False) for behaviour in self.behaviours):
             raise ConfigurationError("idempotency_key was given, and the service has no Idempotency() among its behaviours")
         work = current_work(self.domain)
