@@ -19,8 +19,8 @@ def test_the_list_says_what_is_dead_why_and_what_waits_behind_it(cli: CommandLin
     ended = cli("dead", "list", store=filled)
     assert ended.exit_code == 0
     head, row = ended.out.splitlines()
-    assert head.split() == ["id", "subscription", "event", "key", "attempts", "waiting", "failed", "at", "error"]
-    assert row.split()[1:7] == ["till/book", "sale.made", "v2", "bad", "1", "2"]
+    assert head.split() == ["id", "subscription", "service", "event", "key", "attempts", "waiting", "failed", "at", "error"]
+    assert row.split()[1:8] == ["till/book", "till", "sale.made", "v2", "bad", "1", "2"]
     assert "Refused:" in row
 
 

@@ -11,8 +11,10 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from tests.cli.conftest import CommandLine
+from tests.cli.till import DrawerOpened, make_engine, till
 from tests.dashboard.conftest import client_of
 from tests.services.databases import Database
+from tidings import Retry, Service, Subscriptions
 from tidings.dashboard import Dashboard
 from tidings.stores import SQLStore
 
@@ -102,3 +104,46 @@ async def test_an_event_waits_for_the_relay_of_its_own_service_and_no_other(two:
     after = await asyncio.to_thread(CommandLine(), "show", str(other), store=fresh)
     assert "group till of till has read it" in before.out
     assert (before.out.count(RELAY), after.out.count(RELAY)) == (0, 1)
+
+
+async def test_an_event_that_one_of_two_subscriptions_of_one_name_cannot_handle(fresh: Database, open_store: Any) -> None:
+    """`till` and `bank` both have `security/watch`, and only `bank` fails."""
+    handlers = Subscriptions()
+
+    @handlers.subscribe(DrawerOpened, name="watch", group="security", retry=Retry(attempts=1))
+    async def watch(event: DrawerOpened) -> None:
+        raise ValueError("nobody may")
+
+    engine = make_engine(fresh)
+    service = Service("bank", contracts=[till], subscriptions=[handlers], store=SQLStore(engine))
+    async with asyncio.timeout(20), service:
+        while not service.counters.of("parked"):
+            await asyncio.sleep(0.01)
+    await engine.dispose()
+
+    async with client_of(Dashboard(open_store(fresh))) as client:
+        (opened,) = (await client.get("/api/events", params={"name": "drawer.opened"})).json()["events"]
+        happened = (await client.get(f"/api/events/{opened['id']}")).json()["happened"]
+        steps = {(step["who"], step["what"]) for step in happened[1:]}
+        bank, mine = "security/watch of bank", "security/watch of till"
+        assert steps == {(mine, "handled"), (bank, "attempt 1 failed"), (bank, "dead")}
+        for page in ("keys", "failures"):
+            rows = re.findall(r'data-label="Subscription">(.*?)</td>', (await client.get(f"/{page}")).text)
+            shown = [re.sub("<[^>]*>", "", row) for row in rows]
+            assert set(shown) == {"security/watch bank", "till/book"}, page
+        problems = (await client.get("/api/overview")).json()["problems"]
+    assert any(f"subscription {bank}: 1 dead event" in each and "--subscription security/watch --of bank'" in each for each in problems)
+
+    cli = CommandLine()
+    out = (await asyncio.to_thread(cli, "show", opened["id"], store=fresh)).out
+    assert f"handled for {mine}" in out
+    assert f"attempt 1 of {bank} failed" in out
+    assert f"{bank}: is dead" in out
+    top = (await asyncio.to_thread(cli, "top", "--once", store=fresh)).out
+    assert f"{bank} " in top
+    assert f"{mine} " in top
+    for words in (("dead", "list"), ("keys", "blocked"), ("status",)):
+        rows = [line.split() for line in (await asyncio.to_thread(cli, *words, store=fresh)).out.splitlines()]
+        assert any("security/watch" in row and row[row.index("security/watch") + 1] == "bank" for row in rows), words
+    (blocked,) = (await asyncio.to_thread(cli, "keys", "blocked", "--of", "bank", "--json", store=fresh)).json
+    assert (blocked["service"], blocked["subscription"]) == ("bank", "security/watch")

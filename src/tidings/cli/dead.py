@@ -62,10 +62,10 @@ def list_(target: Target, subscription: str | None, of: str | None, event: str |
         click.echo("no dead events")
         return
     show_table(
-        ("id", "subscription", "event", "key", "attempts", "waiting", "failed at", "error"),
+        ("id", "subscription", "service", "event", "key", "attempts", "waiting", "failed at", "error"),
         [
             (
-                item.number, item.label, _event(item), item.key, item.attempts, item.depth - 1, when(item.failed_at)[5:16],
+                item.number, item.label, item.service, _event(item), item.key, item.attempts, item.depth - 1, when(item.failed_at)[5:16],
                 Cell(_error(item), "red"),
             )
             for item in shown

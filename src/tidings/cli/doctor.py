@@ -153,7 +153,7 @@ def findings(facts: Facts) -> Iterator[Finding]:
     problems = [
         problem for problem in problems_in(facts.status)
         # Nobody can try them again without the code.
-        if problem.kind != "overdue" or problem.subject not in (facts.missing or ())
+        if problem.kind != "overdue" or problem.service != facts.service or problem.subject not in (facts.missing or ())
     ]  # fmt: skip
     yield from _server(facts)
     yield from _tables(facts)
@@ -263,8 +263,8 @@ def _workers(facts: Facts, problems: Sequence[Problem]) -> Iterator[Finding]:
     down = {(problem.service, problem.subject) for problem in problems if problem.kind == "broker"}
     # That a service does not run is said once: by the status when something waits for it, or else here.
     said = {reader.service for reader in status.readers if reader.reader in unread and not is_relay(reader)}
-    overdue = {problem.subject for problem in problems if problem.kind == "overdue"}
-    said |= {item.service for item in status.subscriptions if item.label in overdue and not is_relay(item)}
+    overdue = {(problem.service, problem.subject) for problem in problems if problem.kind == "overdue"}
+    said |= {item.service for item in status.subscriptions if (item.service, item.label) in overdue and not is_relay(item)}
     idle = {item.service for item in status.subscriptions if item.state != "retired" and not is_relay(item)} - consuming
     for service in sorted(idle - said):
         gone = "" if service in alive else f", or 'tidings services forget {service}' if it is gone for good"
@@ -276,15 +276,20 @@ def _workers(facts: Facts, problems: Sequence[Problem]) -> Iterator[Finding]:
         of_idle = reader.service in idle and (reader.service not in alive or not is_relay(reader))
         if is_unread(reader, status.now) and not of_idle and reader.reader not in unread and (reader.service, reader.group) not in down:
             yield Finding(
-                "note", "readers", f"nobody reads for {reader.reader}: 'tidings groups retire {reader.group}' if it is gone for good"
+                "note",
+                "readers",
+                f"nobody reads for {reader.reader}: 'tidings groups retire {reader.group}{reader.option}' if it is gone for good",
             )
 
 
 def _code(facts: Facts) -> Iterator[Finding]:
+    from tidings.stores.sql.queries import of_service
+
     for label in facts.missing or ():
+        option = of_service(facts.service or "", label)
         yield Finding(
             "problem", "subscriptions", f"{label} is registered, and the code does not have it: its events are kept for it. "
-            f"'tidings subscriptions retire {label}' if it was removed; renamed_from=... if it was renamed",
+            f"'tidings subscriptions retire {label}{option}' if it was removed; renamed_from=... if it was renamed",
         )  # fmt: skip
     for service, label, count in facts.waiting_for_code:
         waits = many(count, f"event of {label} waits", f"events of {label} wait")

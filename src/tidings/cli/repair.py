@@ -148,10 +148,10 @@ def blocked(target: Target, subscription: str | None, of: str | None, key: str |
         click.echo("no blocked keys")
         return
     show_table(
-        ("subscription", "key", "state", "waiting", "attempts", "blocked since", "id", "event", "error"),
+        ("subscription", "service", "key", "state", "waiting", "attempts", "blocked since", "id", "event", "error"),
         [
             (
-                item.subscription, item.key, item.state, item.depth - 1, item.attempts, when(_time(item.blocked_at)), item.number, item.event,
+                item.subscription, item.service, item.key, item.state, item.depth - 1, item.attempts, when(_time(item.blocked_at)), item.number, item.event,
                 Cell(item.error or item.reason, "red"),
             )
             for item in found

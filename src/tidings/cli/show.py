@@ -82,27 +82,27 @@ def _lines(timeline: Timeline, parked: list[Parked]) -> Iterator[tuple[datetime 
     if event is not None:
         yield event.time, f"published by {event.source} to topic {event.topic}, position {event.position}"
     # What was set aside dead is parked as well, and may be on its way again.
-    held = {delivery.label for delivery in parked}
-    over = [item for item in timeline.ended if item.subscription not in held or item.word != "dead"]
-    ended = {item.subscription for item in over}
+    held = {delivery.title for delivery in parked}
+    over = [item for item in timeline.ended if item.title not in held or item.word != "dead"]
+    ended = {item.title for item in over}
     for item in over:
         for attempt in item.attempts:
-            yield _failed(attempt, item.subscription)
+            yield _failed(attempt, item.title)
         by = "" if item.worker is None else f" by {item.worker}"
-        yield item.at, f"{_OUTCOMES.get(item.outcome, item.word)} for {item.subscription}{by}"
+        yield item.at, f"{_OUTCOMES.get(item.outcome, item.word)} for {item.title}{by}"
     for delivery in parked:
-        if delivery.label in ended:
+        if delivery.title in ended:
             continue
         for attempt in delivery.history:
             if isinstance(attempt, dict):
-                yield _failed(attempt, delivery.label)
+                yield _failed(attempt, delivery.title)
         if delivery.state == "waiting":
             state = f"waits behind event {delivery.head} of its key"
         elif delivery.state == "dead":
             state = "is dead: 'tidings dead redrive' lets it be tried again"
         else:
             state = f"is tried again at {when(delivery.due_at)}"
-        yield None, f"{delivery.label}: {state} (delivery {delivery.number})"
+        yield None, f"{delivery.title}: {state} (delivery {delivery.number})"
     for reader in timeline.passed:
         if reader.group.startswith("relay:"):
             # A relay sends what its own service has published.

@@ -69,10 +69,10 @@ def _show(found: Status, target: Target) -> None:
     )  # fmt: skip
     recent = {(item.service, item.subject, item.measure): item.total for item in found.activity}
     show_table(
-        ("subscription", "state", "breaker", "retrying", "dead", "waiting", "blocked", *_MEASURES),
+        ("subscription", "service", "state", "breaker", "retrying", "dead", "waiting", "blocked", *_MEASURES),
         [
             (
-                item.label, item.state, _breaker(found, item), Cell(f"{item.retrying:,}", "yellow" if item.retrying else ""),
+                item.label, item.service, item.state, _breaker(found, item), Cell(f"{item.retrying:,}", "yellow" if item.retrying else ""),
                 Cell(f"{item.dead:,}", "bold red" if item.dead else ""), f"{item.waiting:,}", _age(found, item.blocked_since),
                 *(f"{recent.get((item.service, item.label, measure), 0):,}" for measure in _MEASURES),
             )

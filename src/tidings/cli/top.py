@@ -121,7 +121,7 @@ def _view(status: Status, activity: Sequence[Activity], target: Target) -> Group
         what = item.service, item.label
         dead = Text(f"{item.dead:,}", style="bold red" if item.dead else "")
         closed = item.breaker in (None, "closed") and item.state == "active"
-        name = Text(safe(f"{item.label} of {item.service}" if is_relay(item) else item.label), style="" if closed else "yellow")
+        name = Text(safe(item.title), style="" if closed else "yellow")
         if not closed:
             name.append(f" ({item.state if item.state != 'active' else item.breaker})")
         work.add_row(

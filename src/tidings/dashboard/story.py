@@ -55,10 +55,10 @@ def correlation_of(event: Event) -> str:
 def ended_steps(ended: Ended) -> list[Step]:
     """Return what was tried in vain, and the step with which an event was over for a subscription."""
     word = "relayed" if ended.subscription.startswith(RELAY) and ended.word == "handled" else ended.word
-    steps = [_attempt(attempt, ended.subscription) for attempt in ended.attempts]
+    steps = [_attempt(attempt, ended.title) for attempt in ended.attempts]
     # Attempts are timed by the worker's clock, the end by the database's: it is the last.
     at = max((time for time in (ended.at, *(step.at for step in steps)) if time is not None), default=None)
-    return [*steps, Step(at, word, ended.subscription, "bad" if word == "dead" else "ok", worker=ended.worker or "")]
+    return [*steps, Step(at, word, ended.title, "bad" if word == "dead" else "ok", worker=ended.worker or "")]
 
 
 def _attempt(attempt: Mapping[str, Any], who: str, link: str = "") -> Step:
@@ -76,14 +76,14 @@ def steps_of(
     handled = {item.subscription_id: item for item in remembered}
     readers = {(item.service, item.group): item for item in passed}
     hosts = {worker.id: f"{worker.host}:{worker.pid}" for worker in workers}
-    held = {item.label: item for item in parked}
+    held = {(item.service, item.label): item for item in parked}
     for item in subscriptions:
         relay = item.name.startswith(RELAY)
         if (relay and item.service != event.source) or (not relay and event.name not in item.events):
             continue
         reader = readers.get((item.service, item.group))
         yes = reader is not None and reader.passed
-        if (delivery := held.get(item.label)) is not None:
+        if (delivery := held.get((item.service, item.label))) is not None:
             steps += _attempts(delivery)
         elif item.id in handled:
             steps += ended_steps(handled[item.id])
@@ -92,26 +92,26 @@ def steps_of(
         elif relay:
             who = hosts.get(reader.owner or "", "") if yes else ""
             what = "relayed" if yes else "not relayed yet"
-            steps.append(Step(None, what, item.label, "ok" if yes else "wait", _since(reader), worker=who))
+            steps.append(Step(None, what, item.title, "ok" if yes else "wait", _since(reader), worker=who))
         elif item.state != "retired":
-            steps.append(Step(None, "passed" if yes else "not handled yet", item.label, "ok" if yes else "wait", _passed(yes)))
+            steps.append(Step(None, "passed" if yes else "not handled yet", item.title, "ok" if yes else "wait", _passed(yes)))
     known = [step for step in steps if step.at is not None]
     return sorted(known, key=lambda step: step.at or event.time or datetime.now(UTC)) + [step for step in steps if step.at is None]
 
 
 def _attempts(delivery: Parked) -> list[Step]:
-    link = f"/deliveries/{delivery.number}"
-    steps = [_attempt(attempt, delivery.label, link) for attempt in delivery.history if isinstance(attempt, dict)]
+    link, who = f"/deliveries/{delivery.number}", delivery.title
+    steps = [_attempt(attempt, who, link) for attempt in delivery.history if isinstance(attempt, dict)]
     if not steps:
-        steps.append(Step(delivery.parked_at, "parked", delivery.label, "wait", delivery.reason, link))
+        steps.append(Step(delivery.parked_at, "parked", who, "wait", delivery.reason, link))
     if delivery.state == "retrying":
-        steps.append(Step(delivery.due_at, "is tried again", delivery.label, "wait", "", link))
+        steps.append(Step(delivery.due_at, "is tried again", who, "wait", "", link))
     elif delivery.state == "waiting":
-        steps.append(Step(None, "waits behind another", delivery.label, "wait", f"delivery {delivery.head}", link))
+        steps.append(Step(None, "waits behind another", who, "wait", f"delivery {delivery.head}", link))
     else:
         # Attempts are timed by the worker's clock, the rest by the database's: what is the last must not come before them.
         at = max((time for time in (steps[-1].at, delivery.failed_at) if time is not None), default=None)
-        steps.append(Step(at, delivery.state, delivery.label, "bad", delivery.reason, link))
+        steps.append(Step(at, delivery.state, who, "bad", delivery.reason, link))
     return steps
 
 

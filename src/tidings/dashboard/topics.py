@@ -46,7 +46,7 @@ def topics_of(kinds: Iterable[Sequence[Any]], subscriptions: Iterable[Subscripti
     for subscription in subscriptions:
         if subscription.state != "retired":
             for name in subscription.events:
-                found.setdefault(name, _Found()).subscribers.append(subscription.label)
+                found.setdefault(name, _Found()).subscribers.append(subscription.title)
     return [
         Topic(
             name, tuple(sorted(item.versions, key=lambda version: version or 0)), tuple(sorted(item.topics)), tuple(sorted(item.publishers)),

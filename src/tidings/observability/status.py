@@ -150,15 +150,15 @@ def _of_reader(reader: Reader, backlog: Backlog, subscriptions: Sequence[Subscri
         yield Problem(
             "unread", reader.service, reader.reader,
             f"group {reader.group!r} has a backlog and no worker reads for it: run service {reader.service!r}{_environment(reader)} with role {role!r}, or "
-            f"'tidings groups retire {reader.group}' if it is gone for good",
+            f"'tidings groups retire {reader.group}{reader.option}' if it is gone for good",
         )  # fmt: skip
     elif age > _STALE and still > _STALE:
-        paused = [item.label for item in subscriptions if item.state == "paused"]
-        for label in paused:
+        paused = [item for item in subscriptions if item.state == "paused"]
+        for item in paused:
             yield Problem(
                 "paused", reader.service, reader.reader,
-                f"subscription {label} is paused, and events wait in the log, the oldest for {duration(age)}: "
-                f"'tidings subscriptions resume {label} --of {reader.service}' lets it go on",
+                f"subscription {item.title} is paused, and events wait in the log, the oldest for {duration(age)}: "
+                f"'tidings subscriptions resume {item.label} --of {item.service}' lets it go on",
             )  # fmt: skip
         if paused or any(item.breaker in ("open", "half-open") for item in subscriptions):
             # What stops it is known, and said with the subscription.
@@ -185,7 +185,8 @@ def _of_sources(status: Status) -> Iterator[Problem]:
             yield Problem(
                 "unread", reader.service, reader.reader,
                 f"group {reader.group!r} receives from {broker}, and no worker reads for it: what is sent to it waits at the broker: run service "
-                f"{reader.service!r}{_environment(reader)} with role 'consume', or 'tidings groups retire {reader.group}' if it is gone for good",
+                f"{reader.service!r}{_environment(reader)} with role 'consume', or "
+                f"'tidings groups retire {reader.group}{reader.option}' if it is gone for good",
             )  # fmt: skip
 
 
@@ -196,8 +197,7 @@ def _environment(reader: Reader) -> str:
 
 
 def _of_subscription(item: Subscription, now: datetime) -> Iterator[Problem]:
-    # Relays of several services have one name.
-    label = f"{item.label} of {item.service}" if is_relay(item) else item.label
+    label = item.title
     since = "" if item.breaker_since is None else f" for {duration(now - item.breaker_since)}"
     reason = item.breaker_reason or "the reason is not known"
     if item.breaker is not None and item.breaker != "closed" and (is_relay(item) or is_inbound(item)):
@@ -210,7 +210,7 @@ def _of_subscription(item: Subscription, now: datetime) -> Iterator[Problem]:
         yield Problem(
             "dead", item.service, item.label,
             f"subscription {label}: {many(item.dead, 'dead event', 'dead events')}, {item.waiting:,} waiting behind: "
-            f"'tidings dead list --subscription {item.label}' says why",
+            f"'tidings dead list --subscription {item.label}{item.option}' says why",
         )  # fmt: skip
     if item.overdue:
         yield Problem(

@@ -12,7 +12,7 @@ from tidings.ids import event_key_bounds
 from tidings.stores.sql.dialect import Dialect, as_datetime
 from tidings.stores.sql.driver import run
 from tidings.stores.sql.names import Names
-from tidings.stores.sql.queries import label_of
+from tidings.stores.sql.queries import label_of, title_of
 from tidings.stores.sql.statement import Command, Sql
 
 __all__ = ["Parked", "ParkedQueries", "State"]
@@ -64,6 +64,11 @@ class Parked(NamedTuple):
     def label(self) -> str:
         """What the subscription is called."""
         return label_of(self.group, self.subscription)
+
+    @property
+    def title(self) -> str:
+        """What it is called among those of several services."""
+        return title_of(self.service, self.label)
 
 
 class ParkedQueries:

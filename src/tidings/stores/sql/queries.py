@@ -33,6 +33,8 @@ __all__ = [
     "Subscription",
     "Worker",
     "label_of",
+    "of_service",
+    "title_of",
 ]
 
 #: What a count is worth knowing up to: one more says that there are more.
@@ -87,6 +89,11 @@ class Reader(NamedTuple):
     mark: tuple[str | None, str | None, int]
     place: str | None = None
 
+    @property
+    def option(self) -> str:
+        """What a command needs beside its group to mean that of this service."""
+        return of_service(self.service, self.group)
+
 
 class Subscription(NamedTuple):
     """A subscription with its lanes: how many keys are retrying, how many have a dead event, and how many events are parked in all.
@@ -120,6 +127,16 @@ class Subscription(NamedTuple):
     def label(self) -> str:
         """What it is called: `group/name`, or the name alone of a relay."""
         return label_of(self.group, self.name)
+
+    @property
+    def title(self) -> str:
+        """What it is called among those of several services."""
+        return title_of(self.service, self.label)
+
+    @property
+    def option(self) -> str:
+        """What a command needs beside its name to mean it and no other."""
+        return of_service(self.service, self.group)
 
 
 class Activity(NamedTuple):
@@ -171,6 +188,17 @@ class Event(NamedTuple):
 def label_of(group: str, name: str) -> str:
     """Return what a subscription is called: `group/name`, or the name alone of a relay, whose group is called the same."""
     return name if group == name and name.startswith(RELAY) else f"{group}/{name}"
+
+
+def title_of(service: str, label: str) -> str:
+    """Return what a subscription is called among those of several services: with the service, unless its group bears that name."""
+    return f"{label} of {service}" if of_service(service, label) else label
+
+
+def of_service(service: str, group: str) -> str:
+    """Return the option by which a command means the group or subscription of this service, or nothing where the group bears its name."""
+    # An environment's group is called group@environment.
+    return "" if group.partition("/")[0].partition("@")[0] == service else f" --of {service}"
 
 
 class Queries:

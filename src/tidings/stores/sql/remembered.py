@@ -13,7 +13,7 @@ from tidings.ids import event_key, event_key_bounds
 from tidings.stores.sql.dialect import Dialect, as_datetime
 from tidings.stores.sql.driver import run
 from tidings.stores.sql.names import Names
-from tidings.stores.sql.queries import SHARED, label_of
+from tidings.stores.sql.queries import SHARED, label_of, title_of
 from tidings.stores.sql.statement import Command, Sql
 
 __all__ = ["OUTCOMES", "Ended", "Found", "Remembered"]
@@ -47,6 +47,11 @@ class Ended(NamedTuple):
     def word(self) -> str:
         """What the outcome is called."""
         return OUTCOMES.get(self.outcome, "handled")
+
+    @property
+    def title(self) -> str:
+        """What the subscription is called among those of several services."""
+        return title_of(self.service, self.subscription)
 
 
 class Found(NamedTuple):

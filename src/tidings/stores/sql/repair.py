@@ -77,6 +77,7 @@ class BlockedKey(NamedTuple):
     """A lane that is parked, with its head."""
 
     subscription: str
+    service: str
     key: str | None
     state: str
     depth: int
@@ -221,7 +222,7 @@ class Repair:
         """)
         self.empty = Sql(f"delete from {names.lanes} where {mine} and depth <= 0")
         self.blocked_ = Sql(f"""
-            select case when s.name = s.group_name and s.name like '{RELAY}%' then s.name else s.group_name || '/' || s.name end, l.key, l.state, l.depth, l.attempts, l.blocked_at, l.due_at, d.number, d.event_id, d.name,
+            select case when s.name = s.group_name and s.name like '{RELAY}%' then s.name else s.group_name || '/' || s.name end, s.service, l.key, l.state, l.depth, l.attempts, l.blocked_at, l.due_at, d.number, d.event_id, d.name,
                    d.reason, case when d.error_type is null then null else d.error_type || ': ' || d.error_message end, d.fingerprint
             from {lanes} where {meant} and ({typed("$10", "text")} is null or l.state = {typed("$10", "text")})
             order by l.blocked_at, d.number limit {typed("$11", "int")}
