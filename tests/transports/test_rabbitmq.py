@@ -166,3 +166,10 @@ async def test_who_closes_the_connection_before_anything_is_said_is_a_broker_tha
         port = server.sockets[0].getsockname()[1]
         with pytest.raises(TransportDown, match="closed before the broker said anything"):
             await RabbitMQ(f"amqp://guest:guest@127.0.0.1:{port}/")._connect(transport_factory=SimpleNamespace(create=closed))
+
+
+async def test_a_virtual_host_that_is_not_there_is_said_in_words(rabbitmq_url: str) -> None:
+    transport = RabbitMQ(url=rabbitmq_url.rstrip("/") + "/there-is-none")
+
+    with pytest.raises(TransportDown, match="the broker refuses the virtual host: it is not there, or not for this user"):
+        await transport.provision([], {})

@@ -278,6 +278,11 @@ class RabbitMQ:
             async with asyncio.timeout(self.timeout):
                 connection: AbstractConnection = await aiormq.connect(self.url, **options)
                 return connection
+        except aiormq.exceptions.InvalidFrameError as error:
+            # The client does not tell what the broker says about a virtual host, only that it says something else than yes.
+            if "Connection.OpenOk" not in str(error):
+                raise self._down(error) from error
+            raise self._down("the broker refuses the virtual host: it is not there, or not for this user") from error
         except (aiormq.exceptions.AMQPError, OSError, TimeoutError) as error:
             raise self._down(error) from error
         except StopAsyncIteration as error:
