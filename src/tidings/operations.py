@@ -164,7 +164,7 @@ class Operations:
 
         target = {**heads._asdict(), "whole": whole or None, "state": None if state == "dead" else state, "reason": reason}
         total = await self._repeat("discard", target, batch, progress)
-        logger.warning("discarded %d events: %s", total, reason, extra={"filter": heads._asdict()})
+        logger.warning("discarded %d event%s: %s", total, "" if total == 1 else "s", reason, extra={"filter": heads._asdict()})
         return total
 
     async def blocked(

@@ -116,4 +116,4 @@ def test_a_service_that_runs_is_not_forgotten(cli: CommandLine, database: Databa
     asyncio.run(fill(database))
     ended = asyncio.run(attempt())
     assert ended.exit_code == 1
-    assert "1 workers of service 'till' are alive: stop them first" in ended.err
+    assert "a worker of service 'till' is alive: stop it first" in ended.err

@@ -76,7 +76,9 @@ def forget(target: Target, name: str, yes: bool) -> None:
         there = ", ".join(item.name for item in known if item.state != "forgotten") or "none"
         raise Failed(f"there is no service {name!r} that is not forgotten; there are: {there}")
     if found.state == "running":
-        raise Failed(f"{found.workers} workers of service {name!r} are alive: stop them first; 'tidings services list' lists them")
+        several = f"{found.workers} workers of service {name!r} are alive: stop them"
+        alive = f"a worker of service {name!r} is alive: stop it" if found.workers == 1 else several
+        raise Failed(f"{alive} first; 'tidings services list' lists them")
     confirmed(f"Forget service {name}? {_lost(status, found)}", yes)
     done = on_store(target, lambda store: operations(store).forget_service(name))
     if done is None:
