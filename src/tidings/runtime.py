@@ -300,14 +300,25 @@ class Runtime:
             self._tasks = [(_name_of(part), tasks.create_task(part.run())) for part in self._parts]
 
     async def stop(self, grace: float) -> None:
-        """Take nothing new, wait up to `grace` seconds for what is under way, then roll that back and hand everything over."""
+        """Take nothing new, wait up to `grace` seconds for what is under way, then roll that back and hand everything over.
+
+        Cancelled while it waits, it rolls back at once, hands everything over, and is cancelled then.
+        """
         self._stopping = True
         for part in self._parts:
             part.stop()
+        cancelled: asyncio.CancelledError | None = None
         if self._main is not None:
-            done, _ = await asyncio.wait([self._main], timeout=grace)
+            try:
+                done, _ = await asyncio.wait([self._main], timeout=grace)
+            except asyncio.CancelledError as asked:
+                # Nobody wants to wait for handlers any more; what is left is handed over all the same.
+                cancelled, done = asked, set()
+                logger.warning("service %s: handlers are not waited for any more, and are rolled back", self.service)
+            else:
+                if not done:
+                    logger.warning("service %s: handlers were still running after %.0f s and are rolled back", self.service, grace)
             if not done:
-                logger.warning("service %s: handlers were still running after %.0f s and are rolled back", self.service, grace)
                 self._main.cancel()
                 await asyncio.wait([self._main], timeout=10.0)
             if self._main.done() and not self._main.cancelled() and (error := self._main.exception()) is not None:
@@ -325,6 +336,8 @@ class Runtime:
         self._tasks.clear()
         self.store.close()
         logger.info("service %s stopped", self.service, extra={"service": self.service})
+        if cancelled is not None:
+            raise cancelled
 
     def wake(self) -> None:
         """Look for news at once; callable from any thread."""

@@ -95,6 +95,29 @@ async def test_a_service_runs_until_a_signal_and_exits_with_zero(app: Path, data
     assert "Traceback" not in err
 
 
+async def test_a_second_signal_rolls_back_and_hands_over_and_is_no_error(app: Path, sqlite: Database) -> None:
+    slow = APP.replace("    print(", '    print("begun", flush=True)\n    await __import__("asyncio").sleep(60)\n    print(')
+    (app / "slow_app.py").write_text(slow, encoding="utf-8")
+    engine = make_engine(sqlite)
+    await SQLStore(engine).upgrade()
+    await publish(engine, SaleMade("r-1"))
+    await engine.dispose()
+    process = start("slow_app:service", app=app, database=sqlite)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(signal.SIGTERM)
+    while "stopping: waiting" not in process.stderr.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 0, err
+    assert out == ""
+    assert "handlers are not waited for any more, and are rolled back" in err
+    assert "service run stopped" in err
+    assert "Traceback" not in err
+
+
 async def test_a_traceback_in_the_log_is_harmless_for_a_terminal(app: Path, sqlite: Database) -> None:
     engine = make_engine(sqlite)
     await SQLStore(engine).upgrade()

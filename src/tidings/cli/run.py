@@ -65,7 +65,8 @@ def run(target: str, roles: list[str] | None, app_dir: str, workers: int, log_le
     them back. Nothing is lost by either: what was not finished is handled by the next worker. Any number of processes can run the same
     service.
     """
-    with suppress(KeyboardInterrupt):
+    # A second signal cancels: that, too, is to be asked to end.
+    with suppress(KeyboardInterrupt, asyncio.CancelledError):
         if workers == 1:
             run_loop(_run(target, roles, app_dir, log_level))
             return
@@ -91,9 +92,11 @@ async def _run(target: str, roles: list[str] | None, app_dir: str, log_level: st
         settle()
         await _until_stopped(service, stop)
     finally:
-        await service.stop()
-        with suppress(Exception):
-            await _dispose(service)
+        try:
+            await service.stop()
+        finally:
+            with suppress(Exception):
+                await _dispose(service)
 
 
 async def _start(service: Service, roles: list[str] | None) -> None:
