@@ -12,6 +12,7 @@ from tidings.cli.confirm import confirmed
 from tidings.cli.store import Target, on_store, store_options
 from tidings.cli.table import Cell, show_table
 from tidings.cli.text import as_json, counted, duration, when
+from tidings.observability.status import many
 
 if TYPE_CHECKING:
     from tidings.observability.status import Status
@@ -83,8 +84,10 @@ def forget(target: Target, name: str, yes: bool) -> None:
     done = on_store(target, lambda store: operations(store).forget_service(name))
     if done is None:
         raise Failed(f"service {name!r} was forgotten by somebody else meanwhile")
-    parked = f"; {done.parked:,} events stay parked: 'tidings dead list' lists what is dead" if done.parked else ""
-    click.echo(f"forgot service {name}: retired {len(done.groups)} groups and {len(done.subscriptions)} subscriptions{parked}")
+    stay = many(done.parked, "event stays", "events stay")
+    parked = f"; {stay} parked: 'tidings dead list' lists what is dead" if done.parked else ""
+    groups, subscriptions = many(len(done.groups), "group", "groups"), many(len(done.subscriptions), "subscription", "subscriptions")
+    click.echo(f"forgot service {name}: retired {groups} and {subscriptions}{parked}")
 
 
 def _kept(item: ServiceState) -> tuple[str, str, str, str]:

@@ -101,10 +101,11 @@ def unpacked(headers: str | bytes, data: str | bytes) -> Incoming:
         rest = {what: about[what] for what in ("content_type", "key", "id", "type", "correlation_id") if what in about}
         cut, left_out, no_body = about.get("cut"), about.get("headers_left_out"), about.get("no_body")
         fault = str(about.get("fault", ""))
+        missing = f"it had {int(cut['bytes']):,} bytes" if cut else f"{left_out} headers are missing"
     except (ValueError, LookupError, TypeError, AttributeError, NoBase64) as error:
         raise Undecodable("unreadable", f"what was kept of the message is not what we keep: {error}") from error
     if cut or left_out:
-        raise Undecodable("too large", f"the message was too large to be kept whole: {cut or f'{left_out} headers are missing'}")
+        raise Undecodable("too large", f"the message was too large to be kept whole: {missing}")
     body = data.encode() if isinstance(data, str) else data
     return Incoming(topic, Message(given, None if no_body else body, **rest), coordinates, None, fault=fault)
 
